@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * The socket-layer load balancer: a service's address becomes a backend's
+ * inside connect(2) and sendmsg(2), and the service's again in recvmsg(2) and
+ * getpeername(2). struct bpf_sock_addr is stable UAPI, so nothing here needs
+ * the kernel's BTF.
+ *
+ * Inner functions return 0 or -errno; verdict() turns that into what the hook
+ * wants, once. What is no service's passes untouched.
+ */
+#include <stdbool.h>
+#include <stddef.h>
+#include <linux/bpf.h>
+#include <linux/in.h>
+#include <linux/errno.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+
+#include "hostreach.h"
+
+#include "address.bpf.h"
+#include "maps.bpf.h"
+#include "service.bpf.h"
+#include "origin.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* Set before loading. */
+const volatile bool with_tcp = true;
+const volatile bool with_udp = true;
+const volatile bool has_set_retval = true;
+
+#define PASS 1
+#define REFUSE 0
+
+static __always_inline bool is_balanced(__u8 protocol)
+{
+	return (with_tcp && protocol == IPPROTO_TCP) || (with_udp && protocol == IPPROTO_UDP);
+}
+
+/* Without bpf_set_retval the kernel knows one errno for a refusal: EPERM. */
+static __always_inline int verdict(int err)
+{
+	if (!err)
+		return PASS;
+	if (has_set_retval)
+		bpf_set_retval(err);
+	return REFUSE;
+}
+
+static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
+{
+	struct hr_origin origin;
+	struct hr_backend *backend;
+	struct hr_record *record;
+	struct hr_key key;
+	__u32 service, id;
+
+	load_address(&key, ctx, v6);
+	if (key.protocol != IPPROTO_TCP && key.protocol != IPPROTO_UDP)
+		return 0;
+	record = is_balanced(key.protocol) ? find_service(&key, &service) : NULL;
+	if (!record) {
+		forget_connection(ctx, &key);
+		if (key.protocol == IPPROTO_UDP)
+			forget_datagram(ctx, &key);
+		return 0;
+	}
+	backend = select_backend(record, &id);
+	if (!backend) {
+		count_refusal(service);
+		return -ECONNREFUSED;
+	}
+	make_origin(&origin, &key, backend, id);
+	if (remember_connection(ctx, &origin)) {
+		count_event(HR_UNREMEMBERED);
+		/* a TCP stream is right without; a datagram's answer would show another address */
+		if (key.protocol == IPPROTO_UDP)
+			return -ECONNREFUSED;
+	}
+	store_address(ctx, origin.given_ip, origin.given_port, v6);
+	count_translation(service);
+	return 0;
+}
+
+/*
+ * A send on a connected socket that names the peer is left alone: an IPv6 UDP
+ * socket connected to a v4-mapped backend comes here with the backend's own
+ * address on every send. One that names the connected service goes to the
+ * connected backend.
+ */
+static __always_inline bool sends_to_peer(struct bpf_sock_addr *ctx, const struct hr_key *key,
+					  bool v6)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct hr_connection *c;
+
+	if (!sk || !is_connected(sk))
+		return false;
+	if (peer_is(sk, key->ip, key->port))
+		return true;
+	c = bpf_sk_storage_get(&connections, sk, NULL, 0);
+	if (!c || !c->version || !was_asked(&c->origin, key) ||
+	    !peer_is(sk, c->origin.given_ip, c->origin.given_port))
+		return false;
+	store_address(ctx, c->origin.given_ip, c->origin.given_port, v6);
+	return true;
+}
+
+static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
+{
+	struct hr_origin origin;
+	struct hr_backend *backend;
+	struct hr_record *record;
+	struct hr_key key;
+	__u32 service, id;
+
+	load_address(&key, ctx, v6);
+	if (key.protocol != IPPROTO_UDP || sends_to_peer(ctx, &key, v6))
+		return 0;
+	record = find_service(&key, &service);
+	if (!record) {
+		forget_datagram(ctx, &key);
+		return 0;
+	}
+	if (!recall_datagram(ctx, &key, &origin) || !still_usable(&origin, service)) {
+		backend = select_backend(record, &id);
+		if (!backend) {
+			count_refusal(service);
+			return -ECONNREFUSED;
+		}
+		make_origin(&origin, &key, backend, id);
+		if (remember_datagram(ctx, &key, &origin)) {
+			count_event(HR_UNREMEMBERED);
+			return -ECONNREFUSED;
+		}
+	}
+	store_address(ctx, origin.given_ip, origin.given_port, v6);
+	count_translation(service);
+	return 0;
+}
+
+static __always_inline int recvmsg(struct bpf_sock_addr *ctx, bool v6)
+{
+	struct bpf_sock *sk = ctx->sk;
+	const struct hr_origin *origin;
+	struct hr_key source;
+
+	load_address(&source, ctx, v6);
+	if (source.protocol != IPPROTO_UDP || !sk)
+		return PASS;
+	/* a record from before connect(AF_UNSPEC) does not count; datagrams queued before do */
+	if (is_connected(sk)) {
+		origin = recall_connection(ctx, &source);
+		if (origin) {
+			store_address(ctx, origin->asked_ip, origin->asked_port, v6);
+			return PASS;
+		}
+	}
+	if (recall_source(ctx, &source))
+		store_address(ctx, source.ip, source.port, v6);
+	return PASS;
+}
+
+static __always_inline int getpeername(struct bpf_sock_addr *ctx, bool v6)
+{
+	const struct hr_origin *origin;
+	struct hr_key peer;
+
+	load_address(&peer, ctx, v6);
+	origin = recall_connection(ctx, &peer);
+	if (origin)
+		store_address(ctx, origin->asked_ip, origin->asked_port, v6);
+	return PASS;
+}
+
+SEC("cgroup/connect4")
+int hr_connect4(struct bpf_sock_addr *ctx)
+{
+	return verdict(connect(ctx, false));
+}
+
+SEC("cgroup/connect6")
+int hr_connect6(struct bpf_sock_addr *ctx)
+{
+	return verdict(connect(ctx, true));
+}
+
+SEC("cgroup/sendmsg4")
+int hr_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return verdict(sendmsg(ctx, false));
+}
+
+SEC("cgroup/sendmsg6")
+int hr_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return verdict(sendmsg(ctx, true));
+}
+
+SEC("cgroup/recvmsg4")
+int hr_recvmsg4(struct bpf_sock_addr *ctx)
+{
+	return recvmsg(ctx, false);
+}
+
+SEC("cgroup/recvmsg6")
+int hr_recvmsg6(struct bpf_sock_addr *ctx)
+{
+	return recvmsg(ctx, true);
+}
+
+SEC("cgroup/getpeername4")
+int hr_getpeername4(struct bpf_sock_addr *ctx)
+{
+	return getpeername(ctx, false);
+}
+
+SEC("cgroup/getpeername6")
+int hr_getpeername6(struct bpf_sock_addr *ctx)
+{
+	return getpeername(ctx, true);
+}

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the kernel programs and user space share: the layout of every table.
+ *
+ * This header includes nothing. The includer supplies __u8 .. __u64 and
+ * struct bpf_spin_lock (<linux/types.h> and <linux/bpf.h>, or a vmlinux.h).
+ * Every struct is free of hidden padding; cpp/layout.hpp asserts it.
+ *
+ * How a service is found:
+ *
+ *   services[hr_key] -> index -> records[index].set -> slots[base + n] -> backends[id]
+ *
+ * The hash holds nothing but the index, which is fixed for the service's
+ * life. All that describes a service lies in one immutable block of `slots`,
+ * and one aligned 64-bit store of `set` publishes a new block: a reader sees
+ * the old service or the new one, never a mixture.
+ */
+#ifndef HOSTREACH_H
+#define HOSTREACH_H
+
+/* Changes with any layout below; tables of another version are refused. */
+#define HR_ABI_VERSION 1
+
+/*
+ * A service's frontend. IPv4 is written as IPv6-mapped (::ffff:a.b.c.d), so
+ * that both families and IPv4 reached through an IPv6 socket share one form.
+ */
+struct hr_key {
+	__u32 ip[4]; /* network byte order */
+	__u16 port; /* network byte order */
+	__u8 protocol; /* IPPROTO_TCP or IPPROTO_UDP */
+	__u8 scope; /* zero */
+};
+
+/*
+ * hr_record.set: where the service's block lies.
+ *
+ *   bits  0..31  base: index in `slots` of the first selection slot
+ *   bits 32..47  count: number of selection slots, 0 = refuse
+ *   bits 48..63  flags: none yet
+ */
+#define HR_SET_COUNT_SHIFT 32
+#define HR_SET_FLAGS_SHIFT 48
+#define HR_SET_COUNT_MASK 0xffffU
+
+/* One service. `key` tells a reader whose hash element was recycled under it. */
+struct hr_record {
+	__u64 set;
+	struct hr_key key;
+	__u32 pad;
+};
+
+/*
+ * A block of `slots`, in 32-bit words, host byte order:
+ *
+ *   [base, base + count)   selection: backend ids, each as often as it weighs
+ *   base + count           struct hr_details
+ *   then                   struct hr_member[details.members]
+ *   then                   name and owner, bytes without terminators
+ */
+struct hr_details {
+	__u32 members;
+	__u32 affinity_ms; /* 0 = none */
+	__u8 algorithm; /* enum hr_algorithm */
+	__u8 name_length; /* bytes */
+	__u8 owner_length; /* bytes */
+	__u8 pad;
+};
+
+struct hr_member {
+	__u32 backend; /* id */
+	__u16 weight;
+	__u8 state; /* enum hr_state */
+	__u8 pad;
+};
+
+enum hr_algorithm {
+	HR_RANDOM = 0,
+};
+
+enum hr_state {
+	HR_ACTIVE = 0,
+	HR_DRAINING = 1, /* no new connections; established and sticky ones go on */
+	HR_DOWN = 2,
+};
+
+/*
+ * An array's elements are padded to 8 bytes, so `slots` is an array of lines:
+ * word n lies in line n / HR_LINE_WORDS, and the mapped memory has no gaps.
+ */
+#define HR_LINE_WORDS 16
+
+struct hr_line {
+	__u32 word[HR_LINE_WORDS];
+};
+
+/* At most this many selection slots, and so backends, in one service. */
+#define HR_SLOTS_PER_SERVICE 4096
+
+/* hr_backend.service of an id that no service holds. */
+#define HR_NO_SERVICE 0xffffffffU
+
+/*
+ * One backend of one service. Address and port never change while any program
+ * may still read them; `service` and `state` are single stores.
+ */
+struct hr_backend {
+	__u32 ip[4]; /* network byte order, IPv4 as IPv6-mapped */
+	__u16 port; /* network byte order */
+	__u8 state; /* enum hr_state */
+	__u8 pad;
+	__u32 service; /* index of the service that holds it, or HR_NO_SERVICE */
+	__u32 pad2[2];
+};
+
+/* What a socket asked for, and where it was sent. */
+struct hr_origin {
+	__u32 asked_ip[4]; /* network byte order */
+	__u32 given_ip[4]; /* network byte order */
+	__u16 asked_port; /* network byte order */
+	__u16 given_port; /* network byte order */
+	__u32 backend; /* id in `backends` */
+};
+
+/*
+ * Socket storage outlives every upgrade of the programs and cannot be copied,
+ * so its values say which layout they have.
+ */
+#define HR_STORAGE_VERSION 1
+
+/* Socket storage: the service that a TCP or UDP socket is connected to. */
+struct hr_connection {
+	struct hr_origin origin;
+	__u32 version; /* HR_STORAGE_VERSION; 0 = nothing remembered */
+};
+
+/* How many services one unconnected UDP socket remembers before `overflow`. */
+#define HR_DATAGRAM_ORIGINS 8
+
+/* Socket storage: the services that an unconnected UDP socket has sent to. */
+struct hr_datagrams {
+	struct bpf_spin_lock lock; /* guards all below */
+	__u16 version; /* HR_STORAGE_VERSION */
+	__u16 overflowed; /* 1: this socket has entries in `overflow` */
+	__u64 clock; /* counts sends; the latest send to a backend names it */
+	__u64 stamp[HR_DATAGRAM_ORIGINS]; /* `clock` at the last send; 0 = free, as all after it */
+	struct hr_origin origin[HR_DATAGRAM_ORIGINS];
+};
+
+/* LRU: what socket storage could not hold. */
+enum hr_overflow_kind {
+	HR_BY_ASKED = 0, /* ip and port are the service's */
+	HR_BY_GIVEN = 1, /* ip and port are the backend's, of a datagram */
+	HR_BY_PEER = 2, /* ip and port are the backend's, of a connection */
+};
+
+struct hr_overflow_key {
+	__u64 cookie; /* the socket's */
+	__u32 ip[4]; /* network byte order */
+	__u16 port; /* network byte order */
+	__u16 kind; /* enum hr_overflow_kind */
+	__u32 pad;
+};
+
+/* Indexes of `events`: things that happen seldom, counted for the whole node. */
+enum hr_event {
+	HR_OVERFLOWED = 0, /* datagram origins kept in `overflow` */
+	HR_STORAGE_FAILED = 1, /* socket storage could not be created */
+	HR_UNREMEMBERED = 2, /* nor could `overflow` hold it */
+	HR_EVENTS,
+};
+
+/*
+ * The instance. Marks only rise: an index below its mark may have been used,
+ * so that it is reused only after a grace period.
+ */
+struct hr_meta {
+	__u32 abi; /* HR_ABI_VERSION */
+	__u32 max_services;
+	__u32 max_backends; /* the array has room for one service's replacement beyond */
+	__u32 max_slots; /* selection slots that all services may use together */
+	__u64 generation; /* odd while a writer is at work or after one was killed */
+	__u32 services_mark;
+	__u32 backends_mark;
+	__u32 slots_mark;
+	__u32 overflow_used; /* set by programs: `overflow` is worth a look */
+};
+
+#endif /* HOSTREACH_H */

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What a socket remembers: which service it asked for, which backend it got.
+ *
+ * `connections` serves connected sockets (getpeername, recvmsg, a send to the
+ * connected service); `datagrams` serves unconnected UDP (recvmsg, and the
+ * same backend for each further send). Where a socket's storage has no room or
+ * cannot be had, the LRU `overflow` holds both.
+ */
+#ifndef HR_ORIGIN_BPF_H
+#define HR_ORIGIN_BPF_H
+
+static __always_inline void make_origin(struct hr_origin *origin, const struct hr_key *asked,
+					const struct hr_backend *given, __u32 id)
+{
+	copy_ip(origin->asked_ip, asked->ip);
+	copy_ip(origin->given_ip, given->ip);
+	origin->asked_port = asked->port;
+	origin->given_port = given->port;
+	origin->backend = id;
+}
+
+static __always_inline bool was_asked(const struct hr_origin *origin, const struct hr_key *key)
+{
+	return origin->asked_port == key->port && same_ip(origin->asked_ip, key->ip);
+}
+
+static __always_inline bool was_given(const struct hr_origin *origin, const struct hr_key *key)
+{
+	return origin->given_port == key->port && same_ip(origin->given_ip, key->ip);
+}
+
+/* ---- the LRU ---- */
+
+static __always_inline bool overflow_used(void)
+{
+	__u32 zero = 0;
+	const struct hr_meta *m = bpf_map_lookup_elem(&meta, &zero);
+
+	return m && *(const volatile __u32 *)&m->overflow_used;
+}
+
+static __always_inline void overflow_key(struct hr_overflow_key *key, void *ctx, const __u32 *ip,
+					 __u16 port, __u16 kind)
+{
+	key->cookie = bpf_get_socket_cookie(ctx);
+	copy_ip(key->ip, ip);
+	key->port = port;
+	key->kind = kind;
+	key->pad = 0;
+}
+
+static __always_inline struct hr_origin *overflow_get(void *ctx, const struct hr_key *at,
+						      __u16 kind)
+{
+	struct hr_overflow_key key;
+
+	overflow_key(&key, ctx, at->ip, at->port, kind);
+	return bpf_map_lookup_elem(&overflow, &key);
+}
+
+static __always_inline int overflow_put(void *ctx, const struct hr_origin *origin, __u16 kind)
+{
+	struct hr_overflow_key key;
+	struct hr_meta *m;
+	__u32 zero = 0;
+
+	m = bpf_map_lookup_elem(&meta, &zero);
+	if (m && !m->overflow_used)
+		m->overflow_used = 1;
+	if (kind == HR_BY_ASKED)
+		overflow_key(&key, ctx, origin->asked_ip, origin->asked_port, kind);
+	else
+		overflow_key(&key, ctx, origin->given_ip, origin->given_port, kind);
+	return bpf_map_update_elem(&overflow, &key, origin, BPF_ANY);
+}
+
+static __always_inline void overflow_drop(void *ctx, const struct hr_key *at, __u16 kind)
+{
+	struct hr_overflow_key key;
+
+	overflow_key(&key, ctx, at->ip, at->port, kind);
+	bpf_map_delete_elem(&overflow, &key);
+}
+
+/* ---- connected sockets ---- */
+
+static __always_inline int remember_connection(struct bpf_sock_addr *ctx,
+					       const struct hr_origin *origin)
+{
+	struct hr_connection *c;
+
+	c = bpf_sk_storage_get(&connections, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (c) {
+		c->origin = *origin;
+		c->version = HR_STORAGE_VERSION;
+		return 0;
+	}
+	count_event(HR_STORAGE_FAILED);
+	return overflow_put(ctx, origin, HR_BY_PEER);
+}
+
+/* What the socket asked for, if it was sent to this peer. */
+static __always_inline const struct hr_origin *
+recall_connection(struct bpf_sock_addr *ctx, const struct hr_key *peer)
+{
+	struct hr_connection *c = bpf_sk_storage_get(&connections, ctx->sk, NULL, 0);
+
+	if (c && c->version && was_given(&c->origin, peer))
+		return &c->origin;
+	if (overflow_used())
+		return overflow_get(ctx, peer, HR_BY_PEER);
+	return NULL;
+}
+
+/* The socket is about to connect to something that is no service of ours. */
+static __always_inline void forget_connection(struct bpf_sock_addr *ctx, const struct hr_key *peer)
+{
+	struct hr_connection *c = bpf_sk_storage_get(&connections, ctx->sk, NULL, 0);
+
+	if (c)
+		c->version = 0;
+	if (overflow_used())
+		overflow_drop(ctx, peer, HR_BY_PEER);
+}
+
+/* ---- unconnected UDP ---- */
+
+/*
+ * Finds where an earlier send to this service went, and makes that backend
+ * name this service from now on (two services may share a backend: the last
+ * one sent to wins).
+ */
+static __always_inline bool recall_datagram(struct bpf_sock_addr *ctx, const struct hr_key *asked,
+					    struct hr_origin *origin)
+{
+	struct hr_datagrams *d = bpf_sk_storage_get(&datagrams, ctx->sk, NULL, 0);
+	const struct hr_origin *spilt;
+	bool overflowed = true;
+	bool found = false;
+	int i;
+
+	if (d) {
+		bpf_spin_lock(&d->lock);
+		for (i = 0; i < HR_DATAGRAM_ORIGINS; i++) {
+			if (!d->stamp[i])
+				break;
+			if (!was_asked(&d->origin[i], asked))
+				continue;
+			d->stamp[i] = ++d->clock;
+			*origin = d->origin[i];
+			found = true;
+			break;
+		}
+		overflowed = d->overflowed;
+		bpf_spin_unlock(&d->lock);
+	}
+	if (found)
+		return true;
+	if (!overflowed || !overflow_used())
+		return false;
+	spilt = overflow_get(ctx, asked, HR_BY_ASKED);
+	if (!spilt)
+		return false;
+	*origin = *spilt;
+	overflow_put(ctx, origin, HR_BY_GIVEN);
+	return true;
+}
+
+static __always_inline int spill_datagram(struct bpf_sock_addr *ctx,
+					  const struct hr_origin *origin)
+{
+	if (overflow_put(ctx, origin, HR_BY_ASKED) || overflow_put(ctx, origin, HR_BY_GIVEN))
+		return -1;
+	return 0;
+}
+
+static __always_inline int remember_datagram(struct bpf_sock_addr *ctx, const struct hr_key *asked,
+					     const struct hr_origin *origin)
+{
+	struct hr_datagrams *d;
+	bool kept = false;
+	int i;
+
+	d = bpf_sk_storage_get(&datagrams, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!d) {
+		count_event(HR_STORAGE_FAILED);
+		return spill_datagram(ctx, origin);
+	}
+	bpf_spin_lock(&d->lock);
+	for (i = 0; i < HR_DATAGRAM_ORIGINS; i++) {
+		if (d->stamp[i] && !was_asked(&d->origin[i], asked))
+			continue;
+		d->version = HR_STORAGE_VERSION;
+		d->stamp[i] = ++d->clock;
+		d->origin[i] = *origin;
+		kept = true;
+		break;
+	}
+	if (!kept)
+		d->overflowed = 1;
+	bpf_spin_unlock(&d->lock);
+	if (kept)
+		return 0;
+	count_event(HR_OVERFLOWED);
+	return spill_datagram(ctx, origin);
+}
+
+/*
+ * The socket is about to send straight to this address: what comes back from
+ * it is no service's answer. The entry stays in its place, and matches nothing.
+ */
+static __always_inline void forget_datagram(struct bpf_sock_addr *ctx, const struct hr_key *to)
+{
+	struct hr_datagrams *d = bpf_sk_storage_get(&datagrams, ctx->sk, NULL, 0);
+	bool overflowed = true;
+	int i;
+
+	if (d) {
+		bpf_spin_lock(&d->lock);
+		for (i = 0; i < HR_DATAGRAM_ORIGINS; i++) {
+			if (!d->stamp[i])
+				break;
+			if (was_given(&d->origin[i], to))
+				d->origin[i].given_port = 0;
+		}
+		overflowed = d->overflowed;
+		bpf_spin_unlock(&d->lock);
+	}
+	if (overflowed && overflow_used())
+		overflow_drop(ctx, to, HR_BY_GIVEN);
+}
+
+/* Which service was this source last addressed as? Stored to `asked`. */
+static __always_inline bool recall_source(struct bpf_sock_addr *ctx, struct hr_key *source)
+{
+	struct hr_datagrams *d = bpf_sk_storage_get(&datagrams, ctx->sk, NULL, 0);
+	const struct hr_origin *spilt;
+	struct hr_key asked = {};
+	bool overflowed = true;
+	__u64 latest = 0;
+	int i;
+
+	if (d) {
+		bpf_spin_lock(&d->lock);
+		for (i = 0; i < HR_DATAGRAM_ORIGINS; i++) {
+			if (!d->stamp[i])
+				break;
+			if (d->stamp[i] <= latest || !was_given(&d->origin[i], source))
+				continue;
+			latest = d->stamp[i];
+			copy_ip(asked.ip, d->origin[i].asked_ip);
+			asked.port = d->origin[i].asked_port;
+		}
+		overflowed = d->overflowed;
+		bpf_spin_unlock(&d->lock);
+	}
+	if (!latest) {
+		if (!overflowed || !overflow_used())
+			return false;
+		spilt = overflow_get(ctx, source, HR_BY_GIVEN);
+		if (!spilt)
+			return false;
+		copy_ip(asked.ip, spilt->asked_ip);
+		asked.port = spilt->asked_port;
+	}
+	copy_ip(source->ip, asked.ip);
+	source->port = asked.port;
+	return true;
+}
+
+#endif /* HR_ORIGIN_BPF_H */
