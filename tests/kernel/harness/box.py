@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sandbox of one test: a network namespace, two cgroups, and a pin directory."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from . import cgroup, child, linux
+from .namespace import NetNamespace, packets_sent_out
+from .servers import Servers
+from .timing import scaled, wait_until
+
+T = TypeVar("T")
+
+BPFFS = Path("/sys/fs/bpf")
+PREFIX = "hostreach-test-"  # then the pid of the test run, and a number
+_numbers = itertools.count(1)
+
+
+class Box:
+    """`cgroup` is for hostreach to be attached to; `bare` is a sibling that stays without."""
+
+    def __init__(self) -> None:
+        root = cgroup.v2_root()
+        if root is None:
+            raise RuntimeError("no cgroup v2 hierarchy is mounted")
+        name = f"{PREFIX}{os.getpid()}-{next(_numbers)}"
+        self.pin = BPFFS / name
+        self._spawned: list[subprocess.Popen[bytes]] = []
+        self._servers: list[Servers] = []
+        with contextlib.ExitStack() as undo:
+            self._namespace = NetNamespace()
+            undo.callback(self._namespace.close)
+            self._attached = cgroup.Cgroup(root / name)
+            undo.callback(self._attached.remove)
+            self._bare = cgroup.Cgroup(root / f"{name}-bare")
+            undo.callback(self._bare.remove)
+            undo.callback(self._unpin)
+            undo.callback(self._stop_processes)
+            self._undo = undo.pop_all()
+        self.cgroup = self._attached.path
+        self.bare = self._bare.path
+
+    def call(
+        self, function: Callable[..., T], *args: Any, bare: bool = False, timeout: float = 20
+    ) -> T:
+        """function(*args) by a process of the box; its result, or its exception, comes back."""
+        return child.call(lambda: self.enter(bare=bare), function, *args, timeout=timeout)
+
+    def enter(self, *, bare: bool = False) -> None:
+        """Moves the calling process in. The cgroup first: a socket keeps the one it began in."""
+        (self._bare if bare else self._attached).enter()
+        self._namespace.enter()
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        bare: bool = False,
+        prepare: Callable[[], None] = lambda: None,
+        timeout: float = 20,
+        stdin: str | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """A program to its end; prepare() runs in its process before it."""
+
+        def enter() -> None:
+            self.enter(bare=bare)
+            prepare()
+
+        return subprocess.run(
+            argv,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            timeout=scaled(timeout),
+            preexec_fn=enter,
+            env=environment(),
+            check=False,
+        )
+
+    def spawn(self, argv: Sequence[str], *, listening: Iterable[str] = ()) -> int:
+        """A server program; waits until it has the sockets, such as "tcp/80"; returns its pid."""
+
+        def enter() -> None:
+            linux.die_with_parent()
+            self.enter()
+
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, preexec_fn=enter, env=environment()
+        )
+        self._spawned.append(process)
+        for socket in listening:
+            protocol, _, port = socket.partition("/")
+
+            def has_socket(protocol: str = protocol, port: int = int(port)) -> bool:
+                if process.poll() is not None:
+                    raise RuntimeError(f"{argv[0]} ended with status {process.returncode}")
+                return port in _local_ports(process.pid, protocol)
+
+            wait_until(has_socket, f"{argv[0]} listening on {socket}", seconds=10)
+        return process.pid
+
+    def serve(self, *endpoints: str, reuse_port: bool = False) -> Servers:
+        """Identity servers on endpoints such as "10.0.0.2:53/udp" (see servers.py)."""
+        servers = Servers(self.enter, endpoints, reuse_port=reuse_port)
+        self._servers.append(servers)
+        return servers
+
+    def close(self) -> None:
+        """Takes everything away again; fails if a packet could have left the namespace."""
+        try:
+            sent = self.call(packets_sent_out, bare=True)
+        finally:
+            self._undo.close()
+        assert not sent, f"packets left the test's namespace: {sent}"
+
+    def _stop_processes(self) -> None:
+        for servers in self._servers:
+            servers.stop()
+        for process in self._spawned:
+            process.kill()
+            process.wait()
+
+    def _unpin(self) -> None:
+        if self.pin.exists():
+            shutil.rmtree(self.pin)
+
+
+def environment() -> Mapping[str, str]:
+    """The caller's, in English, with the directories where Debian keeps daemons."""
+    return {**os.environ, "LC_ALL": "C.UTF-8", "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
+
+
+def mount_bpffs() -> None:
+    """Mounts bpffs where it is missing. It stays: to unmount it would drop others' pins."""
+    if not os.path.ismount(BPFFS):
+        linux.mount("bpf", str(BPFFS), "bpf")
+
+
+def sweep() -> None:
+    """Removes what a test run that was killed left behind."""
+    for directory in (cgroup.v2_root(), BPFFS):
+        for path in directory.glob(f"{PREFIX}*") if directory else ():
+            pid = path.name.removeprefix(PREFIX).partition("-")[0]
+            if not Path("/proc", pid).exists():
+                shutil.rmtree(path) if directory == BPFFS else cgroup.remove(path)
+
+
+def _local_ports(pid: int, protocol: str) -> set[int]:
+    """Ports that have a listening, or a datagram, socket in the namespace of a process."""
+    ports = set()
+    for table in (protocol, f"{protocol}6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_ = line.split()
+            if protocol != "tcp" or state == "0A":
+                ports.add(int(local.rpartition(":")[2], 16))
+    return ports

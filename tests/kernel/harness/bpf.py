@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel has, as bpftool tells it: an opinion independent of hostreach's own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from .box import environment
+from .timing import scaled
+
+_BPFTOOL = shutil.which("bpftool", path=environment()["PATH"]) or "bpftool"
+
+
+def bpftool(*arguments: str) -> Any:
+    output = subprocess.run(
+        [_BPFTOOL, "-j", *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=scaled(20),
+    ).stdout
+    return json.loads(output) if output.strip() else []
+
+
+def attached(cgroup: Path) -> dict[str, int]:
+    """Attach type -> program id, for the programs attached to the cgroup itself."""
+    found = {}
+    for entry in bpftool("cgroup", "show", str(cgroup)):
+        assert entry["attach_type"] not in found, f"two programs on {entry['attach_type']}"
+        found[entry["attach_type"]] = entry["id"]
+    return found
+
+
+def link_ids() -> set[int]:
+    return {link["id"] for link in bpftool("link", "show")}
+
+
+def program_ids() -> set[int]:
+    return {program["id"] for program in bpftool("prog", "show")}
+
+
+def map_ids() -> set[int]:
+    return {entry["id"] for entry in bpftool("map", "show")}
+
+
+def pinned_maps(pin: Path) -> dict[str, dict[str, Any]]:
+    """Path below the pin directory -> bpftool's account of the map pinned there."""
+    found = {}
+    for path in sorted(pin.rglob("*")):
+        if path.is_file():
+            try:
+                found[str(path.relative_to(pin))] = bpftool("map", "show", "pinned", str(path))
+            except subprocess.CalledProcessError:
+                continue  # a link or a program
+    return found

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What clients do with sockets, for tables of cases: families, kinds of socket, exchanges."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import select
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from .timing import scaled
+
+_payloads = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Family:
+    """One of the three ways to name a service: IPv4, IPv6, and IPv4 from an IPv6 socket."""
+
+    name: str
+    af: int
+    vip_network: str
+    backend_network: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    def vip(self, number: int = 10) -> str:
+        return f"{self.vip_network}{_digits(number, self.vip_network)}"
+
+    def backend(self, number: int) -> str:
+        return f"{self.backend_network}{_digits(number, self.backend_network)}"
+
+    def sockaddr(self, host: str, port: int) -> tuple[str, int]:
+        """What a program of this family passes to connect and sendto."""
+        return (f"::ffff:{host}" if self is MAPPED else host), port
+
+    def endpoint(self, host: str, port: int) -> str:
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _digits(number: int, network: str) -> str:
+    return f"{number:x}" if ":" in network else str(number)
+
+
+V4 = Family("ipv4", socket.AF_INET, "10.96.0.", "10.0.0.")
+V6 = Family("ipv6", socket.AF_INET6, "fd00:96::", "fd00::")
+MAPPED = Family("mapped", socket.AF_INET6, "10.96.0.", "10.0.0.")
+FAMILIES = (V4, V6, MAPPED)
+
+TCP = "tcp"
+UDP_CONNECTED = "udp-connected"
+UDP_UNCONNECTED = "udp-unconnected"
+KINDS = (TCP, UDP_CONNECTED, UDP_UNCONNECTED)
+
+
+def protocol_of(kind: str) -> str:
+    return kind.partition("-")[0]
+
+
+class Seen(NamedTuple):
+    """What a client saw: who answered, and the address it was shown as the peer's."""
+
+    server: str
+    peer: tuple[str, int]
+
+
+def new_socket(family: Family, kind: str, *, blocking: bool = True) -> socket.socket:
+    tcp = protocol_of(kind) == "tcp"
+    client = socket.socket(family.af, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM)
+    client.settimeout(scaled(5) if blocking else 0.0)
+    return client
+
+
+def connect(client: socket.socket, address: tuple[str, int]) -> None:
+    """connect(2), waited for when the socket does not block; an error is an OSError."""
+    code = client.connect_ex(address)
+    if code == errno.EINPROGRESS:
+        wait_writable(client)
+        code = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, errno.errorcode[code])
+
+
+def receive(client: socket.socket) -> tuple[bytes, Any]:
+    wait_readable(client)
+    return client.recvfrom(65536)
+
+
+def wait_readable(client: socket.socket) -> None:
+    if not select.select([client], [], [], scaled(5))[0]:
+        raise TimeoutError("no answer came")
+
+
+def wait_writable(client: socket.socket) -> None:
+    if not select.select([], [client], [], scaled(5))[1]:
+        raise TimeoutError("the connect did not finish")
+
+
+def line(client: socket.socket) -> str:
+    """What an identity server says on accept: its endpoint."""
+    wait_readable(client)
+    return client.recv(4096).decode().partition("\n")[0]
+
+
+def fresh_payload() -> str:
+    return f"n{next(_payloads)}"
+
+
+def ask(client: socket.socket, address: tuple[str, int] | None = None) -> Seen:
+    """One datagram, to address or to the connected peer, and its answer's server and source."""
+    payload = fresh_payload()
+    if address is None:
+        client.send(payload.encode())
+    else:
+        client.sendto(payload.encode(), address)
+    answer, source = receive(client)
+    server, echoed = answer.decode().split(" ")
+    assert echoed == payload, f"asked {payload}, answered {echoed} by {server}"
+    return Seen(server, source[:2])
+
+
+def exchange(
+    family: Family, kind: str, address: tuple[str, int], *, blocking: bool = True
+) -> Seen:
+    """A whole conversation on a new socket."""
+    with new_socket(family, kind, blocking=blocking) as client:
+        if kind == UDP_UNCONNECTED:
+            return ask(client, address)
+        connect(client, address)
+        peer = client.getpeername()[:2]
+        if kind == TCP:
+            return Seen(line(client), peer)
+        seen = ask(client)
+        assert seen.peer == peer, f"connected to {peer}, answered from {seen.peer}"
+        return seen
+
+
+def outcome(function: Callable[[], object]) -> object:
+    """A call's result, or the name of its errno: comparable between boxes."""
+    try:
+        return function()
+    except OSError as error:
+        return errno.errorcode[error.errno] if error.errno else repr(error)
+
+
+def raw_sockaddr_in(host: str, port: int) -> bytes:
+    return struct.pack("=H", socket.AF_INET) + struct.pack("!H4s8x", port, socket.inet_aton(host))
+
+
+RAW_UNSPEC = struct.pack("=H14x", socket.AF_UNSPEC)
