@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of services: `Table`, the one seam to the kernel, and `Services`, what is done with it.
+
+`Table` only stores; what adding, setting, owning and applying mean is decided here, once, for the
+kernel's table and for `hostreach.testing.MemoryTable` alike. The models, which cost 50 ms to
+import, are loaded when a service is first named: listing rows does without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+from .errors import AlreadyExists, InvalidInput, NotFound, OwnerConflict
+from .slots import SLOTS_MAX, slot_counts
+
+if TYPE_CHECKING:
+    from .models import Backend, Frontend, Service
+
+__all__ = ["SLOTS_MAX", "Change", "Row", "Services", "Table", "slot_counts"]
+
+
+class Change(NamedTuple):
+    """One service before and after: ``add`` has no before, ``remove`` no after."""
+
+    action: Literal["add", "set", "remove"]
+    frontend: Frontend
+    before: Service | None
+    after: Service | None
+
+
+class Row(NamedTuple):
+    """A service in one line, in plain values."""
+
+    frontend: str
+    name: str | None
+    owner: str
+    algorithm: str
+    backends: int
+
+
+class Table(Protocol):
+    """Where services are kept. Nothing here knows what an owner may do."""
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """One writer at a time; reentrant. The calls made inside it are one batch.
+
+        Raises `TableBusy` when another writer does not let go in time.
+        """
+
+    def get(self, frontend: Frontend) -> Service | None:
+        """The service, or None."""
+
+    def rows(self, owner: str | None = None) -> list[Row]:
+        """As `list`, in short. Must not import the models."""
+
+    def differing(self, services: Sequence[Service]) -> list[Service]:
+        """Those of ``services`` that the table lacks or holds differently, in the order given."""
+
+    def put(self, services: Sequence[Service]) -> None:
+        """Add or replace each. Raises `TableFull` before anything is written."""
+
+    def remove(self, frontends: Sequence[Frontend]) -> None:
+        """Remove each; those that are not there are passed over."""
+
+    def list(self, owner: str | None = None) -> list[Service]:
+        """All services, or one owner's, sorted; always a state that some writer acknowledged."""
+
+
+class Services:
+    """The services of one instance: what ``node.services`` is.
+
+    Frontends may be given as text. Every method that writes returns what changed, and either does
+    all that it was asked for or raises and changes nothing. A service may be changed or removed
+    only in the name of its owner (`OwnerConflict`).
+    """
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def get(self, frontend: str | Frontend) -> Service:
+        """The service at ``frontend``; raises `NotFound`."""
+        key = _frontend(frontend)
+        service = self._table.get(key)
+        if service is None:
+            raise NotFound("no such service", object=str(key))
+        return service
+
+    def rows(self, owner: str | None = None) -> list[Row]:
+        """All services, or one owner's, sorted and in short; quick."""
+        return self._table.rows(owner)
+
+    def apply(
+        self,
+        services: Iterable[Service],
+        *,
+        owner: str = "manual",
+        prune: bool = False,
+        dry_run: bool = False,
+    ) -> list[Change]:
+        """Make the table hold ``services``; give back what changed, sorted.
+
+        Nothing is taken over from another owner. ``prune`` also removes those of ``owner``'s
+        services that are not among ``services``; ``dry_run`` changes nothing and tells what would.
+        Room is needed for old and new together: what is pruned is removed last.
+        """
+        wanted: dict[Frontend, Service] = {}
+        for service in services:
+            if service.frontend in wanted:
+                raise InvalidInput("this service is given twice", object=str(service.frontend))
+            wanted[service.frontend] = service
+        changes: list[Change] = []
+        with self._table.exclusive():
+            for service in self._table.differing([*wanted.values()]):
+                before = self._table.get(service.frontend)
+                if before is not None:
+                    _check_owner(before, service.owner)
+                action: Literal["add", "set"] = "set" if before else "add"
+                changes.append(Change(action, service.frontend, before, service))
+            if prune:
+                changes += [
+                    Change("remove", old.frontend, old, None)
+                    for old in self._table.list(owner)
+                    if old.frontend not in wanted
+                ]
+            if not dry_run:
+                self._write(changes)
+        changes.sort(key=lambda change: change.frontend.sort_key)
+        return changes
+
+    def list(self, owner: str | None = None) -> list[Service]:
+        """All services, or one owner's, sorted."""
+        return self._table.list(owner)
+
+    def __iter__(self) -> Iterator[Service]:
+        return iter(self._table.list())
+
+    def __len__(self) -> int:
+        return len(self._table.rows())
+
+    def add(self, service: Service, *, if_missing: bool = False) -> Change | None:
+        """Add a service; raises `AlreadyExists`, or returns None with ``if_missing``."""
+        with self._table.exclusive():
+            if self._table.get(service.frontend) is not None:
+                if if_missing:
+                    return None
+                raise AlreadyExists(
+                    "this service exists already; use set to replace it",
+                    object=str(service.frontend),
+                )
+            return self._write_one(Change("add", service.frontend, None, service))
+
+    def set(self, service: Service) -> Change | None:
+        """Make the service exactly this, added or replaced; None when it was so before."""
+        with self._table.exclusive():
+            before = self._table.get(service.frontend)
+            if before == service:
+                return None
+            if before is None:
+                return self._write_one(Change("add", service.frontend, None, service))
+            _check_owner(before, service.owner)
+            return self._write_one(Change("set", service.frontend, before, service))
+
+    def remove(
+        self, frontend: str | Frontend, *, if_exists: bool = False, owner: str = "manual"
+    ) -> Change | None:
+        """Remove a service; raises `NotFound`, or returns None with ``if_exists``."""
+        key = _frontend(frontend)
+        with self._table.exclusive():
+            before = self._table.get(key)
+            if before is None:
+                if if_exists:
+                    return None
+                raise NotFound("no such service", object=str(key))
+            _check_owner(before, owner)
+            return self._write_one(Change("remove", key, before, None))
+
+    def add_backend(
+        self,
+        frontend: str | Frontend,
+        backend: str | Backend,
+        *,
+        if_missing: bool = False,
+        owner: str = "manual",
+    ) -> Change | None:
+        """Add a backend, last; raises `AlreadyExists` if its address is there at any weight."""
+        new = _backend(backend)
+        with self._table.exclusive():
+            before = self._owned(frontend, owner)
+            if any(old.address == new.address for old in before.backends):
+                if if_missing:
+                    return None
+                raise AlreadyExists(
+                    f"backend {new.address} exists already; use set to change it",
+                    object=str(before.frontend),
+                )
+            return self._set_backends(before, (*before.backends, new))
+
+    def set_backend(
+        self, frontend: str | Frontend, backend: str | Backend, *, owner: str = "manual"
+    ) -> Change | None:
+        """Make the backend exactly this, added or replaced in place; None when it was so before."""
+        new = _backend(backend)
+        with self._table.exclusive():
+            before = self._owned(frontend, owner)
+            backends = tuple(new if old.address == new.address else old for old in before.backends)
+            if new not in backends:
+                backends = (*backends, new)
+            return None if backends == before.backends else self._set_backends(before, backends)
+
+    def remove_backend(
+        self,
+        frontend: str | Frontend,
+        address: str,
+        *,
+        if_exists: bool = False,
+        owner: str = "manual",
+    ) -> Change | None:
+        """Remove a backend; raises `NotFound`, or returns None with ``if_exists``."""
+        gone = _backend(address).address
+        with self._table.exclusive():
+            before = self._owned(frontend, owner)
+            backends = tuple(old for old in before.backends if old.address != gone)
+            if len(backends) == len(before.backends):
+                if if_exists:
+                    return None
+                raise NotFound(f"no such backend: {gone}", object=str(before.frontend))
+            return self._set_backends(before, backends)
+
+    def _owned(self, frontend: str | Frontend, owner: str) -> Service:
+        service = self.get(frontend)
+        _check_owner(service, owner)
+        return service
+
+    def _set_backends(self, before: Service, backends: tuple[Backend, ...]) -> Change:
+        from .models import Service, validate
+
+        # Validated anew: the families must match, and there is a limit to their number.
+        after = validate(
+            Service,
+            {**{key: getattr(before, key) for key in Service.model_fields}, "backends": backends},
+            str(before.frontend),
+        )
+        return self._write_one(Change("set", before.frontend, before, after))
+
+    def _write_one(self, change: Change) -> Change:
+        self._write([change])
+        return change
+
+    def _write(self, changes: Iterable[Change]) -> None:
+        # Put first: it alone can fail for want of room, and then nothing must have changed.
+        changes = tuple(changes)
+        put = [change.after for change in changes if change.after is not None]
+        gone = [change.frontend for change in changes if change.after is None]
+        if put:
+            self._table.put(put)
+        if gone:
+            self._table.remove(gone)
+
+
+def _frontend(frontend: str | Frontend) -> Frontend:
+    if not isinstance(frontend, str):
+        return frontend
+    from .models import Frontend
+
+    return Frontend.parse(frontend)
+
+
+def _backend(backend: str | Backend) -> Backend:
+    if not isinstance(backend, str):
+        return backend
+    from .models import Backend
+
+    return Backend.parse(backend)
+
+
+def _check_owner(service: Service, owner: str) -> None:
+    if service.owner != owner:
+        raise OwnerConflict(
+            f"belongs to owner '{service.owner}'; pass --owner {service.owner}",
+            object=str(service.frontend),
+        )

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A table in memory that behaves as the kernel's does, for tests of what stands on tables."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from .errors import TableFull
+from .slots import slot_counts
+from .table import Row
+
+if TYPE_CHECKING:
+    from .models import Frontend, Service
+
+__all__ = ["MemoryTable"]
+
+
+class MemoryTable:
+    """A `hostreach.table.Table` without a kernel. Passes the same tests as the real one."""
+
+    def __init__(
+        self, *, max_services: int = 65_536, max_backends: int = 262_144, max_slots: int = 1_048_576
+    ) -> None:
+        self.max_services = max_services
+        self.max_backends = max_backends
+        self.max_slots = max_slots
+        self._services: dict[Frontend, Service] = {}
+        self._lock = threading.RLock()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """As `Table.exclusive`, among the threads of this process."""
+        with self._lock:
+            yield
+
+    def get(self, frontend: Frontend) -> Service | None:
+        """As `Table.get`."""
+        return self._services.get(frontend)
+
+    def rows(self, owner: str | None = None) -> list[Row]:
+        """As `Table.rows`."""
+        return [
+            Row(str(s.frontend), s.name, s.owner, s.algorithm, len(s.backends))
+            for s in self.list(owner)
+        ]
+
+    def differing(self, services: Sequence[Service]) -> list[Service]:
+        """As `Table.differing`."""
+        return [service for service in services if self.get(service.frontend) != service]
+
+    def put(self, services: Sequence[Service]) -> None:
+        """As `Table.put`."""
+        with self._lock:
+            after = {**self._services, **{service.frontend: service for service in services}}
+            backends = sum(len(service.backends) for service in after.values())
+            slots = sum(
+                sum(slot_counts([backend.weight for backend in service.backends]))
+                for service in after.values()
+            )
+            for what, needed, room in (
+                ("services", len(after), self.max_services),
+                ("backends", backends, self.max_backends),
+                ("slots", slots, self.max_slots),
+            ):
+                if needed > room:
+                    raise TableFull(
+                        f"the table is full: {needed} {what}, room for {room}; nothing changed"
+                    )
+            self._services = after
+
+    def remove(self, frontends: Sequence[Frontend]) -> None:
+        """As `Table.remove`."""
+        with self._lock:
+            gone = set(frontends)
+            self._services = {f: s for f, s in self._services.items() if f not in gone}
+
+    def list(self, owner: str | None = None) -> list[Service]:
+        """As `Table.list`."""
+        found = (s for s in self._services.values() if owner is None or s.owner == owner)
+        return sorted(found, key=lambda service: service.sort_key)
