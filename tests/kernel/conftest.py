@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hostreach.node import Node
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def machine() -> None:
     """What every test here needs, and a clean start after a run that was killed."""
     if os.geteuid() != 0:
@@ -28,7 +28,7 @@ def machine() -> None:
 
 
 @pytest.fixture
-def box(machine: None) -> Iterator[Box]:
+def box() -> Iterator[Box]:
     sandbox = Box()
     try:
         yield sandbox
@@ -39,8 +39,10 @@ def box(machine: None) -> Iterator[Box]:
 @pytest.fixture
 def node(box: Box) -> Iterator[Node]:
     """An instance with small tables, attached to the box."""
-    import hostreach
+    # Imported late: the harness's own tests run without the compiled module.
     from hostreach.node import Capacities
+
+    import hostreach
 
     capacities = Capacities(services=256, backends=1024, slots=16384)
     with hostreach.open(str(box.pin), capacities=capacities) as opened:
@@ -49,12 +51,14 @@ def node(box: Box) -> Iterator[Node]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Iterator[None]:
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """HOSTREACH_NO_SKIP=1 turns skips into failures: CI must run what it says it runs."""
     report = yield
-    if os.environ.get("HOSTREACH_NO_SKIP") == "1" and report.skipped and not hasattr(report, "wasxfail"):
+    if (
+        os.environ.get("HOSTREACH_NO_SKIP") == "1"
+        and report.skipped
+        and not hasattr(report, "wasxfail")
+    ):
         report.outcome = "failed"
         report.longrepr = f"skipped where HOSTREACH_NO_SKIP=1 allows none: {report.longrepr}"
     return report

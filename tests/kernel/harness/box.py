@@ -35,6 +35,7 @@ class Box:
         self.pin = BPFFS / name
         self._spawned: list[subprocess.Popen[bytes]] = []
         self._servers: list[Servers] = []
+        self._pending: list[child.Pending[Any]] = []
         with contextlib.ExitStack() as undo:
             self._namespace = NetNamespace()
             undo.callback(self._namespace.close)
@@ -52,7 +53,15 @@ class Box:
         self, function: Callable[..., T], *args: Any, bare: bool = False, timeout: float = 20
     ) -> T:
         """function(*args) by a process of the box; its result, or its exception, comes back."""
-        return child.call(lambda: self.enter(bare=bare), function, *args, timeout=timeout)
+        return self.start(function, *args, bare=bare, timeout=timeout).result()
+
+    def start(
+        self, function: Callable[..., T], *args: Any, bare: bool = False, timeout: float = 20
+    ) -> child.Pending[T]:
+        """The same, under way; result() waits for it."""
+        pending = child.Pending(lambda: self.enter(bare=bare), function, *args, timeout=timeout)
+        self._pending.append(pending)
+        return pending
 
     def enter(self, *, bare: bool = False) -> None:
         """Moves the calling process in. The cgroup first: a socket keeps the one it began in."""
@@ -81,7 +90,7 @@ class Box:
             capture_output=True,
             text=True,
             timeout=scaled(timeout),
-            preexec_fn=enter,
+            preexec_fn=enter,  # noqa: PLW1509 - the tests have no threads
             env=environment(),
             check=False,
         )
@@ -94,7 +103,10 @@ class Box:
             self.enter()
 
         process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, preexec_fn=enter, env=environment()
+            argv,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=enter,  # noqa: PLW1509 - the tests have no threads
+            env=environment(),
         )
         self._spawned.append(process)
         for socket in listening:
@@ -125,6 +137,8 @@ class Box:
     def _stop_processes(self) -> None:
         for servers in self._servers:
             servers.stop()
+        for pending in self._pending:
+            pending.stop()
         for process in self._spawned:
             process.kill()
             process.wait()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Python functions in forked children: their result, or their exception, comes back."""
+"""Python functions in forked children, whose result or exception comes back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from . import linux
 from .timing import scaled
@@ -42,7 +42,7 @@ def start(enter: Callable[[], None], body: Callable[[int], None]) -> tuple[int, 
         enter()
         body(write_end)
         status = 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001
         # Nothing of the parent's may run here: not its finally blocks, not its atexit handlers.
         traceback.print_exc()
     finally:
@@ -52,31 +52,46 @@ def start(enter: Callable[[], None], body: Callable[[int], None]) -> tuple[int, 
         os._exit(status)
 
 
-def call(enter: Callable[[], None], function: Callable[..., T], *args: Any, timeout: float) -> T:
-    """function(*args) in a child that has run enter() first."""
+class Pending(Generic[T]):
+    """function(*args) under way in a child that has run enter() first."""
 
-    def body(pipe: int) -> None:
-        faulthandler.dump_traceback_later(scaled(timeout) * 0.9, file=sys.__stderr__)
+    def __init__(
+        self, enter: Callable[[], None], function: Callable[..., T], *args: Any, timeout: float
+    ) -> None:
+        def body(pipe: int) -> None:
+            # Says where it hangs, before result() gives up.
+            faulthandler.dump_traceback_later(self._seconds * 0.9, file=sys.__stderr__)
+            try:
+                answer = pickle.dumps((True, function(*args), ""))
+            except BaseException as error:  # noqa: BLE001 - raised again by result()
+                answer = _pickled_failure(error)
+            while answer:
+                answer = answer[os.write(pipe, answer) :]
+
+        self._seconds = scaled(timeout)
+        self._what = repr(function)
+        self.pid, self._pipe = start(enter, body)
+
+    def result(self) -> T:
+        """What the function returned; raises what it raised."""
         try:
-            answer = pickle.dumps((True, function(*args), ""))
-        except BaseException as error:
-            answer = _pickled_failure(error)
-        while answer:
-            answer = answer[os.write(pipe, answer) :]
+            answer = _read_all(self._pipe, self._seconds)
+        finally:
+            self.stop()
+        if not answer:
+            raise ChildTraceback(f"the child of {self._what} ended without an answer")
+        succeeded, value, text = pickle.loads(answer)
+        if succeeded:
+            result: T = value
+            return result
+        raise value from ChildTraceback(text)
 
-    pid, pipe = start(enter, body)
-    try:
-        answer = _read_all(pipe, scaled(timeout))
-    finally:
-        os.close(pipe)
-        stop(pid)
-    if not answer:
-        raise ChildTraceback(f"the child of {function!r} ended without an answer")
-    succeeded, value, text = pickle.loads(answer)
-    if succeeded:
-        result: T = value
-        return result
-    raise value from ChildTraceback(text)
+    def stop(self) -> None:
+        """Kills the child if it still runs."""
+        if self._pipe >= 0:
+            os.close(self._pipe)
+            self._pipe = -1
+            stop(self.pid)
 
 
 def stop(pid: int) -> int:

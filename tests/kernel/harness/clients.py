@@ -124,9 +124,7 @@ def ask(client: socket.socket, address: tuple[str, int] | None = None) -> Seen:
     return Seen(server, source[:2])
 
 
-def exchange(
-    family: Family, kind: str, address: tuple[str, int], *, blocking: bool = True
-) -> Seen:
+def exchange(family: Family, kind: str, address: tuple[str, int], blocking: bool = True) -> Seen:
     """A whole conversation on a new socket."""
     with new_socket(family, kind, blocking=blocking) as client:
         if kind == UDP_UNCONNECTED:
@@ -140,10 +138,10 @@ def exchange(
         return seen
 
 
-def outcome(function: Callable[[], object]) -> object:
-    """A call's result, or the name of its errno: comparable between boxes."""
+def outcome(function: Callable[..., object], *args: object) -> object:
+    """A call's result, or the name of its errno: comparable between cgroups."""
     try:
-        return function()
+        return function(*args)
     except OSError as error:
         return errno.errorcode[error.errno] if error.errno else repr(error)
 

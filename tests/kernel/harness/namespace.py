@@ -39,7 +39,7 @@ class NetNamespace:
                 linux.unshare(linux.CLONE_NEWNET)
                 self._fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
                 _set_up()
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - raised again below
                 failure.append(error)
 
         # Only the thread that unshares moves, and it ends here.

@@ -8,6 +8,7 @@ What each one got is also written down, for answers that no client can see.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import socket
@@ -24,7 +25,7 @@ class Got(NamedTuple):
 
 
 def split(endpoint: str) -> tuple[str, int, str]:
-    """"[fd00::2]:53/udp" -> ("fd00::2", 53, "udp")."""
+    """ "[fd00::2]:53/udp" -> ("fd00::2", 53, "udp")."""
     place, _, protocol = endpoint.partition("/")
     host, _, port = place.rpartition(":")
     return host.strip("[]"), int(port), protocol
@@ -113,18 +114,15 @@ class _Loop:
     def run(self) -> None:
         while True:
             for key, _ in self._selector.select(scaled(60)):
-                try:
+                # A client that is gone must not end the others' server.
+                with contextlib.suppress(OSError):
                     key.data()
-                except OSError:  # a client that is gone must not end the others' server
-                    continue
 
     def _accept(self, server: socket.socket, identity: str) -> None:
         connection, _ = server.accept()
         self._write_down(identity, "connection")
         connection.setblocking(False)
-        self._selector.register(
-            connection, selectors.EVENT_READ, lambda: self._echo(connection)
-        )
+        self._selector.register(connection, selectors.EVENT_READ, lambda: self._echo(connection))
         connection.send(f"{identity}\n".encode())
 
     def _echo(self, connection: socket.socket) -> None:
