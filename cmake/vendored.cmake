@@ -10,12 +10,11 @@ set(VENDORED_PREFIX "${PROJECT_BINARY_DIR}/third_party")
 set(make "${HOSTREACH_MAKE}" -j${cores})
 file(MAKE_DIRECTORY "${VENDORED_PREFIX}/include") # an imported include folder has to exist when CMake runs
 
-# vendored_library(<name> ARCHIVES <file>... then ExternalProject_Add's own arguments)
-function(vendored_library name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" ARCHIVES)
+# vendored_library(<name> <list of the archives it makes> <ExternalProject_Add's own arguments>...)
+function(vendored_library name archives)
   vendored_value(tarball ${name} tarball)
   vendored_value(sha256 ${name} sha256)
-  list(TRANSFORM arg_ARCHIVES PREPEND "${VENDORED_PREFIX}/lib/" OUTPUT_VARIABLE archives)
+  list(TRANSFORM archives PREPEND "${VENDORED_PREFIX}/lib/")
   ExternalProject_Add(${name}
     URL "${PROJECT_SOURCE_DIR}/third_party/${tarball}"
     URL_HASH SHA256=${sha256}
@@ -25,7 +24,7 @@ function(vendored_library name)
     BUILD_IN_SOURCE ON
     BUILD_BYPRODUCTS ${archives}
     LOG_CONFIGURE ON LOG_BUILD ON LOG_INSTALL ON LOG_OUTPUT_ON_FAILURE ON
-    ${arg_UNPARSED_ARGUMENTS})
+    ${ARGN})
   vendored_licences(${name})
 endfunction()
 
@@ -45,14 +44,14 @@ endfunction()
 
 set(environment "${CMAKE_COMMAND}" -E env "CC=${CMAKE_C_COMPILER}" "AR=${CMAKE_AR}")
 
-vendored_library(zlib ARCHIVES libz.a
+vendored_library(zlib libz.a
   CONFIGURE_COMMAND ${environment} "CFLAGS=-O2 -fPIC" ./configure --static --prefix=${VENDORED_PREFIX}
   BUILD_COMMAND ${make} libz.a
   INSTALL_COMMAND ${CMAKE_COMMAND} -E copy libz.a ${VENDORED_PREFIX}/lib/libz.a
   COMMAND ${CMAKE_COMMAND} -E copy zlib.h zconf.h ${VENDORED_PREFIX}/include)
 
 # libelf alone, and libeu, which it calls.
-vendored_library(elfutils ARCHIVES libelf.a libeu.a
+vendored_library(elfutils "libelf.a;libeu.a"
   DEPENDS zlib
   CONFIGURE_COMMAND ${environment} "CFLAGS=-O2" "CPPFLAGS=-I${VENDORED_PREFIX}/include" "LDFLAGS=-L${VENDORED_PREFIX}/lib"
     ./configure --quiet --disable-debuginfod --disable-libdebuginfod --disable-nls --without-bzlib --without-lzma --without-zstd
@@ -62,12 +61,13 @@ vendored_library(elfutils ARCHIVES libelf.a libeu.a
   COMMAND ${CMAKE_COMMAND} -E copy lib/libeu.a ${VENDORED_PREFIX}/lib/libeu.a
   COMMAND ${CMAKE_COMMAND} -E copy libelf/libelf.h libelf/gelf.h ${VENDORED_PREFIX}/include)
 
-vendored_library(libbpf ARCHIVES libbpf.a
+set(libbpf_make ${environment} "CFLAGS=-O2 -fPIC -I${VENDORED_PREFIX}/include"
+  ${make} -C src BUILD_STATIC_ONLY=1 NO_PKG_CONFIG=1 PREFIX=${VENDORED_PREFIX} LIBDIR=${VENDORED_PREFIX}/lib)
+vendored_library(libbpf libbpf.a
   DEPENDS elfutils
-  CONFIGURE_COMMAND ""
-  BUILD_COMMAND ""
-  INSTALL_COMMAND ${environment} "CFLAGS=-O2 -fPIC -I${VENDORED_PREFIX}/include"
-    ${make} -C src BUILD_STATIC_ONLY=1 NO_PKG_CONFIG=1 PREFIX=${VENDORED_PREFIX} LIBDIR=${VENDORED_PREFIX}/lib install)
+  CONFIGURE_COMMAND ${CMAKE_COMMAND} -E true
+  BUILD_COMMAND ${libbpf_make} all
+  INSTALL_COMMAND ${libbpf_make} install)
 
 add_library(vendored INTERFACE)
 add_dependencies(vendored libbpf)
