@@ -294,7 +294,7 @@ def test_datagrams_from_strangers(box: Box, node: Node, family: Family) -> None:
     box.call(converse)
 
 
-@pytest.mark.parametrize("family", (V4, V6), ids=str)
+@pytest.mark.parametrize("family", [V4, V6], ids=str)
 def test_udplite_by_sendmsg(box: Box, node: Node, family: Family) -> None:
     """Its connect has no hook (a stated limit), its sendmsg has: a UDP service's datagrams."""
     backend = family.sockaddr(family.backend(2), 8053)

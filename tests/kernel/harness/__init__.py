@@ -1,8 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel tests' harness: sandboxes, identity servers, clients, and an eye on the kernel."""
 
+from . import linux, rawbpf
 from .box import Box, mount_bpffs, sweep
 from .servers import Servers
 from .timing import SCALE, scaled, wait_until
 
-__all__ = ["SCALE", "Box", "Servers", "mount_bpffs", "scaled", "sweep", "wait_until"]
+__all__ = [
+    "SCALE",
+    "Box",
+    "Servers",
+    "linux",
+    "mount_bpffs",
+    "rawbpf",
+    "scaled",
+    "sweep",
+    "wait_until",
+]

@@ -90,7 +90,7 @@ class Box:
             capture_output=True,
             text=True,
             timeout=scaled(timeout),
-            preexec_fn=enter,  # noqa: PLW1509 - the tests have no threads
+            preexec_fn=enter,
             env=environment(),
             check=False,
         )

@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attaching, attaching again, and leaving nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import hostreach
+from hostreach import Service, errors
+
+from .harness import Box, rawbpf
+from .harness.bpf import attached, link_ids, map_ids, program_ids
+from .harness.clients import TCP, UDP_CONNECTED, V4, Seen, exchange, outcome
+
+TCP_HOOKS = {f"cgroup_inet{v}_{what}" for v in "46" for what in ("connect", "getpeername")}
+UDP_HOOKS = {f"cgroup_udp{v}_{what}" for v in "46" for what in ("sendmsg", "recvmsg")}
+VIP = ("10.96.0.10", 80)
+
+
+def serve(box: Box, node: hostreach.Node) -> None:
+    """A TCP and a UDP service on VIP, with a server behind them."""
+    for protocol in ("tcp", "udp"):
+        box.serve(f"10.0.0.2:80/{protocol}")
+        node.services.add(Service.of(f"10.96.0.10:80/{protocol}", "10.0.0.2:80"))
+
+
+def reaches(box: Box, kind: str) -> bool:
+    seen = box.call(outcome, exchange, V4, kind, VIP)
+    assert seen in (Seen("10.0.0.2:80", VIP), "ENETUNREACH")
+    return seen != "ENETUNREACH"
+
+
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    """The kernel has no more programs, links and maps afterwards than before."""
+
+    def everything() -> tuple[set[int], ...]:
+        return program_ids(), link_ids(), map_ids()
+
+    before = everything()
+    yield
+    for kind, was, now in zip(("program", "link", "map"), before, everything(), strict=True):
+        assert now <= was, f"a {kind} is left: {now - was}"
+
+
+def test_every_hook_is_attached(box: Box) -> None:
+    with hostreach.open(str(box.pin)) as node:
+        result = node.attach(cgroup=str(box.cgroup))
+        assert result.cgroup == str(box.cgroup)
+        assert tuple(result.protocols) == ("tcp", "udp")
+        assert len(result.changes) == 8
+    assert set(attached(box.cgroup)) == TCP_HOOKS | UDP_HOOKS
+    assert not attached(box.bare)
+
+
+def test_attaching_again_changes_nothing(box: Box) -> None:
+    """Neither from the same process nor from another: same programs, same links."""
+    with hostreach.open(str(box.pin)) as node:
+        node.attach(cgroup=str(box.cgroup))
+        before = attached(box.cgroup), link_ids()
+        assert not node.attach(cgroup=str(box.cgroup)).changes
+    with hostreach.open(str(box.pin)) as node:
+        assert not node.attach(cgroup=f"{box.cgroup}/").changes
+        assert not node.attach(cgroup=str(box.cgroup), protocols=("udp", "tcp")).changes
+    assert (attached(box.cgroup), link_ids()) == before
+
+
+def test_attached_without_any_process(box: Box) -> None:
+    with hostreach.open(str(box.pin)) as node:
+        serve(box, node)
+        node.attach(cgroup=str(box.cgroup))
+    assert reaches(box, TCP)
+    assert reaches(box, UDP_CONNECTED)
+
+
+def test_another_cgroup_is_refused_naming_both(box: Box) -> None:
+    with hostreach.open(str(box.pin)) as node:
+        node.attach(cgroup=str(box.cgroup))
+        before = attached(box.cgroup), link_ids()
+        with pytest.raises(errors.AttachedElsewhere) as caught:
+            node.attach(cgroup=str(box.bare))
+        assert str(box.cgroup) in str(caught.value)
+        assert str(box.bare) in str(caught.value)
+        assert (attached(box.cgroup), link_ids()) == before
+        assert not attached(box.bare)
+        node.detach()
+        node.attach(cgroup=str(box.bare))
+        assert set(attached(box.bare)) == TCP_HOOKS | UDP_HOOKS
+
+
+def test_protocols_change_live(box: Box) -> None:
+    """TCP goes on as UDP comes and goes, and the TCP hooks' links stay the same."""
+    with hostreach.open(str(box.pin)) as node:
+        serve(box, node)
+        node.attach(cgroup=str(box.cgroup), protocols=("tcp",))
+        assert set(attached(box.cgroup)) == TCP_HOOKS
+        assert (reaches(box, TCP), reaches(box, UDP_CONNECTED)) == (True, False)
+        assert tuple(node.status().protocols) == ("tcp",)
+        links = link_ids()
+
+        assert node.attach(cgroup=str(box.cgroup)).changes
+        assert set(attached(box.cgroup)) == TCP_HOOKS | UDP_HOOKS
+        assert (reaches(box, TCP), reaches(box, UDP_CONNECTED)) == (True, True)
+        assert links < link_ids()
+
+        assert node.attach(cgroup=str(box.cgroup), protocols=("tcp",)).changes
+        assert set(attached(box.cgroup)) == TCP_HOOKS
+        assert (reaches(box, TCP), reaches(box, UDP_CONNECTED)) == (True, False)
+        assert link_ids() == links
+        assert not node.attach(cgroup=str(box.cgroup), protocols=("tcp",)).changes
+
+
+@pytest.mark.parametrize("protocols", [(), ("sctp",), ("tcp", "sctp")], ids=str)
+def test_bad_protocols(box: Box, protocols: tuple[str, ...]) -> None:
+    with (
+        nothing_left(),
+        hostreach.open(str(box.pin)) as node,
+        pytest.raises(errors.InvalidInput),
+    ):
+        node.attach(cgroup=str(box.cgroup), protocols=protocols)
+    assert not box.pin.exists()
+
+
+def test_detach_leaves_the_tables(box: Box) -> None:
+    with hostreach.open(str(box.pin)) as node:
+        serve(box, node)
+        with nothing_left():
+            node.attach(cgroup=str(box.cgroup))
+            assert len(node.detach().programs) == 8
+        assert not attached(box.cgroup)
+        assert not node.detach().programs
+        assert len(node.services) == 2
+        assert node.status().cgroup is None
+        assert not reaches(box, TCP)
+        node.attach(cgroup=str(box.cgroup))
+        assert reaches(box, TCP)
+
+
+def test_purge_leaves_nothing(box: Box) -> None:
+    with nothing_left():
+        with hostreach.open(str(box.pin)) as node:
+            node.attach(cgroup=str(box.cgroup))
+            node.services.add(Service.of("10.96.0.10:80/tcp", "10.0.0.2:80"))
+            assert node.detach(purge=True).purged
+        assert not box.pin.exists()
+    with hostreach.open(str(box.pin)) as node:
+        node.detach(purge=True)
+        assert not box.pin.exists()
+
+
+def test_usable_after_purge(box: Box) -> None:
+    with hostreach.open(str(box.pin)) as node:
+        serve(box, node)
+        node.detach(purge=True)
+        assert not node.services.list()
+        node.attach(cgroup=str(box.cgroup))
+        node.services.add(Service.of("10.96.0.10:80/tcp", "10.0.0.2:80"))
+        assert reaches(box, TCP)
+
+
+def test_open_and_status_touch_nothing(box: Box) -> None:
+    with nothing_left(), hostreach.open(str(box.pin)) as node:
+        status = node.status()
+        assert status.cgroup is None
+        assert not any(program.attached for program in status.programs)
+        assert not node.services.list()
+        assert not box.pin.exists()
+
+
+def test_status_tells_what_is_in_effect(box: Box) -> None:
+    with hostreach.open(str(box.pin)) as node:
+        node.attach(cgroup=str(box.cgroup))
+        status = node.status()
+        assert status.cgroup == str(box.cgroup)
+        ids = set(attached(box.cgroup).values())
+        assert {program.program_id for program in status.programs} == ids
+        assert all(program.attached and program.effective for program in status.programs)
+        assert not status.others
+
+
+def test_somebody_elses_programs(box: Box) -> None:
+    """Named in the status, and never touched."""
+    for attach_type in rawbpf.ATTACH_TYPES:
+        rawbpf.attach(box.cgroup, attach_type)
+    theirs = attached(box.cgroup)
+    with hostreach.open(str(box.pin)) as node:
+        serve(box, node)
+        node.attach(cgroup=str(box.cgroup))
+        assert reaches(box, TCP)
+        others = node.status().others
+        assert {program_id for _, program_id, _ in others} == set(theirs.values())
+        assert {name for _, _, name in others} == {"somebody_else"}
+        assert {kind.rpartition("/")[2] for kind, _, _ in others} == set(rawbpf.ATTACH_TYPES)
+        node.attach(cgroup=str(box.cgroup), protocols=("tcp",))
+        node.detach(purge=True)
+    assert attached(box.cgroup) == theirs
+
+
+def test_two_instances_on_one_cgroup(box: Box) -> None:
+    """Each is somebody else to the other."""
+    pins = [box.pin, box.pin.with_name(f"{box.pin.name}-second")]
+    try:
+        with hostreach.open(str(pins[0])) as one, hostreach.open(str(pins[1])) as two:
+            one.attach(cgroup=str(box.cgroup))
+            before = attached(box.cgroup)
+            two.attach(cgroup=str(box.cgroup))
+            assert len(one.status().others) == len(two.status().others) == 8
+            serve(box, two)
+            assert reaches(box, TCP)
+            two.detach(purge=True)
+            assert attached(box.cgroup) == before
+            assert all(program.effective for program in one.status().programs)
+    finally:
+        if pins[1].exists():
+            shutil.rmtree(pins[1])
+
+
+@pytest.mark.parametrize("attach_type", ["connect4", "recvmsg6"])
+def test_a_hook_that_somebody_keeps_to_himself(box: Box, attach_type: str) -> None:
+    """Attached without ALLOW_MULTI: nobody else may; all or nothing, and one line says which."""
+    rawbpf.attach(box.cgroup, attach_type, flags=0)
+    theirs = attached(box.cgroup)
+    with hostreach.open(str(box.pin)) as node, nothing_left():
+        with pytest.raises(errors.KernelError) as caught:
+            node.attach(cgroup=str(box.cgroup))
+        assert "\n" not in str(caught.value)
+        assert attach_type in str(caught.value)
+        node.detach(purge=True)
+    assert attached(box.cgroup) == theirs
+
+
+def test_program_replaced_in_place(box: Box) -> None:
+    """Whatever program a link of ours holds, attach puts this version's there: same link."""
+    with hostreach.open(str(box.pin)) as node:
+        serve(box, node)
+        node.attach(cgroup=str(box.cgroup))
+        links = link_ids()
+        ours = attached(box.cgroup)
+        pins = [path for path in box.pin.rglob("*") if path.is_file()]
+        kinds = ("connect4", "connect6")
+        replaced = sum(rawbpf.replace(path, kind) for path in pins for kind in kinds)
+        assert replaced == 2
+        assert not reaches(box, TCP)
+        assert not all(program.attached for program in node.status().programs)
+        assert len(node.attach(cgroup=str(box.cgroup)).changes) == 2
+        assert reaches(box, TCP)
+        assert link_ids() == links
+        assert attached(box.cgroup).keys() == ours.keys()
+        assert not node.attach(cgroup=str(box.cgroup)).changes
+
+
+def test_cgroup_that_is_gone(box: Box) -> None:
+    """The kernel detached everything; attach to another one works then."""
+    gone = box.cgroup / "gone"
+    gone.mkdir()
+    with hostreach.open(str(box.pin)) as node:
+        node.attach(cgroup=str(gone))
+        gone.rmdir()
+        assert not any(program.effective for program in node.status().programs)
+        serve(box, node)
+        node.attach(cgroup=str(box.cgroup))
+        assert reaches(box, TCP)
+        assert all(program.effective for program in node.status().programs)
+
+
+def test_parent_cgroup_serves_its_children(box: Box) -> None:
+    child = box.cgroup / "child"
+    child.mkdir()
+    try:
+        with hostreach.open(str(box.pin)) as node:
+            serve(box, node)
+            node.attach(cgroup=str(box.cgroup))
+
+            def from_child() -> Seen:
+                (child / "cgroup.procs").write_text("0")
+                return exchange(V4, TCP, VIP)
+
+            assert box.call(from_child) == Seen("10.0.0.2:80", VIP)
+    finally:
+        child.rmdir()
+
+
+@pytest.mark.parametrize("what", ["file", "missing", "directory", "v1"])
+def test_what_is_no_cgroup(box: Box, tmp_path: Path, what: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "directory").mkdir()
+    path = tmp_path / what
+    if what == "v1":
+        path = next(iter(_v1_cgroups()), tmp_path)
+    with nothing_left(), hostreach.open(str(box.pin)) as node:
+        with pytest.raises(errors.InvalidInput) as caught:
+            node.attach(cgroup=str(path))
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert not box.pin.exists()
+
+
+def _v1_cgroups() -> list[Path]:
+    mounts = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
+    return [Path(where) for _, where, fstype, *_ in mounts if fstype == "cgroup"]
+
+
+def test_pin_outside_bpffs(box: Box, tmp_path: Path) -> None:
+    for path in (tmp_path / "instance", Path("/proc/hostreach"), Path("relative")):
+        with nothing_left(), hostreach.open(str(path)) as node:
+            with pytest.raises(errors.InvalidInput) as caught:
+                node.attach(cgroup=str(box.cgroup))
+            assert "bpf" in str(caught.value)
+            with pytest.raises(errors.InvalidInput):
+                node.services.add(Service.of("10.96.0.10:80/tcp"))
+        assert not path.exists()
+
+
+def test_pin_path_that_is_a_map(box: Box) -> None:
+    with hostreach.open(str(box.pin)) as node:
+        node.services.add(Service.of("10.96.0.10:80/tcp"))
+    a_map = next(path for path in sorted(box.pin.rglob("*")) if path.is_file())
+    with nothing_left(), hostreach.open(str(a_map)) as node:
+        with pytest.raises(errors.HostreachError) as caught:
+            node.attach(cgroup=str(box.cgroup))
+        assert "\n" not in str(caught.value)
+
+
+def test_without_root(box: Box) -> None:
+    """The line names the capability; nothing is changed."""
+
+    def try_all() -> list[str]:
+        os.setgroups([])
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+        with hostreach.open(str(box.pin)) as node:
+            return [
+                denial(node.attach, str(box.cgroup)),
+                denial(node.services.add, Service.of("10.96.0.10:80/tcp")),
+            ]
+
+    def denial(attempt: Callable[..., object], *args: object) -> str:
+        with pytest.raises(errors.PermissionDenied) as caught:
+            attempt(*args)
+        return str(caught.value)
+
+    with nothing_left():
+        for message in box.call(try_all):
+            assert "CAP_" in message
+            assert "\n" not in message
+    assert not box.pin.exists()
