@@ -179,9 +179,12 @@ def test_capacities_are_the_creators(box: Box) -> None:
         capacities = status.services.capacity, status.backends.capacity, status.slots.capacity
         assert capacities == SMALL
         node.services.add(service(2))
-    with hostreach.open(str(box.pin), capacities=Capacities(services=5)) as node:
-        with unchanged(node), pytest.raises(errors.Refused, match="4"):
-            node.services.add(service(3))
+    with (
+        hostreach.open(str(box.pin), capacities=Capacities(services=5)) as node,
+        unchanged(node),
+        pytest.raises(errors.Refused, match="4"),
+    ):
+        node.services.add(service(3))
 
 
 @pytest.mark.parametrize("field", Capacities._fields)
