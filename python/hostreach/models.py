@@ -54,6 +54,14 @@ def _owner(text: str) -> str:
     return check_label(text, "owner", OWNER_MAX)
 
 
+class _BackendProblem(InvalidInput):
+    """Found by the service, but to be shown where the backend stands."""
+
+    def __init__(self, message: str, index: int) -> None:
+        super().__init__(message)
+        self.path = ("backends", index)
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -178,16 +186,17 @@ class Service(_Model):
     @model_validator(mode="after")
     def _check_backends(self) -> Service:
         family = self.frontend.family
-        for backend in self.backends:
+        for i, backend in enumerate(self.backends):
             if backend.family != family:
-                raise InvalidInput(
+                raise _BackendProblem(
                     f"backend {backend.address} is IPv{backend.family}, "
-                    f"but frontend {self.frontend} is IPv{family}"
+                    f"but frontend {self.frontend} is IPv{family}",
+                    i,
                 )
         if len({backend.address for backend in self.backends}) != len(self.backends):
             addresses = [backend.address for backend in self.backends]
-            twice = next(a for i, a in enumerate(addresses) if a in addresses[:i])
-            raise InvalidInput(f"backend {twice} is given twice")
+            twice = next(i for i, address in enumerate(addresses) if address in addresses[:i])
+            raise _BackendProblem(f"backend {addresses[twice]} is given twice", twice)
         return self
 
     @property
@@ -223,6 +232,8 @@ def explain(error: ValidationError) -> tuple[tuple[int | str, ...], str]:
     path = problem["loc"]
     kind = problem["type"]
     cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, _BackendProblem):
+        return path + cause.path, str(cause)
     if isinstance(cause, InvalidInput):
         return path, str(cause)
     field = path[-1] if path else ""
@@ -233,7 +244,10 @@ def explain(error: ValidationError) -> tuple[tuple[int | str, ...], str]:
     if isinstance(field, int):
         return path, f"an entry of {path[-2]} must be a mapping, not {describe(problem['input'])}"
     expected = _EXPECTED.get(field, "a mapping")
-    return path, f"{field or 'it'} must be {expected}, not {describe(problem['input'])}"
+    message = f"{field or 'it'} must be {expected}, not {describe(problem['input'])}"
+    if expected == "a string" and not isinstance(problem["input"], (dict, list, type(None))):
+        message += "; write it in quotes"
+    return path, message
 
 
 def describe(value: object) -> str:
