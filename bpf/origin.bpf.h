@@ -101,8 +101,8 @@ static __always_inline int remember_connection(struct bpf_sock_addr *ctx,
 }
 
 /* What the socket asked for, if it was sent to this peer. */
-static __always_inline const struct hr_origin *
-recall_connection(struct bpf_sock_addr *ctx, const struct hr_key *peer)
+static __always_inline const struct hr_origin *recall_connection(struct bpf_sock_addr *ctx,
+								 const struct hr_key *peer)
 {
 	struct hr_connection *c = bpf_sk_storage_get(&connections, ctx->sk, NULL, 0);
 
@@ -167,8 +167,7 @@ static __always_inline bool recall_datagram(struct bpf_sock_addr *ctx, const str
 	return true;
 }
 
-static __always_inline int spill_datagram(struct bpf_sock_addr *ctx,
-					  const struct hr_origin *origin)
+static __always_inline int spill_datagram(struct bpf_sock_addr *ctx, const struct hr_origin *origin)
 {
 	if (overflow_put(ctx, origin, HR_BY_ASKED) || overflow_put(ctx, origin, HR_BY_GIVEN))
 		return -1;

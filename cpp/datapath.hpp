@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// The programs of one instance on their hooks: attached, replaced, described, removed.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cgroup.hpp"
+#include "pin.hpp"
+
+namespace hr {
+
+struct Protocols {
+    bool tcp;
+    bool udp;
+};
+
+enum class Action { added, replaced, removed };
+
+struct ProgramChange {
+    std::string hook; // "connect4"
+    Action action;
+};
+
+struct OtherProgram {
+    __u32 id;
+    std::string name;
+};
+
+struct ProgramStatus {
+    std::string hook;
+    bool attached = false;            // our link is pinned and on a cgroup
+    std::optional<bool> effective;    // the kernel runs it there; unknown if it will not say
+    __u32 program_id = 0;             // 0 = none
+    std::vector<OtherProgram> others; // in effect on the same hook, not ours
+};
+
+struct DatapathStatus {
+    std::optional<std::string> cgroup; // path, or "cgroup ID (removed)"
+    Protocols protocols = {};
+    std::vector<ProgramStatus> programs;
+};
+
+// For all three the caller holds the instance's exclusive lock, or for status
+// the shared one; `cgroup_mount` is where cgroup v2 is mounted.
+
+// Brings the hooks to what is asked, by the least that does it: the same again
+// changes nothing, a program that is there is replaced in place without a moment
+// between. All or nothing. Raises attached_elsewhere, refused (UDP is impossible
+// here), program_rejected, permission_denied, kernel_error.
+std::vector<ProgramChange> attach(const PinDirectory &pin, const Cgroup &cgroup,
+                                  Protocols protocols, const std::string &cgroup_mount);
+
+// Returns the hooks whose programs were removed.
+std::vector<std::string> detach(const PinDirectory &pin);
+
+DatapathStatus datapath_status(const PinDirectory &pin, const std::string &cgroup_mount);
+
+} // namespace hr

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// What this kernel can do, found by doing it.
+#pragma once
+
+namespace hr {
+
+struct Features {
+    bool connect;     // cgroup/connect4: without it there is nothing to do here
+    bool recvmsg;     // cgroup/recvmsg4: without it a UDP client sees the backend's address
+    bool getpeername; // cgroup/getpeername4
+    bool set_retval;  // an errno of our choice for refusals; EPERM without it
+};
+
+// Loads one tiny program for each. Names in the environment variable
+// HOSTREACH_WITHOUT (comma-separated) are found missing, whatever the kernel has.
+// Raises permission_denied if it may load no program at all.
+Features probe_features();
+
+} // namespace hr

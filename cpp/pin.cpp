@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pin.hpp"
+
+#include <bpf/bpf.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/file.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#include <cerrno>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "error.hpp"
+
+namespace hr {
+
+namespace {
+
+constexpr char kBpffs[] = "/sys/fs/bpf";
+
+bool on_bpffs(const std::string &path) {
+    struct statfs fs;
+    return ::statfs(path.c_str(), &fs) == 0 && fs.f_type == BPF_FS_MAGIC;
+}
+
+std::string parent_of(const std::string &path) {
+    std::size_t slash = path.find_last_of('/');
+    return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+// "; process 123 (hostreach) holds it", if /proc/locks tells.
+std::string holder_of(const Fd &fd) {
+    struct stat st;
+    if (::fstat(fd.get(), &st))
+        return "";
+    std::string suffix = ":" + std::to_string(st.st_ino);
+    std::ifstream locks("/proc/locks");
+    for (std::string line; std::getline(locks, line);) {
+        std::istringstream words(line);
+        std::string number, kind, type, mode, pid, inode;
+        words >> number >> kind >> type >> mode >> pid >> inode;
+        if (kind != "FLOCK" || inode.size() < suffix.size() ||
+            inode.compare(inode.size() - suffix.size(), suffix.size(), suffix) != 0)
+            continue;
+        std::string name;
+        std::ifstream("/proc/" + pid + "/comm") >> name;
+        return "; process " + pid + (name.empty() ? "" : " (" + name + ")") + " holds it";
+    }
+    return "";
+}
+
+void make_directory(const std::string &path) {
+    if (::mkdir(path.c_str(), 0700) == 0 || errno == EEXIST)
+        return;
+    if (errno != ENOENT)
+        raise_errno(path, "make the pin directory", errno);
+    make_directory(parent_of(path));
+    if (::mkdir(path.c_str(), 0700) && errno != EEXIST)
+        raise_errno(path, "make the pin directory", errno);
+}
+
+void remove_tree(const std::string &path) {
+    if (DIR *dir = ::opendir(path.c_str())) {
+        while (dirent *entry = ::readdir(dir)) {
+            std::string name = entry->d_name;
+            if (name == "." || name == "..")
+                continue;
+            std::string child = path + "/" + name;
+            if (::unlink(child.c_str()) && errno == EISDIR)
+                remove_tree(child);
+        }
+        ::closedir(dir);
+    }
+    if (::rmdir(path.c_str()) && errno != ENOENT)
+        raise_errno(path, "remove the pin directory", errno);
+}
+
+} // namespace
+
+bool PinDirectory::exists() const {
+    struct stat st;
+    if (::stat(path_.c_str(), &st) == 0)
+        return S_ISDIR(st.st_mode);
+    if (errno == EACCES || errno == EPERM)
+        raise_errno(path_, "open the pin directory", errno);
+    return false;
+}
+
+void PinDirectory::create() {
+    if (exists() && on_bpffs(path_))
+        return;
+    if (path_.compare(0, sizeof(kBpffs) - 1, kBpffs) == 0 && !on_bpffs(kBpffs) &&
+        ::mount("bpf", kBpffs, "bpf", 0, "mode=0700"))
+        raise_errno(kBpffs, "mount bpffs", errno);
+    std::string existing = path_;
+    struct stat st;
+    while (existing != "/" && ::stat(existing.c_str(), &st))
+        existing = parent_of(existing);
+    if (!on_bpffs(existing))
+        throw Error(Kind::invalid_input, path_,
+                    "not on a BPF file system; use a path below /sys/fs/bpf");
+    if (path_.find('.', existing.size()) != std::string::npos)
+        throw Error(Kind::invalid_input, path_, "a BPF file system takes no name with a dot");
+    make_directory(path_);
+}
+
+void PinDirectory::lock(Lock mode, std::chrono::milliseconds timeout) {
+    auto deadline = std::chrono::steady_clock::now() + timeout;
+    auto pause = std::chrono::milliseconds(1);
+    Fd fd;
+    for (;;) {
+        if (!fd) {
+            fd = Fd(::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+            if (!fd && (errno == ENOENT || errno == ENOTDIR))
+                throw Error(Kind::not_found, path_,
+                            "no tables here; `attach` and `svc add` make them", errno);
+            if (!fd)
+                raise_errno(path_, "open the pin directory", errno);
+        }
+        if (::flock(fd.get(), (mode == Lock::shared ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0) {
+            // purged and made again while we waited? then this is the wrong directory
+            struct stat held, now;
+            if (::fstat(fd.get(), &held) == 0 && ::stat(path_.c_str(), &now) == 0 &&
+                held.st_ino == now.st_ino && held.st_dev == now.st_dev)
+                break;
+            fd.close();
+            continue;
+        }
+        if (errno != EWOULDBLOCK && errno != EINTR)
+            raise_errno(path_, "lock the tables", errno);
+        if (std::chrono::steady_clock::now() >= deadline)
+            throw Error(Kind::table_busy, path_, "the tables are locked" + holder_of(fd));
+        std::this_thread::sleep_for(pause);
+        pause = std::min(pause * 2, std::chrono::milliseconds(20));
+    }
+    locked_ = std::move(fd);
+}
+
+std::string PinDirectory::identity() const {
+    struct stat st = {};
+    ::fstat(locked_.get(), &st);
+    return std::to_string(st.st_ino) + "@" + std::to_string(st.st_ctim.tv_sec) + "." +
+           std::to_string(st.st_ctim.tv_nsec);
+}
+
+void PinDirectory::remove() { remove_tree(path_); }
+
+void pin_object(int fd, const std::string &path) {
+    if (bpf_obj_pin(fd, path.c_str()))
+        raise_errno(path, "pin", errno);
+}
+
+Fd open_pinned(const std::string &path) {
+    int fd = bpf_obj_get(path.c_str());
+    if (fd < 0 && errno != ENOENT && errno != ENOTDIR)
+        raise_errno(path, "open", errno);
+    return Fd(fd);
+}
+
+} // namespace hr

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// The directory on bpffs that is an instance, and the lock on it.
+#pragma once
+
+#include <chrono>
+#include <string>
+
+#include "fd.hpp"
+
+namespace hr {
+
+enum class Lock { shared, exclusive };
+
+// An instance's directory, private to root. The lock is flock(2) on the
+// directory itself: it dies with its holder, whatever kills it, and nobody
+// who may not enter the directory can take it.
+class PinDirectory {
+  public:
+    explicit PinDirectory(std::string path) : path_(std::move(path)) {}
+
+    const std::string &path() const { return path_; }
+    std::string file(const std::string &name) const { return path_ + "/" + name; }
+
+    bool exists() const;
+    // Makes the directory, mounting bpffs at /sys/fs/bpf if nothing is. Raises
+    // invalid_input for a path outside bpffs, kernel_error.
+    void create();
+    // Raises table_busy after `timeout`, naming the holder; not_found if there
+    // is no such directory.
+    void lock(Lock mode, std::chrono::milliseconds timeout);
+    void unlock() { locked_.close(); }
+    // Differs from that of every directory that was removed; needs the lock.
+    std::string identity() const;
+    // Removes the directory with all that is pinned in it.
+    void remove();
+
+  private:
+    std::string path_;
+    Fd locked_;
+};
+
+// Pins under a temporary name that a crash leaves behind are never opened.
+void pin_object(int fd, const std::string &path);
+// -1 if there is none; raises kernel_error.
+Fd open_pinned(const std::string &path);
+
+} // namespace hr

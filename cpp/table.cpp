@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table's life, its lock and its readers; writer.cpp has what changes it.
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "error.hpp"
+#include "table.hpp"
+
+namespace hr {
+
+void Table::create(const Capacities &asked) {
+    pin_.create();
+    pin_.lock(Lock::exclusive, timeout_);
+    try {
+        Tables::open_or_create(pin_, asked);
+    } catch (...) {
+        pin_.unlock();
+        throw;
+    }
+    pin_.unlock();
+}
+
+void Table::lock(Lock mode) {
+    pin_.lock(mode, timeout_);
+    try {
+        std::string identity = pin_.identity();
+        if (!tables_ || identity != tables_of_) {
+            generation_.reset();
+            tables_ = Tables::open(pin_);
+            tables_of_ = identity;
+        }
+    } catch (...) {
+        pin_.unlock();
+        throw;
+    }
+    held_ = mode;
+}
+
+void Table::unlock() {
+    if (writing_) {
+        __u64 &generation = tables_->meta[0].generation;
+        publish(generation, generation + 1);
+        generation_ = generation;
+        writing_ = false;
+    }
+    held_.reset();
+    pin_.unlock();
+}
+
+void Table::purge() {
+    if (held_ != Lock::exclusive)
+        throw Error(Kind::refused, pin_.path(), "the table is not locked for writing");
+    pin_.remove();
+    tables_.reset();
+    generation_.reset();
+    writing_ = false;
+    unlock();
+}
+
+std::optional<__u32> Table::find(const hr_key &key) {
+    __u32 service;
+    if (bpf_map_lookup_elem(tables_->services.get(), &key, &service) == 0)
+        return service;
+    if (errno != ENOENT)
+        raise_errno(format_key(key), "look up the service", errno);
+    return std::nullopt;
+}
+
+Block Table::read(__u32 service) const {
+    if (service >= tables_->records.size())
+        throw Error(Kind::kernel_error, pin_.path(),
+                    "the table is damaged: something else wrote into it", EUCLEAN);
+    return decode_block(tables_->records[service], words(), word_count(), tables_->backends.data(),
+                        tables_->backends.size());
+}
+
+std::optional<Block> Table::get(const hr_key &key) {
+    std::optional<__u32> service = find(key);
+    if (!service)
+        return std::nullopt;
+    return read(*service);
+}
+
+bool Table::differs(const ServiceSpec &spec) {
+    std::optional<Block> old = get(spec.key);
+    return !old || old->spec.name != spec.name || old->spec.owner != spec.owner ||
+           old->spec.algorithm != spec.algorithm || old->spec.backends != spec.backends;
+}
+
+std::vector<hr_key> Table::keys() {
+    std::vector<hr_key> keys;
+    for_each_service(tables_->services.get(), capacities().services,
+                     [&](const hr_key &key, __u32) { keys.push_back(key); });
+    std::sort(keys.begin(), keys.end(), key_less);
+    return keys;
+}
+
+Counts Table::counts() {
+    Counts counts;
+    for (const hr_key &key : keys()) {
+        std::optional<Block> block = get(key);
+        counts.services++;
+        counts.backends += static_cast<__u32>(block->ids.size());
+        counts.slots += block->selection;
+    }
+    return counts;
+}
+
+Traffic Table::traffic(const hr_key &key) {
+    Traffic traffic;
+    std::optional<__u32> service = find(key);
+    if (!service)
+        return traffic;
+    std::vector<__u64> per_cpu(libbpf_num_possible_cpus());
+    if (bpf_map_lookup_elem(tables_->translations.get(), &*service, per_cpu.data()))
+        raise_errno(format_key(key), "read the counters", errno);
+    for (__u64 count : per_cpu)
+        traffic.translations += count;
+    traffic.refusals = observe(tables_->refusals[*service]);
+    return traffic;
+}
+
+Traffic Table::traffic() {
+    Traffic all;
+    for (const hr_key &key : keys()) {
+        Traffic one = traffic(key);
+        all.translations += one.translations;
+        all.refusals += one.refusals;
+    }
+    return all;
+}
+
+std::vector<__u64> Table::events() const {
+    std::vector<__u64> events;
+    for (std::size_t i = 0; i < HR_EVENTS; i++)
+        events.push_back(observe(tables_->events[i]));
+    return events;
+}
+
+} // namespace hr

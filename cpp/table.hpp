@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table of services: read by any number, written by one at a time.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "grace.hpp"
+#include "heap.hpp"
+#include "spec.hpp"
+#include "tables.hpp"
+
+namespace hr {
+
+struct Counts {
+    __u32 services = 0;
+    __u32 backends = 0;
+    __u32 slots = 0;
+};
+
+struct Traffic {
+    __u64 translations = 0;
+    __u64 refusals = 0;
+};
+
+// Everything is decided by what the maps hold: the hash says which services
+// exist, their records' words say what they are, and what neither reaches is
+// free. A writer killed at any instruction so leaves each service wholly before
+// or wholly after its change. Two things are only hints that may then be stale,
+// and the next writer mends them, told by an odd generation: hr_backend.service
+// and hr_backend.state.
+//
+// Not thread-safe; one object per thread, or a lock around it.
+class Table {
+  public:
+    Table(std::string pin, std::chrono::milliseconds lock_timeout)
+        : pin_(std::move(pin)), timeout_(lock_timeout) {}
+
+    const PinDirectory &pin() const { return pin_; }
+
+    // Makes the tables unless they are there; needs no lock held.
+    void create(const Capacities &asked);
+    // Shared lock for readers, exclusive for a writer's batch. Raises not_found
+    // where there are no tables, table_busy.
+    void lock(Lock mode);
+    void unlock();
+    // Removes tables and pins; the lock must be exclusive, and is given back.
+    void purge();
+
+    // The calls below need a lock; put and remove the exclusive one.
+    std::optional<Block> get(const hr_key &key);
+    std::vector<hr_key> keys(); // sorted
+    bool differs(const ServiceSpec &spec);
+    // Adds or replaces; raises table_full before anything is written.
+    void put(const std::vector<ServiceSpec> &specs);
+    void remove(const std::vector<hr_key> &keys);
+
+    Counts counts();
+    Capacities capacities() const { return tables_->capacities(); }
+    Traffic traffic(const hr_key &key);
+    Traffic traffic(); // of all services
+    std::vector<__u64> events() const;
+
+  private:
+    class Claims;
+
+    std::optional<__u32> find(const hr_key &key);
+    Block read(__u32 index) const;
+
+    void refresh();
+    void mend();
+    void begin_write();
+    void check_room(const std::vector<ServiceSpec> &specs);
+    void write(const ServiceSpec &spec);
+    void add_key(const ServiceSpec &spec, __u32 service);
+    void retire(const Block &old, const std::vector<__u32> &kept);
+
+    __u32 *words() const { return tables_->slots.data()->word; }
+    std::size_t word_count() const { return tables_->slots.size() * HR_LINE_WORDS; }
+
+    PinDirectory pin_;
+    std::chrono::milliseconds timeout_;
+    std::optional<Tables> tables_;
+    std::string tables_of_; // the directory's identity when tables_ were opened
+    std::optional<Lock> held_;
+    GracePeriod grace_;
+
+    // Derived from the tables at generation_, and only by a writer.
+    std::optional<__u64> generation_;
+    bool writing_ = false; // the generation is odd, by us
+    std::unordered_map<hr_key, __u32, KeyHash, KeyEqual> index_;
+    Heap free_services_, free_backends_, free_words_;
+    Counts counts_;
+    __u64 words_used_ = 0;
+};
+
+} // namespace hr

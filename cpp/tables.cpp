@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tables.hpp"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+
+#include "error.hpp"
+
+namespace hr {
+
+namespace {
+
+// Words of `slots` beyond the selection slots: a service's details, with a name
+// and an owner of 84 bytes together, and its members. Longer names borrow from
+// the reserve, which also holds a block while it is rewritten.
+constexpr __u64 kWordsPerService = 24;
+constexpr __u64 kWordsPerBackend = 2;
+constexpr __u64 kReserveWords = 4 * HR_SLOTS_PER_SERVICE;
+
+__u32 slot_lines(const Capacities &c) {
+    __u64 words =
+        c.slots + kWordsPerService * c.services + kWordsPerBackend * c.backends + kReserveWords;
+    return static_cast<__u32>((words + HR_LINE_WORDS - 1) / HR_LINE_WORDS);
+}
+
+// A replaced service holds its old backends until its new ones are published.
+__u32 backend_entries(const Capacities &c) {
+    return c.backends + std::min<__u32>(c.backends, HR_SLOTS_PER_SERVICE);
+}
+
+// Each pinned map by the name that it has in the skeleton. `meta` is pinned
+// last: tables without it were never finished.
+using MapOf = bpf_map *(*)(const Skeleton &);
+struct Pinned {
+    const char *name;
+    MapOf map;
+};
+#define PINNED(name)                                                                               \
+    Pinned {                                                                                       \
+#name, [](const Skeleton &s) { return s->maps.name; }                                      \
+    }
+const std::array kPinned = {
+    PINNED(services),     PINNED(records),  PINNED(slots),  PINNED(backends),
+    PINNED(translations), PINNED(refusals), PINNED(events), PINNED(connections),
+    PINNED(datagrams),    PINNED(overflow), PINNED(meta),
+};
+#undef PINNED
+
+Fd open_table(const PinDirectory &pin, const std::string &name) {
+    Fd fd = open_pinned(pin.file(name));
+    if (!fd)
+        throw Error(Kind::not_found, pin.path(), "the table '" + name + "' is missing", ENOENT);
+    return fd;
+}
+
+[[noreturn]] void refuse_abi(const PinDirectory &pin, __u32 found) {
+    throw Error(Kind::abi_mismatch, pin.path(),
+                "the tables have version " + std::to_string(found) + ", this hostreach needs " +
+                    std::to_string(HR_ABI_VERSION) +
+                    "; use the version that made them, or `detach --purge` and start anew");
+}
+
+// Version 1 is known by the first word of `meta`, whatever its size.
+void check_abi(const PinDirectory &pin, int meta_fd) {
+    MapInfo info = map_info(meta_fd, "meta");
+    if (info.value_size != sizeof(hr_meta))
+        refuse_abi(pin, 0);
+    hr_meta meta;
+    __u32 zero = 0;
+    if (bpf_map_lookup_elem(meta_fd, &zero, &meta))
+        raise_errno(pin.file("meta"), "read", errno);
+    if (meta.abi != HR_ABI_VERSION)
+        refuse_abi(pin, meta.abi);
+}
+
+void create(const PinDirectory &pin, const Capacities &wanted) {
+    Skeleton skeleton;
+    bpf_program *program;
+    bpf_object__for_each_program(program, skeleton->obj) bpf_program__set_autoload(program, false);
+    bpf_map__set_max_entries(skeleton->maps.services, wanted.services);
+    bpf_map__set_max_entries(skeleton->maps.records, wanted.services);
+    bpf_map__set_max_entries(skeleton->maps.translations, wanted.services);
+    bpf_map__set_max_entries(skeleton->maps.refusals, wanted.services);
+    bpf_map__set_max_entries(skeleton->maps.slots, slot_lines(wanted));
+    bpf_map__set_max_entries(skeleton->maps.backends, backend_entries(wanted));
+    skeleton.load();
+
+    hr_meta meta = {};
+    meta.abi = HR_ABI_VERSION;
+    meta.max_services = wanted.services;
+    meta.max_backends = wanted.backends;
+    meta.max_slots = wanted.slots;
+    __u32 zero = 0;
+    if (bpf_map_update_elem(bpf_map__fd(skeleton->maps.meta), &zero, &meta, BPF_ANY))
+        raise_errno(pin.file("meta"), "write", errno);
+    for (const Pinned &pinned : kPinned) {
+        std::string path = pin.file(pinned.name);
+        ::unlink(path.c_str()); // left by one who was killed before `meta`
+        pin_object(bpf_map__fd(pinned.map(skeleton)), path);
+    }
+}
+
+} // namespace
+
+Tables Tables::open(const PinDirectory &pin) {
+    Tables t;
+    Fd meta = open_pinned(pin.file("meta"));
+    if (!meta)
+        throw Error(Kind::not_found, pin.path(), "no tables here; `attach` and `svc add` make them",
+                    ENOENT);
+    check_abi(pin, meta.get());
+    t.meta = {std::move(meta), "meta"};
+    t.services = open_table(pin, "services");
+    t.records = {open_table(pin, "records"), "records"};
+    t.slots = {open_table(pin, "slots"), "slots"};
+    t.backends = {open_table(pin, "backends"), "backends"};
+    t.translations = open_table(pin, "translations");
+    t.refusals = {open_table(pin, "refusals"), "refusals"};
+    t.events = {open_table(pin, "events"), "events"};
+    return t;
+}
+
+Tables Tables::open_or_create(const PinDirectory &pin, const Capacities &asked) {
+    if (!open_pinned(pin.file("meta")))
+        create(pin, {asked.services ? asked.services : kDefaults.services,
+                     asked.backends ? asked.backends : kDefaults.backends,
+                     asked.slots ? asked.slots : kDefaults.slots});
+    Tables t = open(pin);
+    Capacities have = t.capacities();
+    auto differs = [](__u32 asked, __u32 have) { return asked && asked != have; };
+    if (differs(asked.services, have.services) || differs(asked.backends, have.backends) ||
+        differs(asked.slots, have.slots))
+        throw Error(Kind::refused, pin.path(),
+                    "the tables exist with room for " + std::to_string(have.services) +
+                        " services, " + std::to_string(have.backends) + " backends and " +
+                        std::to_string(have.slots) + " slots; a new size needs `detach --purge`");
+    return t;
+}
+
+Capacities Tables::capacities() const {
+    return {meta[0].max_services, meta[0].max_backends, meta[0].max_slots};
+}
+
+void lend_tables(const PinDirectory &pin, Skeleton &skeleton) {
+    for (const Pinned &pinned : kPinned)
+        if (int err = -bpf_map__reuse_fd(pinned.map(skeleton), open_table(pin, pinned.name).get()))
+            raise_errno(pin.file(pinned.name), "use the pinned table", err);
+}
+
+} // namespace hr

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// The pinned maps of one instance, made or opened.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "maps.hpp"
+#include "pin.hpp"
+#include "skeleton.hpp"
+
+namespace hr {
+
+struct Capacities {
+    __u32 services;
+    __u32 backends;
+    __u32 slots; // selection slots of all services together
+};
+
+constexpr Capacities kDefaults = {65'536, 262'144, 1'048'576};
+
+class Tables {
+  public:
+    // The directory must be locked, shared at least. Raises not_found,
+    // abi_mismatch, kernel_error.
+    static Tables open(const PinDirectory &pin);
+    // Opens the tables, or makes them (all or none, whatever kills us); the
+    // lock must be exclusive. A capacity of 0 was not asked for; one that was
+    // must be that of the tables that are there: refused otherwise.
+    static Tables open_or_create(const PinDirectory &pin, const Capacities &asked);
+
+    Capacities capacities() const;
+
+    MappedArray<hr_meta> meta;
+    Fd services;
+    MappedArray<hr_record> records;
+    MappedArray<hr_line> slots;
+    MappedArray<hr_backend> backends;
+    Fd translations;
+    MappedArray<__u64> refusals;
+    MappedArray<__u64> events;
+};
+
+// Makes a skeleton use the instance's maps. Raises not_found, kernel_error.
+void lend_tables(const PinDirectory &pin, Skeleton &skeleton);
+
+} // namespace hr

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "table.hpp"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <numeric>
+
+#include "error.hpp"
+
+namespace hr {
+
+namespace {
+
+constexpr __u32 kNew = ~0U; // a backend that has no id yet
+
+__u32 sum(const std::vector<__u32> &counts) {
+    return std::accumulate(counts.begin(), counts.end(), 0U);
+}
+
+// What each backend's id is or, where the service had no such backend, kNew.
+std::vector<__u32> match(const ServiceSpec &spec, const Block &old) {
+    auto bytes = [](const BackendSpec &b) {
+        return std::string_view(reinterpret_cast<const char *>(&b.endpoint),
+                                sizeof(b.endpoint.ip) + sizeof(b.endpoint.port));
+    };
+    std::unordered_map<std::string_view, __u32> known;
+    for (std::size_t i = 0; i < old.ids.size(); i++)
+        known.emplace(bytes(old.spec.backends[i]), old.ids[i]);
+    std::vector<__u32> ids(spec.backends.size(), kNew);
+    for (std::size_t i = 0; i < ids.size(); i++)
+        if (auto id = known.find(bytes(spec.backends[i])); id != known.end())
+            ids[i] = id->second;
+    return ids;
+}
+
+} // namespace
+
+// What one write took from the heaps; given back unless it was published.
+class Table::Claims {
+  public:
+    explicit Claims(Table &table) : table_(table) {}
+    Claims(const Claims &) = delete;
+    Claims &operator=(const Claims &) = delete;
+    ~Claims() {
+        for (auto &[heap, range] : taken_)
+            heap->untake(range);
+    }
+    void keep() { taken_.clear(); }
+
+    // After a grace period if nothing else will do. The mark rises before the
+    // range is used, so that whoever comes after us, even after a SIGKILL,
+    // knows that programs may have seen it. Raises table_full.
+    __u32 take(Heap &heap, __u32 length, __u32 &mark) {
+        std::optional<__u32> start = heap.take(length);
+        if (!start) {
+            table_.grace_.wait();
+            table_.free_services_.flush();
+            table_.free_backends_.flush();
+            table_.free_words_.flush();
+            start = heap.take(length);
+        }
+        if (!start)
+            throw Error(Kind::table_full, table_.pin_.path(),
+                        "no room in one piece for so large a service", ENOSPC);
+        taken_.push_back({&heap, {*start, length}});
+        if (heap.mark() > mark)
+            publish(mark, heap.mark());
+        return *start;
+    }
+
+  private:
+    Table &table_;
+    std::vector<std::pair<Heap *, Range>> taken_;
+};
+
+void Table::put(const std::vector<ServiceSpec> &specs) {
+    refresh();
+    check_room(specs);
+    for (const ServiceSpec &spec : specs)
+        write(spec);
+}
+
+void Table::check_room(const std::vector<ServiceSpec> &specs) {
+    __u64 services = counts_.services, backends = counts_.backends, slots = counts_.slots;
+    __u64 used = words_used_;
+    for (const ServiceSpec &spec : specs) {
+        __u32 selection = sum(slot_counts(spec.backends));
+        slots += selection;
+        backends += spec.backends.size();
+        used += block_words(spec, selection);
+        if (auto at = index_.find(spec.key); at != index_.end()) {
+            Block old = read(at->second);
+            backends -= old.ids.size();
+            slots -= old.selection;
+            used -= old.words;
+        } else {
+            services++;
+        }
+    }
+    auto check = [&](const char *what, __u64 needed, __u64 capacity) {
+        if (needed > capacity)
+            throw Error(Kind::table_full, pin_.path(),
+                        "no room: " + std::to_string(needed) + " " + what + " are needed, " +
+                            std::to_string(capacity) + " fit; --max-" + what +
+                            " is chosen when the tables are made",
+                        ENOSPC);
+    };
+    Capacities room = capacities();
+    check("services", services, room.services);
+    check("backends", backends, room.backends);
+    check("slots", slots, room.slots);
+    // names that are longer than what stands aside for them
+    check("slots", used, word_count() - 3 * HR_SLOTS_PER_SERVICE);
+}
+
+void Table::write(const ServiceSpec &spec) {
+    auto existing = index_.find(spec.key);
+    const bool is_new = existing == index_.end();
+    const Block old = is_new ? Block{} : read(existing->second);
+    const std::vector<__u32> counts = slot_counts(spec.backends);
+    const __u32 selection = sum(counts), length = block_words(spec, selection);
+    std::vector<__u32> ids = match(spec, old);
+
+    // Nothing below is reached by any program before it is published.
+    begin_write();
+    hr_meta &meta = tables_->meta[0];
+    Claims claims(*this);
+    const __u32 service =
+        is_new ? claims.take(free_services_, 1, meta.services_mark) : existing->second;
+    for (std::size_t i = 0; i < ids.size(); i++) {
+        if (ids[i] != kNew)
+            continue;
+        ids[i] = claims.take(free_backends_, 1, meta.backends_mark);
+        hr_backend &backend = tables_->backends[ids[i]];
+        const BackendSpec &from = spec.backends[i];
+        std::copy(std::begin(from.endpoint.ip), std::end(from.endpoint.ip), backend.ip);
+        backend.port = from.endpoint.port;
+        backend.state = from.state;
+        backend.service = service;
+    }
+    const __u32 base = claims.take(free_words_, length, meta.slots_mark);
+    const std::vector<__u32> block = encode_block(spec, ids, counts);
+    std::copy(block.begin(), block.end(), words() + base);
+
+    if (is_new)
+        tables_->records[service].key = spec.key;
+    publish(tables_->records[service].set, Set{base, selection}.word());
+    if (is_new)
+        add_key(spec, service);
+    claims.keep();
+
+    // The service is as asked; the rest is housekeeping, and mend() can do it too.
+    for (std::size_t i = 0; i < ids.size(); i++)
+        publish(tables_->backends[ids[i]].state, spec.backends[i].state);
+    if (!is_new)
+        retire(old, ids);
+    counts_.backends += static_cast<__u32>(ids.size());
+    counts_.slots += selection;
+    words_used_ += length;
+}
+
+// A new service becomes reachable by its key, with counters at zero.
+void Table::add_key(const ServiceSpec &spec, __u32 service) {
+    std::vector<__u64> zeros(libbpf_num_possible_cpus());
+    if (bpf_map_update_elem(tables_->translations.get(), &service, zeros.data(), BPF_ANY))
+        raise_errno(format_key(spec.key), "clear the counters", errno);
+    publish(tables_->refusals[service], __u64{0});
+    if (bpf_map_update_elem(tables_->services.get(), &spec.key, &service, BPF_NOEXIST))
+        raise_errno(format_key(spec.key), "add the service", errno);
+    index_.emplace(spec.key, service);
+    counts_.services++;
+}
+
+// The old block and those of its backends that are not kept.
+void Table::retire(const Block &old, const std::vector<__u32> &kept) {
+    std::vector<__u32> sorted = kept;
+    std::sort(sorted.begin(), sorted.end());
+    for (__u32 id : old.ids) {
+        if (std::binary_search(sorted.begin(), sorted.end(), id))
+            continue;
+        publish(tables_->backends[id].service, __u32{HR_NO_SERVICE});
+        free_backends_.retire({id, 1});
+    }
+    free_words_.retire({old.base, old.words});
+    counts_.backends -= static_cast<__u32>(old.ids.size());
+    counts_.slots -= old.selection;
+    words_used_ -= old.words;
+}
+
+void Table::remove(const std::vector<hr_key> &keys) {
+    refresh();
+    for (const hr_key &key : keys) {
+        auto at = index_.find(key);
+        if (at == index_.end())
+            continue;
+        const __u32 service = at->second;
+        const Block old = read(service);
+        begin_write();
+        if (bpf_map_delete_elem(tables_->services.get(), &key) && errno != ENOENT)
+            raise_errno(format_key(key), "remove the service", errno);
+        index_.erase(at);
+        retire(old, {});
+        free_services_.retire({service, 1});
+        counts_.services--;
+    }
+}
+
+void Table::begin_write() {
+    if (writing_)
+        return;
+    __u64 &generation = tables_->meta[0].generation;
+    publish(generation, generation + 1);
+    writing_ = true;
+}
+
+// Derives what is free from what is used, unless nobody has written since.
+void Table::refresh() {
+    if (held_ != Lock::exclusive)
+        throw Error(Kind::refused, pin_.path(), "the table is not locked for writing");
+    hr_meta &meta = tables_->meta[0];
+    if (writing_ || generation_ == meta.generation)
+        return;
+    generation_.reset();
+    index_.clear();
+    counts_ = {};
+    words_used_ = 0;
+    std::vector<Range> services, backends, used;
+    for_each_service(tables_->services.get(), capacities().services,
+                     [&](const hr_key &key, __u32 service) { index_.emplace(key, service); });
+    for (const auto &[key, service] : index_) {
+        Block block = read(service);
+        services.push_back({service, 1});
+        for (__u32 id : block.ids)
+            backends.push_back({id, 1});
+        used.push_back({block.base, block.words});
+        counts_.services++;
+        counts_.backends += static_cast<__u32>(block.ids.size());
+        counts_.slots += block.selection;
+        words_used_ += block.words;
+    }
+    auto size = [](const auto &array) { return static_cast<__u32>(array.size()); };
+    free_services_ = Heap(size(tables_->records), meta.services_mark, std::move(services));
+    free_backends_ = Heap(size(tables_->backends), meta.backends_mark, std::move(backends));
+    free_words_ = Heap(static_cast<__u32>(word_count()), meta.slots_mark, std::move(used));
+    if (meta.generation % 2) {
+        mend();
+        publish(meta.generation, meta.generation + 1);
+    }
+    generation_ = meta.generation;
+}
+
+// A writer was killed at work: a backend may claim a service that no longer has
+// it, or a state that is not the published one.
+void Table::mend() {
+    std::vector<__u32> service_of(tables_->backends.size(), HR_NO_SERVICE);
+    for (const auto &[key, service] : index_) {
+        Block block = read(service);
+        for (std::size_t i = 0; i < block.ids.size(); i++) {
+            service_of[block.ids[i]] = service;
+            publish(tables_->backends[block.ids[i]].state, block.spec.backends[i].state);
+        }
+    }
+    for (std::size_t id = 0; id < service_of.size(); id++)
+        if (tables_->backends[id].service != service_of[id])
+            publish(tables_->backends[id].service, service_of[id]);
+}
+
+} // namespace hr

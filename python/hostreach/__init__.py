@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A service load balancer for a Linux node, at the socket layer.
+
+    with hostreach.open() as node:
+        node.attach()
+        node.services.add(hostreach.Service.of("10.96.0.10:53/udp", "10.0.0.2:53"))
+
+Names are loaded when they are first used: importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .errors import (
+        AbiMismatch,
+        AlreadyExists,
+        AttachedElsewhere,
+        HostreachError,
+        InvalidInput,
+        KernelError,
+        NotFound,
+        OwnerConflict,
+        PermissionDenied,
+        ProgramRejected,
+        Refused,
+        TableBusy,
+        TableFull,
+    )
+    from .models import Backend, Frontend, Service
+    from .node import Capacities, Node, Status, open
+    from .table import Change, Services
+
+__all__ = [
+    "AbiMismatch",
+    "AlreadyExists",
+    "AttachedElsewhere",
+    "Backend",
+    "Capacities",
+    "Change",
+    "Frontend",
+    "HostreachError",
+    "InvalidInput",
+    "KernelError",
+    "Node",
+    "NotFound",
+    "OwnerConflict",
+    "PermissionDenied",
+    "ProgramRejected",
+    "Refused",
+    "Service",
+    "Services",
+    "Status",
+    "TableBusy",
+    "TableFull",
+    "__version__",
+    "open",
+]
+
+_HOME = {
+    **dict.fromkeys(("Backend", "Frontend", "Service"), "models"),
+    **dict.fromkeys(("Capacities", "Node", "Status", "open"), "node"),
+    **dict.fromkeys(("Change", "Services"), "table"),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME.get(name, 'errors')}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where cgroup v2 is mounted, also on hosts that have v1 beside it."""
+
+from __future__ import annotations
+
+from .errors import Refused
+
+MOUNTINFO = "/proc/self/mountinfo"
+
+
+def find_root(mountinfo: str = MOUNTINFO) -> str:
+    """The mount point of the cgroup v2 root.
+
+    On a hybrid host that is commonly /sys/fs/cgroup/unified. A mount that shows a subtree only,
+    as in a container with its own cgroup namespace, is taken when there is no better one; `status`
+    then shows how far it reaches. Raises `Refused` when none is mounted.
+    """
+    best: str | None = None
+    with open(mountinfo, encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            fields, _, described = line.partition(" - ")
+            if described.split(" ", 1)[0] != "cgroup2":
+                continue
+            root, mount_point = fields.split(" ")[3:5]
+            path = _unescape(mount_point)
+            if root == "/":
+                return path
+            best = best or path
+    if best is None:
+        raise Refused(
+            "no cgroup v2 is mounted; mount it with "
+            "`mount -t cgroup2 none /sys/fs/cgroup` or, beside v1, on /sys/fs/cgroup/unified",
+            object="cgroup",
+        )
+    return best
+
+
+def _unescape(path: str) -> str:
+    """The kernel writes space, tab, newline and backslash as three octal digits."""
+    for code, character in (("040", " "), ("011", "\t"), ("012", "\n"), ("134", "\\")):
+        path = path.replace("\\" + code, character)
+    return path

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's side: the only module that imports the compiled `_core`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import _core
+from .errors import NotFound
+from .table import Row
+
+if TYPE_CHECKING:
+    from .models import Frontend, Service
+
+LOCK_TIMEOUT_MS = 30_000
+"""Longer than any batch takes; who holds the lock longer is stopped or stuck."""
+
+
+class Capacities(NamedTuple):
+    """How much the tables hold; chosen when they are made."""
+
+    services: int = 65_536
+    backends: int = 262_144
+    slots: int = 1_048_576
+
+
+class Description(NamedTuple):
+    """What the kernel says of an instance; see `_core.pyi`."""
+
+    hooks: dict[str, Any]
+    counts: tuple[int, int, int]
+    capacities: tuple[int, int, int]
+    traffic: tuple[int, int]
+    events: list[int]
+
+
+class KernelTable:
+    """The pinned tables as a `hostreach.table.Table`.
+
+    Reading tables that were never made finds nothing; the first write makes them.
+    """
+
+    def __init__(self, pin: str, capacities: Capacities | None = None) -> None:
+        self._core = _core.Table(pin, LOCK_TIMEOUT_MS)
+        self._capacities = capacities
+        self._thread = threading.RLock()
+        self._depth = 0
+        self._exclusive = False
+
+    def create(self) -> None:
+        """Make the tables unless they are there; raises `Refused` if their size is another."""
+        self._core.create(*(self._capacities or (0, 0, 0)))
+
+    @contextmanager
+    def locked(self, *, exclusive: bool) -> Iterator[None]:
+        """Hold the lock; reentrant, and within an exclusive lock a shared one is had already.
+
+        Raises `NotFound` if there are no tables, `TableBusy`, `AbiMismatch`.
+        """
+        with self._thread:
+            if not self._depth:
+                self._core.lock(exclusive)
+                self._exclusive = exclusive
+            elif exclusive and not self._exclusive:
+                raise RuntimeError("an exclusive lock cannot be had inside a shared one")
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+                if not self._depth:
+                    self._core.unlock()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """See `hostreach.table.Table.exclusive`; makes the tables if need be."""
+        with self._thread:
+            if not self._depth:
+                self.create()
+            with self.locked(exclusive=True):
+                yield
+
+    def get(self, frontend: Frontend) -> Service | None:
+        try:
+            with self.locked(exclusive=False):
+                found = self._core.get(_key(frontend))
+        except NotFound:
+            return None
+        return _service(found) if found else None
+
+    def list(self, owner: str | None = None) -> list[Service]:
+        try:
+            with self.locked(exclusive=False):
+                return [_service(found) for found in self._core.list(owner)]
+        except NotFound:
+            return []
+
+    def rows(self, owner: str | None = None) -> list[Row]:
+        try:
+            with self.locked(exclusive=False):
+                return [Row(*row) for row in self._core.rows(owner)]
+        except NotFound:
+            return []
+
+    def differing(self, services: Sequence[Service]) -> list[Service]:
+        try:
+            with self.locked(exclusive=False):
+                indexes = self._core.differing([_plain(service) for service in services])
+        except NotFound:
+            return [*services]
+        return [services[i] for i in indexes]
+
+    def put(self, services: Sequence[Service]) -> None:
+        with self.exclusive():
+            self._core.put([_plain(service) for service in services])
+
+    def remove(self, frontends: Sequence[Frontend]) -> None:
+        with self.exclusive():
+            self._core.remove([_key(frontend) for frontend in frontends])
+
+    def attach(
+        self, cgroup: str, protocols: Sequence[str], cgroup_mount: str
+    ) -> list[tuple[str, str]]:
+        """Bring the hooks to this; see `hostreach.node.Node.attach`."""
+        _core.check_cgroup(cgroup)
+        with self.exclusive():
+            return _core.attach(
+                self._core, cgroup, "tcp" in protocols, "udp" in protocols, cgroup_mount
+            )
+
+    def detach(self, purge: bool) -> list[str]:
+        """Remove the programs and, with ``purge``, the tables; raises `NotFound`."""
+        with self.locked(exclusive=True):
+            hooks = _core.detach(self._core)
+            if purge:
+                self._core.purge()
+        return hooks
+
+    def describe(self, cgroup_mount: str) -> Description:
+        """Everything that a status is made of, from one moment; raises `NotFound`."""
+        with self.locked(exclusive=False):
+            return Description(
+                _core.status(self._core, cgroup_mount),
+                self._core.counts(),
+                self._core.capacities(),
+                self._core.traffic(None),
+                self._core.events(),
+            )
+
+
+def _key(frontend: Frontend) -> tuple[str, int, str]:
+    return frontend.address, frontend.port, frontend.protocol
+
+
+def _plain(service: Service) -> _core._Service:
+    return (
+        *_key(service.frontend),
+        service.name,
+        service.owner,
+        service.algorithm,
+        [(backend.address, backend.weight) for backend in service.backends],
+    )
+
+
+def _service(plain: _core._Service) -> Service:
+    from .models import Backend, Frontend, Service
+
+    address, port, protocol, name, owner, algorithm, backends = plain
+    # What the table holds was validated when it was written.
+    return Service.model_construct(
+        frontend=Frontend.model_construct(address=address, port=port, protocol=protocol),
+        name=name,
+        owner=owner,
+        algorithm=algorithm,
+        backends=tuple(Backend.model_construct(address=a, weight=w) for a, w in backends),
+    )

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One hostreach instance on this node: its programs, its tables, its services."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from types import TracebackType
+from typing import Any
+
+from .cgroup import find_root
+from .datapath import Capacities, KernelTable
+from .errors import InvalidInput, NotFound
+from .table import Services
+
+__all__ = [
+    "DEFAULT_PIN",
+    "AttachResult",
+    "Capacities",
+    "DetachResult",
+    "Node",
+    "OtherProgram",
+    "ProgramStatus",
+    "Status",
+    "Usage",
+    "open",
+]
+
+DEFAULT_PIN = "/sys/fs/bpf/hostreach"
+PIN_VARIABLE = "HOSTREACH_PIN"
+
+
+@dataclass(frozen=True)
+class AttachResult:
+    """What `Node.attach` did: ``changes`` are pairs like ``("connect4", "added")``."""
+
+    cgroup: str
+    protocols: tuple[str, ...]
+    changes: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class DetachResult:
+    """What `Node.detach` did: the hooks that ran a program of ours, and whether tables went."""
+
+    programs: list[str]
+    purged: bool
+
+
+@dataclass(frozen=True)
+class OtherProgram:
+    """Somebody else's program on a hook of ours."""
+
+    program_id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class ProgramStatus:
+    """One hook. ``effective`` is the kernel's word that our program runs; None: it will not say."""
+
+    name: str
+    attached: bool
+    effective: bool | None
+    program_id: int | None
+    others: list[OtherProgram]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How much of a table is used."""
+
+    used: int
+    capacity: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """What an instance is doing. ``cgroup`` is None while it is not attached."""
+
+    pin: str
+    cgroup: str | None = None
+    protocols: tuple[str, ...] = ()
+    programs: list[ProgramStatus] = field(default_factory=list)
+    services: Usage | None = None
+    backends: Usage | None = None
+    slots: Usage | None = None
+    translations: int = 0
+    refusals: int = 0
+    overflowed: int = 0
+    storage_failed: int = 0
+    unremembered: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON shows it."""
+        return asdict(self)
+
+
+class Node:
+    """An instance, known by its pin directory. Nothing is opened before it is needed."""
+
+    def __init__(self, pin: str, capacities: Capacities | None = None) -> None:
+        self.pin = pin
+        self._table = KernelTable(pin, capacities)
+        self.services = Services(self._table)
+
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Nothing to close: locks are held for a batch, and maps end with the object."""
+
+    def attach(
+        self, cgroup: str | None = None, protocols: Sequence[str] = ("tcp", "udp")
+    ) -> AttachResult:
+        """Attach to ``cgroup`` (default: the cgroup v2 root), or bring what is attached to this.
+
+        The same again changes nothing; another version's programs are replaced in place, without a
+        moment in which a service fails. Tables are made if need be. Raises `InvalidInput` for a
+        path that is no cgroup v2, `AttachedElsewhere`, `Refused` where the kernel cannot do it,
+        `ProgramRejected`, `PermissionDenied`.
+        """
+        wanted = tuple(name for name in ("tcp", "udp") if name in protocols)
+        if not wanted or not {*protocols} <= {"tcp", "udp"}:
+            raise InvalidInput(f"protocols are tcp and udp, not {', '.join(protocols) or 'none'}")
+        root = find_root()
+        path = os.path.realpath(cgroup) if cgroup is not None else root
+        return AttachResult(path, wanted, self._table.attach(path, wanted, root))
+
+    def detach(self, purge: bool = False) -> DetachResult:
+        """Take our programs off their hooks; with ``purge`` remove the tables too.
+
+        An instance that is not there is detached already.
+        """
+        try:
+            return DetachResult(self._table.detach(purge), purge)
+        except NotFound:
+            return DetachResult([], False)
+
+    def status(self) -> Status:
+        """What is attached and what the tables hold; raises `PermissionDenied`, `AbiMismatch`."""
+        try:
+            found = self._table.describe(find_root())
+        except NotFound:
+            return Status(self.pin)
+        usage = (Usage(*pair) for pair in zip(found.counts, found.capacities, strict=True))
+        return Status(
+            self.pin,
+            found.hooks["cgroup"],
+            tuple(name for name in ("tcp", "udp") if found.hooks[name]),
+            [
+                ProgramStatus(
+                    hook, attached, effective, number or None, [OtherProgram(*o) for o in others]
+                )
+                for hook, attached, effective, number, others in found.hooks["programs"]
+            ],
+            *usage,
+            *found.traffic,
+            *found.events,
+        )
+
+
+def open(  # noqa: A001 - as in hostreach.open()
+    pin: str | None = None, *, capacities: Capacities | None = None
+) -> Node:
+    """The instance pinned at ``pin`` (default: $HOSTREACH_PIN, or /sys/fs/bpf/hostreach).
+
+    ``capacities`` are for tables that are made; tables that are there must have them.
+    """
+    path = pin or os.environ.get(PIN_VARIABLE) or DEFAULT_PIN
+    if not path.startswith("/"):
+        raise InvalidInput("a pin path is absolute", object=path)
+    return Node(os.path.normpath(path), capacities)
