@@ -13,7 +13,7 @@ _Service: TypeAlias = tuple[str, int, str, str | None, str, str, list[tuple[str,
 """Address, port, protocol, name, owner, algorithm, and each backend's endpoint and weight."""
 _Row: TypeAlias = tuple[str, str | None, str, str, int]
 """Frontend as text, name, owner, algorithm, number of backends."""
-_Program: TypeAlias = tuple[str, bool, bool | None, int, list[tuple[int, str]]]
+Program: TypeAlias = tuple[str, bool, bool | None, int, list[tuple[int, str]]]
 """Hook, attached, in effect (None: unknown), program id, and others' programs by id and name."""
 
 ABI_VERSION: int
@@ -44,9 +44,6 @@ class Table:
         """Remove the tables and all pins, and give the lock back."""
 
     def get(self, frontend: _Frontend) -> _Service | None: ...
-    def list(self, owner: str | None) -> list[_Service]:
-        """Sorted by family, address, port, protocol."""
-
     def rows(self, owner: str | None) -> list[_Row]:
         """Sorted as `list`."""
 
@@ -71,6 +68,9 @@ class Table:
     def events(self) -> list[int]:
         """Overflowed origins, failed socket storages, unremembered sockets."""
 
+    def list(self, owner: str | None) -> list[_Service]:
+        """Sorted by family, address, port, protocol."""
+
 def check_cgroup(path: str) -> None:
     """Raises `InvalidInput` for what is no cgroup v2 directory."""
 
@@ -87,7 +87,7 @@ def detach(table: Table) -> list[str]:
     """Remove our programs and give back their hooks. Needs the exclusive lock."""
 
 def status(table: Table, cgroup_mount: str) -> dict[str, object]:
-    """Keys: cgroup (str or None), tcp, udp (bool), programs (list of `_Program`)."""
+    """Keys: cgroup (str or None), tcp, udp (bool), programs (list of `Program`)."""
 
 def features() -> dict[str, bool]:
     """What this kernel can do, found by doing it."""

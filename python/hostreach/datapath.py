@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from . import _core
 from .errors import NotFound
@@ -37,6 +37,10 @@ class Description(NamedTuple):
     events: list[int]
 
 
+Hooks: TypeAlias = list[str]
+HookChanges: TypeAlias = list[tuple[str, str]]
+
+
 class KernelTable:
     """The pinned tables as a `hostreach.table.Table`.
 
@@ -46,13 +50,14 @@ class KernelTable:
     def __init__(self, pin: str, capacities: Capacities | None = None) -> None:
         self._core = _core.Table(pin, LOCK_TIMEOUT_MS)
         self._capacities = capacities
+        self._checked = capacities is None
         self._thread = threading.RLock()
         self._depth = 0
         self._exclusive = False
 
-    def create(self) -> None:
-        """Make the tables unless they are there; raises `Refused` if their size is another."""
+    def _create(self) -> None:
         self._core.create(*(self._capacities or (0, 0, 0)))
+        self._checked = True
 
     @contextmanager
     def locked(self, *, exclusive: bool) -> Iterator[None]:
@@ -76,12 +81,19 @@ class KernelTable:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """See `hostreach.table.Table.exclusive`; makes the tables if need be."""
-        with self._thread:
-            if not self._depth:
-                self.create()
-            with self.locked(exclusive=True):
-                yield
+        """See `hostreach.table.Table.exclusive`; makes the tables if need be.
+
+        Raises `Refused` if they are there and their size is not the one that was asked for.
+        """
+        with self._thread, ExitStack() as stack:
+            if not self._depth and not self._checked:
+                self._create()
+            try:
+                stack.enter_context(self.locked(exclusive=True))
+            except NotFound:
+                self._create()
+                stack.enter_context(self.locked(exclusive=True))
+            yield
 
     def get(self, frontend: Frontend) -> Service | None:
         try:
@@ -90,13 +102,6 @@ class KernelTable:
         except NotFound:
             return None
         return _service(found) if found else None
-
-    def list(self, owner: str | None = None) -> list[Service]:
-        try:
-            with self.locked(exclusive=False):
-                return [_service(found) for found in self._core.list(owner)]
-        except NotFound:
-            return []
 
     def rows(self, owner: str | None = None) -> list[Row]:
         try:
@@ -121,9 +126,7 @@ class KernelTable:
         with self.exclusive():
             self._core.remove([_key(frontend) for frontend in frontends])
 
-    def attach(
-        self, cgroup: str, protocols: Sequence[str], cgroup_mount: str
-    ) -> list[tuple[str, str]]:
+    def attach(self, cgroup: str, protocols: Sequence[str], cgroup_mount: str) -> HookChanges:
         """Bring the hooks to this; see `hostreach.node.Node.attach`."""
         _core.check_cgroup(cgroup)
         with self.exclusive():
@@ -131,7 +134,7 @@ class KernelTable:
                 self._core, cgroup, "tcp" in protocols, "udp" in protocols, cgroup_mount
             )
 
-    def detach(self, purge: bool) -> list[str]:
+    def detach(self, purge: bool) -> Hooks:
         """Remove the programs and, with ``purge``, the tables; raises `NotFound`."""
         with self.locked(exclusive=True):
             hooks = _core.detach(self._core)
@@ -149,6 +152,13 @@ class KernelTable:
                 self._core.traffic(None),
                 self._core.events(),
             )
+
+    def list(self, owner: str | None = None) -> list[Service]:
+        try:
+            with self.locked(exclusive=False):
+                return [_service(found) for found in self._core.list(owner)]
+        except NotFound:
+            return []
 
 
 def _key(frontend: Frontend) -> tuple[str, int, str]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, final
 
 from .cgroup import find_root
 from .datapath import Capacities, KernelTable
@@ -97,6 +97,7 @@ class Status:
         return asdict(self)
 
 
+@final
 class Node:
     """An instance, known by its pin directory. Nothing is opened before it is needed."""
 
@@ -149,7 +150,9 @@ class Node:
             found = self._table.describe(find_root())
         except NotFound:
             return Status(self.pin)
-        usage = (Usage(*pair) for pair in zip(found.counts, found.capacities, strict=True))
+        services, backends, slots = map(Usage, found.counts, found.capacities)
+        translations, refusals = found.traffic
+        overflowed, storage_failed, unremembered = found.events
         return Status(
             self.pin,
             found.hooks["cgroup"],
@@ -160,9 +163,14 @@ class Node:
                 )
                 for hook, attached, effective, number, others in found.hooks["programs"]
             ],
-            *usage,
-            *found.traffic,
-            *found.events,
+            services,
+            backends,
+            slots,
+            translations,
+            refusals,
+            overflowed,
+            storage_failed,
+            unremembered,
         )
 
 
