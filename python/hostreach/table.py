@@ -9,7 +9,7 @@ import, are loaded when a service is first named: listing rows does without them
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from .errors import AlreadyExists, InvalidInput, NotFound, OwnerConflict
@@ -111,7 +111,8 @@ class Services:
                 raise InvalidInput("this service is given twice", object=str(service.frontend))
             wanted[service.frontend] = service
         changes: list[Change] = []
-        with self._table.exclusive():
+        # Only a writer takes the lock, which makes tables where there are none.
+        with nullcontext() if dry_run else self._table.exclusive():
             for service in self._table.differing([*wanted.values()]):
                 before = self._table.get(service.frontend)
                 if before is not None:
@@ -167,13 +168,11 @@ class Services:
     ) -> Change | None:
         """Remove a service; raises `NotFound`, or returns None with ``if_exists``."""
         key = _frontend(frontend)
+        if if_exists and self._table.get(key) is None:
+            return None
+        self._owned(key, owner)
         with self._table.exclusive():
-            before = self._table.get(key)
-            if before is None:
-                if if_exists:
-                    return None
-                raise NotFound("no such service", object=str(key))
-            _check_owner(before, owner)
+            before = self._owned(key, owner)
             return self._write_one(Change("remove", key, before, None))
 
     def add_backend(
@@ -186,6 +185,7 @@ class Services:
     ) -> Change | None:
         """Add a backend, last; raises `AlreadyExists` if its address is there at any weight."""
         new = _backend(backend)
+        self._owned(frontend, owner)
         with self._table.exclusive():
             before = self._owned(frontend, owner)
             if any(old.address == new.address for old in before.backends):
@@ -202,6 +202,7 @@ class Services:
     ) -> Change | None:
         """Make the backend exactly this, added or replaced in place; None when it was so before."""
         new = _backend(backend)
+        self._owned(frontend, owner)
         with self._table.exclusive():
             before = self._owned(frontend, owner)
             backends = tuple(new if old.address == new.address else old for old in before.backends)
@@ -219,6 +220,7 @@ class Services:
     ) -> Change | None:
         """Remove a backend; raises `NotFound`, or returns None with ``if_exists``."""
         gone = _backend(address).address
+        self._owned(frontend, owner)
         with self._table.exclusive():
             before = self._owned(frontend, owner)
             backends = tuple(old for old in before.backends if old.address != gone)
@@ -229,6 +231,7 @@ class Services:
             return self._set_backends(before, backends)
 
     def _owned(self, frontend: str | Frontend, owner: str) -> Service:
+        """The service, to be changed. Called before the lock is taken too: that makes tables."""
         service = self.get(frontend)
         _check_owner(service, owner)
         return service

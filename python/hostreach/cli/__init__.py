@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: ``hostreach``.
+
+Exit status: 0 done; 2 bad usage or input; 1 a valid request that the state or the system refuses.
+Whatever goes wrong is told in one line on standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from io import TextIOWrapper
+
+from hostreach.errors import HostreachError
+
+__all__ = ["main"]
+
+_SIGPIPE = 128 + 13
+_SIGINT = 128 + 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (default: this process's) and return its exit status."""
+    # Imported here so that an interrupt while they load is quiet too.
+    try:
+        if isinstance(sys.stdout, TextIOWrapper):
+            # Names are UTF-8 whatever the locale; `export` must not depend on it.
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+        code = _run(sys.argv[1:] if argv is None else [*argv])
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except HostreachError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _SIGINT
+    except BrokenPipeError:
+        # Nobody reads on. The interpreter would flush once more at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _SIGPIPE
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{what}{(error.strerror or str(error)).lower()}", 1)
+
+
+def _run(argv: list[str]) -> int:
+    import typer
+    from typer.exceptions import TyperException
+    from typer.main import get_command
+
+    from .app import app
+
+    command = get_command(app)
+    if "_HOSTREACH_COMPLETE" in os.environ:  # set by the shell's completion
+        command.main(argv, prog_name="hostreach", standalone_mode=False)
+        return 0
+    # Not command.main(): it answers interrupts and closed pipes in its own way.
+    try:
+        with command.make_context("hostreach", argv) as context:
+            command.invoke(context)
+    except typer.Exit as done:
+        return done.exit_code
+    except typer.Abort:
+        return _SIGINT
+    except TyperException as error:
+        return _fail(_usage(error), 2)
+    return 0
+
+
+def _usage(error: Exception) -> str:
+    """One line in the style of all the others: ``svc add: missing argument 'FRONTEND'``."""
+    message = getattr(error, "format_message", error.__str__)().strip().rstrip(".")
+    context = getattr(error, "ctx", None)
+    where = context.command_path.partition(" ")[2] if context is not None else ""
+    return (f"{where}: " if where else "") + message[:1].lower() + message[1:]
+
+
+def _fail(message: str, code: int) -> int:
+    line = " ".join(message.split("\n"))
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    print(f"hostreach: {shown}", file=sys.stderr)
+    return code

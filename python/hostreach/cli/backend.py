@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``backend``: the backends of a service, one at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import BackendText, FrontendText, IfExists, IfMissing, Json, Owner, Pin, open_node
+from .output import print_change
+
+if TYPE_CHECKING:
+    from hostreach.models import Backend
+
+app = typer.Typer(help="Add, change and remove backends.")
+
+_WEIGHT_HELP = "0 to 65535, relative to the others; 0 gets nothing new."
+
+
+@app.callback(invoke_without_command=True)
+def root(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def add(
+    context: typer.Context,
+    frontend: FrontendText,
+    backend: BackendText,
+    weight: Annotated[int, typer.Option(metavar="N", help=_WEIGHT_HELP)] = 1,
+    owner: Owner = "manual",
+    if_missing: IfMissing = False,
+    as_json: Json = False,
+    pin: Pin = None,
+) -> None:
+    """Add a backend to a service."""
+    new = _backend(backend, weight)
+    with open_node(context, pin) as node:
+        change = node.services.add_backend(frontend, new, if_missing=if_missing, owner=owner)
+    print_change(change, frontend, as_json)
+
+
+@app.command("set")
+def set_(
+    context: typer.Context,
+    frontend: FrontendText,
+    backend: BackendText,
+    weight: Annotated[int, typer.Option(metavar="N", help=_WEIGHT_HELP)],
+    owner: Owner = "manual",
+    as_json: Json = False,
+    pin: Pin = None,
+) -> None:
+    """Make a backend exactly this: add it, or change what is there."""
+    new = _backend(backend, weight)
+    with open_node(context, pin) as node:
+        change = node.services.set_backend(frontend, new, owner=owner)
+    print_change(change, frontend, as_json)
+
+
+@app.command()
+def rm(
+    context: typer.Context,
+    frontend: FrontendText,
+    backend: BackendText,
+    owner: Owner = "manual",
+    if_exists: IfExists = False,
+    as_json: Json = False,
+    pin: Pin = None,
+) -> None:
+    """Remove a backend from a service."""
+    with open_node(context, pin) as node:
+        change = node.services.remove_backend(frontend, backend, if_exists=if_exists, owner=owner)
+    print_change(change, frontend, as_json)
+
+
+def _backend(address: str, weight: int) -> Backend:
+    from hostreach.models import Backend, validate
+
+    return validate(Backend, {"address": address, "weight": weight})

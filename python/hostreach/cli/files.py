@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``apply`` and ``export``: all services at once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .options import Json, MaxBackends, MaxServices, MaxSlots, Owner, Pin, open_node
+from .output import print_diff
+
+
+def apply(
+    context: typer.Context,
+    file: Annotated[
+        str,
+        typer.Option("--file", "-f", metavar="FILE", help="YAML or JSON; - is standard input."),
+    ],
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove the owner's services that are not in FILE.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")
+    ] = False,
+    owner: Owner = "manual",
+    max_services: MaxServices = None,
+    max_backends: MaxBackends = None,
+    max_slots: MaxSlots = None,
+    as_json: Json = False,
+    pin: Pin = None,
+) -> None:
+    """Make the tables hold the services in a file."""
+    from hostreach.sources.file import load
+
+    services = load(file, owner=owner)
+    with open_node(context, pin, max_services, max_backends, max_slots) as node:
+        changes = node.services.apply(services, owner=owner, prune=prune, dry_run=dry_run)
+    print_diff(changes, as_json)
+
+
+def export(context: typer.Context, as_json: Json = False, pin: Pin = None) -> None:
+    """Print all services in the format that apply reads."""
+    from hostreach.sources.file import dump, dump_json
+
+    with open_node(context, pin) as node:
+        services = node.services.list()
+    typer.echo(dump_json(services) if as_json else dump(services), nl=False)

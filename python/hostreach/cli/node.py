@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``attach``, ``detach`` and ``status``: the instance as a whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import Json, MaxBackends, MaxServices, MaxSlots, Pin, open_node
+from .output import print_columns, print_json
+
+if TYPE_CHECKING:
+    from hostreach.node import ProgramStatus, Status
+
+
+def attach(
+    context: typer.Context,
+    cgroup: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", help="Whose processes are served. Default: the cgroup v2 root."
+        ),
+    ] = None,
+    protocols: Annotated[str, typer.Option(metavar="LIST", help="tcp, udp or both.")] = "tcp,udp",
+    max_services: MaxServices = None,
+    max_backends: MaxBackends = None,
+    max_slots: MaxSlots = None,
+    as_json: Json = False,
+    pin: Pin = None,
+) -> None:
+    """Attach the programs to a cgroup, or bring them up to date."""
+    from hostreach.syntax import parse_protocols
+
+    wanted = parse_protocols(protocols)
+    with open_node(context, pin, max_services, max_backends, max_slots) as node:
+        result = node.attach(cgroup, wanted)
+    if as_json:
+        changes = [{"program": name, "action": action} for name, action in result.changes]
+        print_json(cgroup=result.cgroup, protocols=result.protocols, changes=changes)
+        return
+    typer.echo(f"attached to {result.cgroup} for {', '.join(result.protocols)}")
+    for action in ("added", "replaced", "removed"):
+        names = [name for name, done in result.changes if done == action]
+        if names:
+            typer.echo(f"{action} {', '.join(names)}")
+    if not result.changes:
+        typer.echo("unchanged")
+
+
+def detach(
+    context: typer.Context,
+    purge: Annotated[bool, typer.Option("--purge", help="Remove the tables too.")] = False,
+    as_json: Json = False,
+    pin: Pin = None,
+) -> None:
+    """Take the programs off their hooks."""
+    with open_node(context, pin) as node:
+        result = node.detach(purge)
+    if as_json:
+        print_json(programs=result.programs, purged=result.purged)
+        return
+    typer.echo(f"removed {', '.join(result.programs)}" if result.programs else "was not attached")
+    if result.purged:
+        typer.echo("removed the tables")
+
+
+def status(context: typer.Context, pin: Pin = None, as_json: Json = False) -> None:
+    """Show what is attached, and how full the tables are."""
+    with open_node(context, pin) as node:
+        found = node.status()
+    if as_json:
+        print_json(**found.to_dict())
+    else:
+        _print_status(found)
+
+
+def _print_status(found: Status) -> None:
+    typer.echo(f"instance   {found.pin}")
+    typer.echo(f"cgroup     {found.cgroup or 'not attached'}")
+    typer.echo(f"protocols  {', '.join(found.protocols) or '-'}")
+    if found.programs:
+        typer.echo("")
+        print_columns(
+            ("PROGRAM", "ATTACHED", "IN EFFECT", "ID", "OTHERS ON THE HOOK"),
+            [_program_row(program) for program in found.programs],
+        )
+    typer.echo("")
+    tables = (("services", found.services), ("backends", found.backends), ("slots", found.slots))
+    rows = [(name, usage.used, usage.capacity) for name, usage in tables if usage is not None]
+    if not rows:
+        typer.echo("no tables yet: attach or svc add makes them")
+        return
+    print_columns(("TABLE", "USED", "CAPACITY"), rows)
+    typer.echo("")
+    print_columns(
+        ("COUNTER", "EVENTS"),
+        [
+            ("translations", found.translations),
+            ("refusals", found.refusals),
+            ("overflowed", found.overflowed),
+            ("storage failed", found.storage_failed),
+            ("unremembered", found.unremembered),
+        ],
+    )
+
+
+def _program_row(program: ProgramStatus) -> tuple[object, ...]:
+    effective = {True: "yes", False: "no", None: "unknown"}[program.effective]
+    return (
+        program.name,
+        "yes" if program.attached else "no",
+        effective,
+        program.program_id,
+        ", ".join(f"{other.name} ({other.program_id})" for other in program.others) or None,
+    )

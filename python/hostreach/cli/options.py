@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options and arguments that several commands share, and what is made of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hostreach.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from hostreach import Node
+
+CAPACITY_MAX = 2**24
+
+Pin = Annotated[
+    str | None,
+    typer.Option(
+        "--pin",
+        metavar="PATH",
+        help="The instance: a directory on bpffs. Default: $HOSTREACH_PIN, or "
+        "/sys/fs/bpf/hostreach.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Owner = Annotated[
+    str, typer.Option("--owner", metavar="NAME", help="Whose services are being changed.")
+]
+IfMissing = Annotated[
+    bool, typer.Option("--if-missing", help="It is no error if it exists already.")
+]
+IfExists = Annotated[bool, typer.Option("--if-exists", help="It is no error if it is not there.")]
+FrontendText = Annotated[
+    str, typer.Argument(metavar="FRONTEND", help="As in 10.96.0.10:53/udp, [fd00:96::a]:53/udp.")
+]
+BackendText = Annotated[
+    str, typer.Argument(metavar="BACKEND", help="As in 10.0.0.2:53 or [fd00::2]:53.")
+]
+MaxServices = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Room for services, if this makes the tables. Default: 65536."),
+]
+MaxBackends = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Room for backends, the same. Default: 262144."),
+]
+MaxSlots = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Room for selection slots, the same. Default: 1048576."),
+]
+
+
+def open_node(
+    context: typer.Context,
+    pin: str | None,
+    services: int | None = None,
+    backends: int | None = None,
+    slots: int | None = None,
+) -> Node:
+    """The instance that ``--pin``, before or after the command, names."""
+    import hostreach
+
+    pin = context.obj if pin is None else pin
+    if pin == "":
+        raise InvalidInput("--pin is empty")
+    given = {"services": services, "backends": backends, "slots": slots}
+    sizes = {key: size for key, size in given.items() if size is not None}
+    for key, size in sizes.items():
+        if not 1 <= size <= CAPACITY_MAX:
+            raise InvalidInput(f"--max-{key} must be from 1 to {CAPACITY_MAX}, not {size}")
+    capacities = hostreach.Capacities()._replace(**sizes) if sizes else None
+    return hostreach.open(pin, capacities=capacities)

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How things are printed: JSON with a schema version, aligned columns, changes in one line each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from hostreach.models import Service
+    from hostreach.table import Change
+
+SCHEMA = 1
+"""Of what ``--json`` prints; rises when a key changes its meaning or goes, not when one comes."""
+
+_VERBS = {"add": "added", "set": "changed", "remove": "removed"}
+_SIGNS = {"add": "+", "set": "~", "remove": "-"}
+_DETAILS_MAX = 6
+
+
+def print_json(**values: object) -> None:
+    """One object; its first key is the schema version."""
+    typer.echo(json.dumps({"schema": SCHEMA, **values}, indent=2, ensure_ascii=False))
+
+
+def print_columns(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Left-aligned columns, two spaces apart; None is shown as ``-``."""
+    lines = [header, *(["-" if cell is None else str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+    typer.echo(text)
+
+
+def print_change(change: Change | None, frontend: str, as_json: bool) -> None:
+    """What one write did; None is nothing."""
+    if as_json:
+        print_json(changes=[] if change is None else [change_to_dict(change)])
+    elif change is None:
+        typer.echo(f"unchanged {frontend}")
+    else:
+        typer.echo(f"{_VERBS[change.action]} {_describe(change)}")
+
+
+def print_diff(changes: Sequence[Change], as_json: bool) -> None:
+    """What many writes did or would do, in lines that begin with ``+``, ``~`` or ``-``."""
+    if as_json:
+        print_json(changes=[change_to_dict(change) for change in changes])
+    elif changes:
+        lines = (f"{_SIGNS[change.action]} {_describe(change)}" for change in changes)
+        typer.echo("\n".join(lines))
+
+
+def change_to_dict(change: Change) -> dict[str, Any]:
+    """A change as JSON has it."""
+    return {
+        "action": change.action,
+        "frontend": str(change.frontend),
+        "before": change.before and change.before.model_dump(mode="json"),
+        "after": change.after and change.after.model_dump(mode="json"),
+    }
+
+
+def _describe(change: Change) -> str:
+    frontend = str(change.frontend)
+    if change.before is None and change.after is not None:
+        return f"{frontend} with {_count(len(change.after.backends))}"
+    if change.before is not None and change.after is not None:
+        details = _differences(change.before, change.after)
+        if len(details) > _DETAILS_MAX:
+            details[_DETAILS_MAX:] = [f"{len(details) - _DETAILS_MAX} more"]
+        return f"{frontend}: {', '.join(details)}"
+    return frontend
+
+
+def _differences(before: Service, after: Service) -> list[str]:
+    details = [
+        f"{field} {getattr(before, field) or '-'} -> {getattr(after, field) or '-'}"
+        for field in ("name", "algorithm")
+        if getattr(before, field) != getattr(after, field)
+    ]
+    old = {backend.address: backend for backend in before.backends}
+    new = {backend.address: backend for backend in after.backends}
+    details += [f"+{backend}" for address, backend in new.items() if address not in old]
+    details += [f"-{backend}" for address, backend in old.items() if address not in new]
+    details += [
+        f"{address} weight {old[address].weight} -> {backend.weight}"
+        for address, backend in new.items()
+        if address in old and old[address].weight != backend.weight
+    ]
+    return details or ["backends in another order"]
+
+
+def _count(backends: int) -> str:
+    return "1 backend" if backends == 1 else f"{backends or 'no'} backends"
