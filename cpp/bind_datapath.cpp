@@ -59,7 +59,12 @@ py::dict status(const Table &table, const std::string &cgroup_mount) {
 
 void bind_datapath(py::module_ &module) {
     module.def(
-        "check_cgroup", [](const std::string &path) { Cgroup::open(path); }, py::arg("path"));
+        "check",
+        [](const std::string &cgroup, bool tcp, bool udp) {
+            Cgroup::open(cgroup);
+            check_kernel({tcp, udp});
+        },
+        py::arg("cgroup"), py::arg("tcp"), py::arg("udp"));
     module.def("attach", attach_programs, py::arg("table"), py::arg("cgroup"), py::arg("tcp"),
                py::arg("udp"), py::arg("cgroup_mount"), py::call_guard<py::gil_scoped_release>());
     module.def(

@@ -142,7 +142,7 @@ void bind_table(py::module_ &module) {
         .def(
             "create",
             [](Table &table, __u32 services, __u32 backends, __u32 slots) {
-                table.create({services, backends, slots});
+                return table.create({services, backends, slots});
             },
             py::arg("services"), py::arg("backends"), py::arg("slots"), Unlocked())
         .def(

@@ -29,10 +29,10 @@ struct Hook {
 
 // In the order of attaching: what shows the service's address again is there
 // before anything is translated. Detaching goes the other way.
-#define HOOK(name, type, udp_only)                                                                 \
-    Hook {                                                                                         \
-#name, type, udp_only, [](const Skeleton &s) { return s->progs.hr_##name; }                \
-    }
+// clang-format off
+#define HOOK(name, type, udp_only) \
+    Hook{#name, type, udp_only, [](const Skeleton &s) { return s->progs.hr_##name; }}
+// clang-format on
 const std::array kHooks = {
     HOOK(getpeername4, BPF_CGROUP_INET4_GETPEERNAME, false),
     HOOK(getpeername6, BPF_CGROUP_INET6_GETPEERNAME, false),
@@ -115,9 +115,15 @@ void add_link(const PinDirectory &pin, const Hook &hook, int program, const Cgro
     pin_object(link.get(), link_path(pin, hook));
 }
 
+struct Settled {
+    const Hook *hook;
+    Action action;
+    Fd old; // the program that was replaced
+};
+
 // Nothing if the hook is as wanted already.
-std::optional<Action> settle(const PinDirectory &pin, const Hook &hook, int program,
-                             const Cgroup &cgroup) {
+std::optional<Settled> settle(const PinDirectory &pin, const Hook &hook, int program,
+                              const Cgroup &cgroup) {
     Fd link = open_link(pin, hook);
     std::optional<LinkInfo> info = link_info(link);
     if (info && info->cgroup_id == cgroup.id()) {
@@ -125,16 +131,28 @@ std::optional<Action> settle(const PinDirectory &pin, const Hook &hook, int prog
         if (old && fingerprint(old.get()) == fingerprint(program))
             return std::nullopt;
         if (bpf_link_update(link.get(), program, nullptr) == 0)
-            return Action::replaced;
+            return Settled{&hook, Action::replaced, std::move(old)};
         if (errno != ENOLINK)
             raise_errno(cgroup.path(), std::string("replace the program on ") + hook.name, errno);
     }
     drop_link(pin, hook); // its cgroup was removed
     add_link(pin, hook, program, cgroup);
-    return Action::added;
+    return Settled{&hook, Action::added, Fd()};
+}
+
+// As if attach() had never begun.
+void undo(const PinDirectory &pin, std::vector<Settled> &done) {
+    for (Settled &each : done) {
+        if (each.action == Action::added)
+            drop_link(pin, *each.hook);
+        else
+            bpf_link_update(open_link(pin, *each.hook).get(), each.old.get(), nullptr);
+    }
 }
 
 } // namespace
+
+void check_kernel(Protocols protocols) { require_features(protocols); }
 
 std::vector<ProgramChange> attach(const PinDirectory &pin, const Cgroup &cgroup,
                                   Protocols protocols, const std::string &cgroup_mount) {
@@ -146,22 +164,22 @@ std::vector<ProgramChange> attach(const PinDirectory &pin, const Cgroup &cgroup,
     if (::mkdir(links.c_str(), 0700) && errno != EEXIST)
         raise_errno(links, "make the directory", errno);
 
-    std::vector<ProgramChange> changes;
+    std::vector<Settled> done;
     try {
         for (const Hook &hook : kHooks) {
             if (!is_wanted(hook, protocols, features))
                 continue;
             int program = bpf_program__fd(hook.program(skeleton));
-            if (auto action = settle(pin, hook, program, cgroup))
-                changes.push_back({hook.name, *action});
+            if (auto settled = settle(pin, hook, program, cgroup))
+                done.push_back(std::move(*settled));
         }
     } catch (...) {
-        for (const ProgramChange &change : changes)
-            for (const Hook &hook : kHooks)
-                if (change.action == Action::added && change.hook == hook.name)
-                    drop_link(pin, hook);
+        undo(pin, done);
         throw;
     }
+    std::vector<ProgramChange> changes;
+    for (const Settled &each : done)
+        changes.push_back({each.hook->name, each.action});
     // the connect programs no longer send UDP anywhere: now its others may go
     for (auto hook = kHooks.rbegin(); hook != kHooks.rend(); ++hook)
         if (!is_wanted(*hook, protocols, features) && drop_link(pin, *hook))

@@ -42,7 +42,10 @@ struct DatapathStatus {
     std::vector<ProgramStatus> programs;
 };
 
-// For all three the caller holds the instance's exclusive lock, or for status
+// Raises refused if this kernel cannot do it, naming what can be done instead.
+void check_kernel(Protocols protocols);
+
+// For the rest the caller holds the instance's exclusive lock, or for status
 // the shared one; `cgroup_mount` is where cgroup v2 is mounted.
 
 // Brings the hooks to what is asked, by the least that does it: the same again

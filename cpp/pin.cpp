@@ -2,7 +2,6 @@
 #include "pin.hpp"
 
 #include <bpf/bpf.h>
-#include <dirent.h>
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/file.h>
@@ -64,22 +63,6 @@ void make_directory(const std::string &path) {
         raise_errno(path, "make the pin directory", errno);
 }
 
-void remove_tree(const std::string &path) {
-    if (DIR *dir = ::opendir(path.c_str())) {
-        while (dirent *entry = ::readdir(dir)) {
-            std::string name = entry->d_name;
-            if (name == "." || name == "..")
-                continue;
-            std::string child = path + "/" + name;
-            if (::unlink(child.c_str()) && errno == EISDIR)
-                remove_tree(child);
-        }
-        ::closedir(dir);
-    }
-    if (::rmdir(path.c_str()) && errno != ENOENT)
-        raise_errno(path, "remove the pin directory", errno);
-}
-
 } // namespace
 
 bool PinDirectory::exists() const {
@@ -101,9 +84,9 @@ void PinDirectory::create() {
     struct stat st;
     while (existing != "/" && ::stat(existing.c_str(), &st))
         existing = parent_of(existing);
-    if (!on_bpffs(existing))
+    if (!on_bpffs(existing) || !S_ISDIR(st.st_mode))
         throw Error(Kind::invalid_input, path_,
-                    "not on a BPF file system; use a path below /sys/fs/bpf");
+                    "no directory of a BPF file system; use a path below /sys/fs/bpf");
     if (path_.find('.', existing.size()) != std::string::npos)
         throw Error(Kind::invalid_input, path_, "a BPF file system takes no name with a dot");
     make_directory(path_);
@@ -148,7 +131,14 @@ std::string PinDirectory::identity() const {
            std::to_string(st.st_ctim.tv_nsec);
 }
 
-void PinDirectory::remove() { remove_tree(path_); }
+void PinDirectory::remove(const std::vector<std::string> &names) {
+    for (const std::string &name : names)
+        if (::unlink(file(name).c_str()) && errno != ENOENT)
+            raise_errno(file(name), "remove the pin", errno);
+    // somebody else's pins, or a mount point, stay
+    if (::rmdir(path_.c_str()) && errno != ENOENT && errno != ENOTEMPTY && errno != EBUSY)
+        raise_errno(path_, "remove the pin directory", errno);
+}
 
 void pin_object(int fd, const std::string &path) {
     if (bpf_obj_pin(fd, path.c_str()))

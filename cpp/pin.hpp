@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <string>
+#include <vector>
 
 #include "fd.hpp"
 
@@ -31,8 +32,8 @@ class PinDirectory {
     void unlock() { locked_.close(); }
     // Differs from that of every directory that was removed; needs the lock.
     std::string identity() const;
-    // Removes the directory with all that is pinned in it.
-    void remove();
+    // Removes these pins and, if nothing else is pinned there, the directory.
+    void remove(const std::vector<std::string> &names);
 
   private:
     std::string path_;

@@ -11,16 +11,18 @@
 
 namespace hr {
 
-void Table::create(const Capacities &asked) {
+bool Table::create(const Capacities &asked) {
+    bool made = false;
     pin_.create();
     pin_.lock(Lock::exclusive, timeout_);
     try {
-        Tables::open_or_create(pin_, asked);
+        Tables::open_or_create(pin_, asked, &made);
     } catch (...) {
         pin_.unlock();
         throw;
     }
     pin_.unlock();
+    return made;
 }
 
 void Table::lock(Lock mode) {
@@ -53,7 +55,7 @@ void Table::unlock() {
 void Table::purge() {
     if (held_ != Lock::exclusive)
         throw Error(Kind::refused, pin_.path(), "the table is not locked for writing");
-    pin_.remove();
+    pin_.remove(table_names());
     tables_.reset();
     generation_.reset();
     writing_ = false;

@@ -42,8 +42,8 @@ class Table {
 
     const PinDirectory &pin() const { return pin_; }
 
-    // Makes the tables unless they are there; needs no lock held.
-    void create(const Capacities &asked);
+    // Makes the tables, and returns true, unless they are there; needs no lock held.
+    bool create(const Capacities &asked);
     // Shared lock for readers, exclusive for a writer's batch. Raises not_found
     // where there are no tables, table_busy.
     void lock(Lock mode);

@@ -39,10 +39,9 @@ struct Pinned {
     const char *name;
     MapOf map;
 };
-#define PINNED(name)                                                                               \
-    Pinned {                                                                                       \
-#name, [](const Skeleton &s) { return s->maps.name; }                                      \
-    }
+// clang-format off
+#define PINNED(name) Pinned{#name, [](const Skeleton &s) { return s->maps.name; }}
+// clang-format on
 const std::array kPinned = {
     PINNED(services),     PINNED(records),  PINNED(slots),  PINNED(backends),
     PINNED(translations), PINNED(refusals), PINNED(events), PINNED(connections),
@@ -124,8 +123,9 @@ Tables Tables::open(const PinDirectory &pin) {
     return t;
 }
 
-Tables Tables::open_or_create(const PinDirectory &pin, const Capacities &asked) {
-    if (!open_pinned(pin.file("meta")))
+Tables Tables::open_or_create(const PinDirectory &pin, const Capacities &asked, bool *made) {
+    *made = !open_pinned(pin.file("meta"));
+    if (*made)
         create(pin, {asked.services ? asked.services : kDefaults.services,
                      asked.backends ? asked.backends : kDefaults.backends,
                      asked.slots ? asked.slots : kDefaults.slots});
@@ -143,6 +143,13 @@ Tables Tables::open_or_create(const PinDirectory &pin, const Capacities &asked) 
 
 Capacities Tables::capacities() const {
     return {meta[0].max_services, meta[0].max_backends, meta[0].max_slots};
+}
+
+std::vector<std::string> table_names() {
+    std::vector<std::string> names;
+    for (const Pinned &pinned : kPinned)
+        names.insert(names.begin(), pinned.name); // `meta` first: without it, the rest is nothing
+    return names;
 }
 
 void lend_tables(const PinDirectory &pin, Skeleton &skeleton) {

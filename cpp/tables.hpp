@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "maps.hpp"
 #include "pin.hpp"
@@ -27,7 +28,8 @@ class Tables {
     // Opens the tables, or makes them (all or none, whatever kills us); the
     // lock must be exclusive. A capacity of 0 was not asked for; one that was
     // must be that of the tables that are there: refused otherwise.
-    static Tables open_or_create(const PinDirectory &pin, const Capacities &asked);
+    // `*made` tells which it was.
+    static Tables open_or_create(const PinDirectory &pin, const Capacities &asked, bool *made);
 
     Capacities capacities() const;
 
@@ -40,6 +42,9 @@ class Tables {
     MappedArray<__u64> refusals;
     MappedArray<__u64> events;
 };
+
+// What an instance's directory holds, its links aside.
+std::vector<std::string> table_names();
 
 // Makes a skeleton use the instance's maps. Raises not_found, kernel_error.
 void lend_tables(const PinDirectory &pin, Skeleton &skeleton);

@@ -27,10 +27,10 @@ class Table:
     """
 
     def __init__(self, pin: str, timeout_ms: int) -> None:
-        """``timeout_ms``: how long to wait for the lock."""
+        """``timeout_ms``: how long to wait for the lock; Python sees no signal meanwhile."""
 
-    def create(self, services: int, backends: int, slots: int) -> None:
-        """Make the tables with these capacities, unless they are there.
+    def create(self, services: int, backends: int, slots: int) -> bool:
+        """Make the tables with these capacities, unless they are there; True if it made them.
 
         A capacity of 0 is the default. Raises `InvalidInput` for a pin path outside bpffs,
         `Refused` if they are there with another capacity, `AbiMismatch`, `TableBusy`.
@@ -71,8 +71,8 @@ class Table:
     def list(self, owner: str | None) -> list[_Service]:
         """Sorted by family, address, port, protocol."""
 
-def check_cgroup(path: str) -> None:
-    """Raises `InvalidInput` for what is no cgroup v2 directory."""
+def check(cgroup: str, tcp: bool, udp: bool) -> None:
+    """Whether `attach` is worth trying: raises as it does, and changes nothing."""
 
 def attach(
     table: Table, cgroup: str, tcp: bool, udp: bool, cgroup_mount: str

@@ -4,19 +4,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from . import _core
-from .errors import NotFound
+from .errors import HostreachError, NotFound, TableBusy
 from .table import Row
 
 if TYPE_CHECKING:
     from .models import Frontend, Service
 
-LOCK_TIMEOUT_MS = 30_000
-"""Longer than any batch takes; who holds the lock longer is stopped or stuck."""
+LOCK_TIMEOUT = 30.0
+"""Seconds: longer than any batch takes; who holds the lock longer is stopped or stuck."""
+_LOCK_SLICE_MS = 100
 
 
 class Capacities(NamedTuple):
@@ -37,6 +39,8 @@ class Description(NamedTuple):
     events: list[int]
 
 
+_T = TypeVar("_T")
+
 Hooks: TypeAlias = list[str]
 HookChanges: TypeAlias = list[tuple[str, str]]
 
@@ -48,16 +52,27 @@ class KernelTable:
     """
 
     def __init__(self, pin: str, capacities: Capacities | None = None) -> None:
-        self._core = _core.Table(pin, LOCK_TIMEOUT_MS)
+        self._core = _core.Table(pin, _LOCK_SLICE_MS)
         self._capacities = capacities
         self._checked = capacities is None
         self._thread = threading.RLock()
         self._depth = 0
         self._exclusive = False
 
-    def _create(self) -> None:
-        self._core.create(*(self._capacities or (0, 0, 0)))
+    def _create(self) -> bool:
+        made = self._retry(lambda: self._core.create(*(self._capacities or (0, 0, 0))))
         self._checked = True
+        return made
+
+    def _retry(self, take: Callable[[], _T]) -> _T:
+        """Wait for the lock, but let Ctrl-C through every now and then."""
+        deadline = time.monotonic() + LOCK_TIMEOUT
+        while True:
+            try:
+                return take()
+            except TableBusy:  # noqa: PERF203 - it waits anyway
+                if time.monotonic() >= deadline:
+                    raise
 
     @contextmanager
     def locked(self, *, exclusive: bool) -> Iterator[None]:
@@ -67,7 +82,7 @@ class KernelTable:
         """
         with self._thread:
             if not self._depth:
-                self._core.lock(exclusive)
+                self._retry(lambda: self._core.lock(exclusive))
                 self._exclusive = exclusive
             elif exclusive and not self._exclusive:
                 raise RuntimeError("an exclusive lock cannot be had inside a shared one")
@@ -83,17 +98,23 @@ class KernelTable:
     def exclusive(self) -> Iterator[None]:
         """See `hostreach.table.Table.exclusive`; makes the tables if need be.
 
-        Raises `Refused` if they are there and their size is not the one that was asked for.
+        Raises `Refused` if they are there and their size is not the one that was asked for. Tables
+        made for a batch that then fails are removed again: a failure changes nothing.
         """
         with self._thread, ExitStack() as stack:
-            if not self._depth and not self._checked:
-                self._create()
+            made = not self._depth and not self._checked and self._create()
             try:
                 stack.enter_context(self.locked(exclusive=True))
             except NotFound:
-                self._create()
+                made = self._create()
                 stack.enter_context(self.locked(exclusive=True))
-            yield
+            try:
+                yield
+            except HostreachError:
+                if made and not self._core.rows(None):
+                    self._core.purge()
+                    self._checked = self._capacities is None
+                raise
 
     def get(self, frontend: Frontend) -> Service | None:
         try:
@@ -128,11 +149,10 @@ class KernelTable:
 
     def attach(self, cgroup: str, protocols: Sequence[str], cgroup_mount: str) -> HookChanges:
         """Bring the hooks to this; see `hostreach.node.Node.attach`."""
-        _core.check_cgroup(cgroup)
+        tcp, udp = "tcp" in protocols, "udp" in protocols
+        _core.check(cgroup, tcp, udp)
         with self.exclusive():
-            return _core.attach(
-                self._core, cgroup, "tcp" in protocols, "udp" in protocols, cgroup_mount
-            )
+            return _core.attach(self._core, cgroup, tcp, udp, cgroup_mount)
 
     def detach(self, purge: bool) -> Hooks:
         """Remove the programs and, with ``purge``, the tables; raises `NotFound`."""
