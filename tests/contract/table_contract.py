@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services over any `hostreach.table.Table`.
+
+A subclass whose name begins with Test gives the fixture ``table``: fresh and empty, with room for
+exactly SERVICES services and BACKENDS backends, and for at least SLOTS slots.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from hostreach.errors import (
+    AlreadyExists,
+    HostreachError,
+    InvalidInput,
+    NotFound,
+    OwnerConflict,
+    TableFull,
+)
+from hostreach.models import Frontend, Service
+from hostreach.table import Row, Services, Table
+
+SERVICES = 8
+BACKENDS = 32
+SLOTS = 8192
+
+DNS = Service.of("10.96.0.10:53/udp", "10.0.0.2:53", "10.0.0.3:53,weight=3", name="kube/dns:dns")
+DNS_TCP = Service.of("10.96.0.10:53/tcp", "10.0.0.2:53")
+WEB6 = Service.of("[fd00:96::a]:80/tcp", "[fd00::1]:8080", owner="web")
+EMPTY = Service.of("10.96.0.9:80/tcp")
+
+
+def many(count: int, first: int = 1) -> list[Service]:
+    return [Service.of(f"10.97.0.{i}:80/tcp") for i in range(first, first + count)]
+
+
+class TableContract:
+    @pytest.fixture
+    def table(self) -> Table:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def services(self, table: Table) -> Services:
+        return Services(table)
+
+    def test_empty(self, services: Services, table: Table) -> None:
+        assert services.list() == []
+        assert services.rows() == []
+        assert len(services) == 0
+        assert table.get(DNS.frontend) is None
+        with pytest.raises(NotFound, match=r"^10\.96\.0\.10:53/udp: no such service$"):
+            services.get("10.96.0.10:53/udp")
+
+    def test_add_and_read_back(self, services: Services) -> None:
+        change = services.add(DNS)
+        assert change == ("add", DNS.frontend, None, DNS)
+        services.add(WEB6)
+        services.add(DNS_TCP)
+        services.add(EMPTY)
+        assert services.get("10.96.0.10:53/udp") == DNS
+        assert services.get(WEB6.frontend) == WEB6
+        assert services.list() == [EMPTY, DNS_TCP, DNS, WEB6]
+        assert list(services) == services.list()
+        assert services.list("web") == [WEB6]
+        assert len(services) == 4
+        assert services.rows("manual") == [
+            Row("10.96.0.9:80/tcp", None, "manual", "random", 0),
+            Row("10.96.0.10:53/tcp", None, "manual", "random", 1),
+            Row("10.96.0.10:53/udp", "kube/dns:dns", "manual", "random", 2),
+        ]
+
+    def test_sorted_by_number_not_by_text(self, services: Services) -> None:
+        order = [
+            "2.0.0.1:80/tcp",
+            "10.0.0.1:9/tcp",
+            "10.0.0.1:80/tcp",
+            "10.0.0.1:80/udp",
+            "10.0.0.1:1000/tcp",
+            "[1::9]:1/tcp",
+            "[1::10]:1/tcp",
+        ]
+        for frontend in sorted(order):
+            services.add(Service.of(frontend))
+        assert [str(service.frontend) for service in services] == order
+        assert [row.frontend for row in services.rows()] == order
+
+    def test_longest_values(self, services: Services) -> None:
+        service = Service.of("10.96.0.1:65535/tcp", name="ü" * 127 + "x", owner="o" * 63)
+        services.add(service)
+        assert services.list() == [service]
+
+    def test_add_twice(self, services: Services) -> None:
+        services.add(DNS)
+        other = Service.of("10.96.0.10:53/udp")
+        with pytest.raises(AlreadyExists, match="exists already; use set"):
+            services.add(other)
+        assert services.add(other, if_missing=True) is None
+        assert services.list() == [DNS]
+
+    def test_set(self, services: Services) -> None:
+        assert services.set(DNS) == ("add", DNS.frontend, None, DNS)
+        assert services.set(DNS) is None
+        other = Service.of("10.96.0.10:53/udp", "10.0.0.9:53")
+        assert services.set(other) == ("set", DNS.frontend, DNS, other)
+        assert services.list() == [other]
+
+    def test_remove(self, services: Services) -> None:
+        services.add(DNS)
+        assert services.remove("10.96.0.10:53/tcp", if_exists=True) is None
+        assert services.remove("10.96.0.10:53/udp") == ("remove", DNS.frontend, DNS, None)
+        assert services.list() == []
+        with pytest.raises(NotFound, match="no such service"):
+            services.remove("10.96.0.10:53/udp")
+        services.add(DNS)
+        assert services.list() == [DNS]
+
+    def test_backends(self, services: Services) -> None:
+        services.add(EMPTY)
+        vip = str(EMPTY.frontend)
+        services.add_backend(vip, "10.0.0.1:80")
+        services.add_backend(vip, "10.0.0.2:80,weight=2")
+        services.set_backend(vip, "10.0.0.1:80,weight=5")
+        services.set_backend(vip, "10.0.0.3:80")
+        assert [str(b) for b in services.get(vip).backends] == [
+            "10.0.0.1:80,weight=5",
+            "10.0.0.2:80,weight=2",
+            "10.0.0.3:80",
+        ]
+        assert services.set_backend(vip, "10.0.0.3:80") is None
+        assert services.add_backend(vip, "10.0.0.3:80,weight=9", if_missing=True) is None
+        change = services.remove_backend(vip, "10.0.0.2:80")
+        assert change is not None
+        assert change.action == "set"
+        assert services.remove_backend(vip, "10.0.0.2:80", if_exists=True) is None
+        after = services.get(vip)
+        assert [str(b) for b in after.backends] == ["10.0.0.1:80,weight=5", "10.0.0.3:80"]
+        with pytest.raises(AlreadyExists, match=r"backend 10\.0\.0\.3:80 exists already"):
+            services.add_backend(vip, "10.0.0.3:80")
+        with pytest.raises(NotFound, match=r"no such backend: 10\.0\.0\.2:80"):
+            services.remove_backend(vip, "10.0.0.2:80")
+        with pytest.raises(
+            InvalidInput, match=r"is IPv6, but frontend 10\.96\.0\.9:80/tcp is IPv4"
+        ):
+            services.add_backend(vip, "[fd00::1]:80")
+        with pytest.raises(NotFound, match="no such service"):
+            services.add_backend("10.96.0.99:80/tcp", "10.0.0.1:80")
+        with pytest.raises(NotFound, match="no such service"):
+            services.remove_backend("10.96.0.99:80/tcp", "10.0.0.1:80", if_exists=True)
+        assert services.list() == [after]
+
+    def test_owners(self, services: Services) -> None:
+        services.add(WEB6)
+        vip = str(WEB6.frontend)
+        mine = Service.of(vip)
+        for refused in (
+            lambda: services.set(mine),
+            lambda: services.remove(vip),
+            lambda: services.add_backend(vip, "[fd00::2]:1"),
+            lambda: services.set_backend(vip, "[fd00::2]:1"),
+            lambda: services.remove_backend(vip, "[fd00::1]:8080"),
+            lambda: services.apply([DNS, mine]),
+        ):
+            with pytest.raises(OwnerConflict, match="belongs to owner 'web'; pass --owner web"):
+                refused()
+        assert services.list() == [WEB6]
+        services.remove_backend(vip, "[fd00::1]:8080", owner="web")
+        services.remove(vip, owner="web")
+        assert services.list() == []
+
+    def test_apply(self, services: Services) -> None:
+        changed = Service.of("10.96.0.10:53/udp", "10.0.0.7:53")
+        services.apply([DNS, EMPTY])
+        changes = services.apply([WEB6, changed, EMPTY])
+        assert changes == [
+            ("set", DNS.frontend, DNS, changed),
+            ("add", WEB6.frontend, None, WEB6),
+        ]
+        assert services.apply([changed, WEB6]) == []
+        assert services.list() == [EMPTY, changed, WEB6]
+
+    def test_apply_prune(self, services: Services) -> None:
+        services.apply([DNS, EMPTY, WEB6])
+        changes = services.apply([DNS], prune=True)
+        assert changes == [("remove", EMPTY.frontend, EMPTY, None)]
+        assert services.list() == [DNS, WEB6]
+        assert [c.action for c in services.apply([], owner="web", prune=True)] == ["remove"]
+        assert services.list() == [DNS]
+        assert services.apply([], prune=True, owner="nobody") == []
+
+    def test_apply_dry_run(self, services: Services) -> None:
+        services.apply([EMPTY])
+        changes = services.apply([DNS], prune=True, dry_run=True)
+        assert [change.action for change in changes] == ["remove", "add"]
+        assert services.list() == [EMPTY]
+
+    def test_apply_duplicate(self, services: Services) -> None:
+        with pytest.raises(InvalidInput, match="given twice"):
+            services.apply([EMPTY, DNS, DNS])
+        assert services.list() == []
+
+    def test_full_of_services(self, services: Services) -> None:
+        full = many(SERVICES)
+        services.apply(full)
+        for attempt in (
+            lambda: services.add(DNS),
+            lambda: services.set(DNS),
+            lambda: services.apply([*many(1), DNS]),
+        ):
+            with pytest.raises(TableFull):
+                attempt()
+            assert services.list() == full
+        services.remove(full[0].frontend)
+        services.add(DNS)
+        assert len(services) == SERVICES
+
+    def test_full_changes_nothing_of_a_batch(self, services: Services) -> None:
+        services.add(DNS)
+        with pytest.raises(TableFull):
+            services.apply(many(SERVICES))
+        assert services.list() == [DNS]
+
+    def test_full_of_backends(self, services: Services) -> None:
+        services.add(EMPTY)
+        too_many = [f"10.0.1.{i}:80" for i in range(1, BACKENDS + 2)]
+        with pytest.raises(TableFull):
+            services.set(Service.of(str(EMPTY.frontend), *too_many))
+        assert services.list() == [EMPTY]
+        services.set(Service.of(str(EMPTY.frontend), *too_many[:BACKENDS]))
+        with pytest.raises(TableFull):
+            services.add_backend(EMPTY.frontend, too_many[-1])
+        assert len(services.get(EMPTY.frontend).backends) == BACKENDS
+
+    def test_differing(self, services: Services, table: Table) -> None:
+        services.apply([DNS, EMPTY])
+        renamed = Service.of("10.96.0.9:80/tcp", name="x")
+        owned = Service.of("10.96.0.9:80/tcp", owner="x")
+        reordered = Service.of("10.96.0.10:53/udp", "10.0.0.3:53,weight=3", "10.0.0.2:53")
+        assert table.differing([DNS, EMPTY]) == []
+        assert table.differing([WEB6, DNS, renamed]) == [WEB6, renamed]
+        assert table.differing([owned, reordered]) == [owned, reordered]
+
+    def test_passes_over_what_is_not_there(self, services: Services, table: Table) -> None:
+        services.add(DNS)
+        table.remove([Frontend.parse("10.96.0.77:1/tcp"), DNS.frontend])
+        assert services.list() == []
+
+    def test_exclusive_is_reentrant(self, services: Services, table: Table) -> None:
+        with table.exclusive():
+            services.add(DNS)
+            with table.exclusive():
+                services.add(EMPTY)
+            assert services.list() == [EMPTY, DNS]
+
+    def test_lock_is_given_back_after_an_error(self, services: Services) -> None:
+        for _ in range(3):
+            with pytest.raises(HostreachError):
+                services.remove("10.96.0.99:80/tcp")
+        services.add(DNS)

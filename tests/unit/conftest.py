@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An instance without a kernel, and the command line run on it."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, settings
+from typing_extensions import Self
+
+import hostreach
+from hostreach.cli import main
+from hostreach.table import Services
+from hostreach.testing import MemoryTable
+
+# The first text drawn takes a second, on a loaded machine more: times say nothing here.
+settings.register_profile(
+    "unit", deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+)
+settings.load_profile("unit")
+
+
+class Result(NamedTuple):
+    """What one command line did."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+class FakeCapacities(NamedTuple):
+    """As `hostreach.Capacities`, which the compiled module stands behind."""
+
+    services: int = 8
+    backends: int = 32
+    slots: int = 8192
+
+
+class FakeNode:
+    """As `hostreach.Node`, as far as services go."""
+
+    def __init__(self, table: MemoryTable) -> None:
+        self.services = Services(table)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class FakeHost:
+    """What `hostreach.open` finds: one table for each pin."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str | None, MemoryTable] = {}
+
+    def open(self, pin: str | None = None, *, capacities: FakeCapacities | None = None) -> FakeNode:
+        services, backends, slots = capacities or FakeCapacities()
+        made = MemoryTable(max_services=services, max_backends=backends, max_slots=slots)
+        return FakeNode(self.tables.setdefault(pin, made))
+
+    @property
+    def services(self) -> Services:
+        return self.open().services
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> FakeHost:
+    fake = FakeHost()
+    monkeypatch.setitem(vars(hostreach), "open", fake.open)
+    monkeypatch.setitem(vars(hostreach), "Capacities", FakeCapacities)
+    return fake
+
+
+@pytest.fixture
+def run(
+    host: FakeHost,  # noqa: ARG001 - the instance that is opened
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Run:
+    """Run one command line on ``host``."""
+
+    def run(*argv: str, stdin: str | bytes = b"") -> Result:
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        code = main(argv)
+        return Result(code, *capsys.readouterr())
+
+    return run

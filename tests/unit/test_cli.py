@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line on an instance without a kernel."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+
+from hostreach.models import Service
+
+from .conftest import FakeHost, Run
+
+VIP = "10.96.0.10:53/udp"
+ADD = ("svc", "add", VIP, "--backend", "10.0.0.2:53", "--backend", "10.0.0.3:53,weight=3")
+
+
+def test_add_list_show_remove(run: Run) -> None:
+    assert run(*ADD, "--name", "kube/dns").out == f"added {VIP} with 2 backends\n"
+    assert run("svc", "add", "10.96.0.9:80/tcp", "--owner", "web").out == (
+        "added 10.96.0.9:80/tcp with no backends\n"
+    )
+    assert run("svc", "ls").out == (
+        "FRONTEND           NAME      OWNER   ALGORITHM  BACKENDS\n"
+        "10.96.0.9:80/tcp   -         web     random     0\n"
+        "10.96.0.10:53/udp  kube/dns  manual  random     2\n"
+    )
+    assert "10.96.0.10" not in run("svc", "ls", "--owner", "web").out
+    assert run("svc", "show", VIP).out == (
+        "frontend   10.96.0.10:53/udp\n"
+        "name       kube/dns\n"
+        "owner      manual\n"
+        "algorithm  random\n"
+        "\n"
+        "BACKEND      WEIGHT  SLOTS  SHARE    ERROR\n"
+        "10.0.0.2:53  1       1      25.000%  +0.000%\n"
+        "10.0.0.3:53  3       3      75.000%  +0.000%\n"
+    )
+    assert run("svc", "rm", VIP).out == f"removed {VIP}\n"
+    assert run("svc", "rm", VIP, "--if-exists").out == f"unchanged {VIP}\n"
+
+
+def test_set_and_backends(run: Run) -> None:
+    run(*ADD)
+    assert run("backend", "add", VIP, "10.0.0.4:53", "--weight", "2").out == (
+        f"changed {VIP}: +10.0.0.4:53,weight=2\n"
+    )
+    assert run("backend", "set", VIP, "10.0.0.4:53", "--weight", "0").out == (
+        f"changed {VIP}: 10.0.0.4:53 weight 2 -> 0\n"
+    )
+    assert run("backend", "rm", VIP, "10.0.0.2:53").out == f"changed {VIP}: -10.0.0.2:53\n"
+    assert run("backend", "rm", VIP, "10.0.0.2:53", "--if-exists").out == f"unchanged {VIP}\n"
+    assert run("backend", "add", VIP, "10.0.0.4:53", "--if-missing").code == 0
+    assert run("svc", "set", VIP, "--name", "dns").out == (
+        f"changed {VIP}: name - -> dns, -10.0.0.3:53,weight=3, -10.0.0.4:53,weight=0\n"
+    )
+    assert run("svc", "set", VIP, "--name", "dns").out == f"unchanged {VIP}\n"
+    assert run("svc", "add", VIP, "--if-missing").code == 0
+
+
+def test_json(run: Run, host: FakeHost) -> None:
+    added = json.loads(run(*ADD, "--json").out)
+    service = {
+        "frontend": VIP,
+        "name": None,
+        "owner": "manual",
+        "algorithm": "random",
+        "backends": [
+            {"address": "10.0.0.2:53", "weight": 1},
+            {"address": "10.0.0.3:53", "weight": 3},
+        ],
+    }
+    change = {"action": "add", "frontend": VIP, "before": None, "after": service}
+    assert added == {"schema": 1, "changes": [change]}
+    assert json.loads(run("svc", "ls", "--json").out) == {"schema": 1, "services": [service]}
+    shown = json.loads(run("svc", "show", VIP, "--json").out)
+    assert shown["service"] == service
+    assert shown["shares"][1] == {
+        "address": "10.0.0.3:53",
+        "slots": 3,
+        "share": 0.75,
+        "error": 0.0,
+    }
+    again = run("svc", "add", VIP, "--if-missing", "--json")
+    assert json.loads(again.out) == {"schema": 1, "changes": []}
+    assert [Service.model_validate(service)] == host.services.list()
+
+
+def test_apply_and_export(run: Run, host: FakeHost, tmp_path: Path) -> None:
+    run(*ADD)
+    run("svc", "add", "10.96.0.9:80/tcp")
+    exported = run("export").out
+    path = tmp_path / "services"
+    path.write_text(exported.replace("weight: 3", "weight: 4").replace("0.9:80", "0.8:80"))
+    expected = f"+ 10.96.0.8:80/tcp with no backends\n- 10.96.0.9:80/tcp\n~ {VIP}: 10.0.0.3:53 "
+    expected += "weight 3 -> 4\n"
+    assert run("apply", "-f", str(path), "--prune", "--dry-run").out == expected
+    assert run("export").out == exported
+    assert run("apply", "-f", str(path), "--prune").out == expected
+    assert run("apply", "-f", str(path), "--prune").out == ""
+    assert run("export").out == path.read_text()
+    as_json = run("export", "--json").out
+    changes = json.loads(run("apply", "-f", "-", "--json", stdin=exported).out)["changes"]
+    assert [change["action"] for change in changes] == ["add", "set"]
+    run("apply", "-f", "-", "--prune", stdin=as_json)
+    assert run("export").out == path.read_text()
+    assert run("--pin", "/other", "apply", "-f", "-", stdin=as_json).code == 0
+    assert host.open("/other").services.list() == host.services.list()
+
+
+def test_pin_stands_anywhere(run: Run, host: FakeHost) -> None:
+    run("svc", "add", VIP, "--pin", "/a")
+    run("--pin", "/b", "svc", "add", VIP)
+    run("svc", "--pin", "/c", "add", VIP)
+    run("--pin", "/x", "svc", "--pin", "/y", "add", VIP, "--pin", "/d")
+    assert {pin for pin, table in host.tables.items() if table.list()} == {"/a", "/b", "/c", "/d"}
+
+
+def test_capacities(run: Run, host: FakeHost) -> None:
+    run("svc", "add", VIP, "--max-services", "1", "--max-backends", "2", "--max-slots", "3")
+    table = host.tables[None]
+    assert (table.max_services, table.max_backends, table.max_slots) == (1, 2, 3)
+    result = run("svc", "add", "10.96.0.9:80/tcp")
+    assert result.code == 1
+    assert result.err == "hostreach: the table is full: 2 services, room for 1; nothing changed\n"
+
+
+def test_share_error_is_shown(run: Run) -> None:
+    run("svc", "add", VIP, "--backend", "10.0.0.2:53", "--backend", "10.0.0.3:53,weight=65535")
+    assert run("svc", "show", VIP).out.splitlines()[-2:] == [
+        "10.0.0.2:53  1       1      0.024%   +1500.000%",
+        "10.0.0.3:53  65535   4095   99.976%  -0.023%",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        pytest.param(["frobnicate"], "no such command 'frobnicate'", id="unknown command"),
+        pytest.param(["--frobnicate"], "no such option: --frobnicate", id="unknown option"),
+        pytest.param([*ADD, "--wieght=1"], "svc add: no such option: --wieght", id="deep option"),
+        pytest.param(["svc", "add"], "svc add: missing argument 'FRONTEND'", id="no argument"),
+        pytest.param(["apply"], "apply: missing option '--file' / '-f'", id="no file"),
+        pytest.param(
+            ["backend", "set", VIP, "10.0.0.2:53"], "missing option '--weight'", id="no N"
+        ),
+        pytest.param(["svc", "ls", "x"], "unexpected extra argument", id="extra argument"),
+        pytest.param([*ADD, "--name"], "'--name' requires an argument", id="option's argument"),
+        pytest.param([*ADD, "--max-slots", "x"], "'x' is not a valid int", id="no integer"),
+        pytest.param([*ADD, "--max-slots", "0"], "--max-slots must be from 1 to", id="no slots"),
+        pytest.param(
+            [*ADD, "--max-services", "16777217"], "to 16777216, not 16777217", id="2^24+1"
+        ),
+        pytest.param([*ADD, "--pin", ""], "--pin is empty", id="empty pin"),
+        pytest.param(["attach", "--protocols", "sctp"], "'sctp' is no protocol", id="protocols"),
+        pytest.param(["svc", "show", "10.0.0.1:53"], "has no protocol", id="no protocol"),
+        pytest.param(["svc", "add", "10.0.0.300:53/udp"], "is no IPv4 or IPv6", id="address"),
+        pytest.param(["svc", "add", "10.0.0.1:0/udp"], "'0' is no port", id="port 0"),
+        pytest.param(["svc", "add", "10.0.0.1:65536/udp"], "'65536' is no port", id="port 65536"),
+        pytest.param(["svc", "add", "10.0.0.1:1/sctp"], "'sctp' is no protocol", id="sctp"),
+        pytest.param([*ADD, "--backend", "[fd00::1]:53"], "is IPv6, but frontend", id="family"),
+        pytest.param([*ADD, "--backend", "10.0.0.2:53"], "is given twice", id="duplicate"),
+        pytest.param([*ADD, "--backend", "10.0.0.9:53,weight=-1"], "not '-1'", id="weight -1"),
+        pytest.param(
+            [*ADD, "--backend", "10.0.0.9:53,weight=65536"], "not 65536", id="weight 2^16"
+        ),
+        pytest.param([*ADD, "--name", "x" * 10_000], "is 10000 bytes long", id="long name"),
+        pytest.param([*ADD, "--name", "a b"], "has white space", id="blank in name"),
+        pytest.param([*ADD, "--name", ""], "name is empty", id="empty name"),
+        pytest.param([*ADD, "--owner", "x" * 64], "is 64 bytes long", id="long owner"),
+        pytest.param([*ADD, "--algorithm", "best"], "algorithm must be random", id="algorithm"),
+        pytest.param(["svc", "add", "a\nb\x1b[31m"], "has no protocol", id="line feed, escape"),
+        pytest.param(["a\nb"], "no such command", id="command with line feed"),
+        pytest.param(["apply", "-f", "/nonexistent"], "no such file", id="missing file"),
+        pytest.param(["apply", "-f", "/"], "is a directory", id="directory"),
+        pytest.param(["apply", "-f", "-"], "standard input: is empty", id="empty standard input"),
+    ],
+)
+def test_bad_usage(run: Run, host: FakeHost, argv: list[str], message: str) -> None:
+    result = run(*argv)
+    assert result.code == 2
+    assert result.out == ""
+    assert message in result.err
+    assert result.err.startswith("hostreach: ")
+    assert result.err.endswith("\n")
+    assert result.err[:-1].isprintable()
+    assert not any(table.list() for table in host.tables.values())
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (ADD, f"{VIP}: this service exists already; use set to replace it"),
+        (["svc", "rm", "10.9.9.9:1/tcp"], "10.9.9.9:1/tcp: no such service"),
+        (["svc", "show", "10.9.9.9:1/tcp"], "10.9.9.9:1/tcp: no such service"),
+        (
+            ["backend", "add", VIP, "10.0.0.2:53"],
+            f"{VIP}: backend 10.0.0.2:53 exists already; use set to change it",
+        ),
+        (["backend", "rm", VIP, "10.0.0.9:53"], f"{VIP}: no such backend: 10.0.0.9:53"),
+        (
+            ["svc", "set", VIP, "--owner", "web"],
+            f"{VIP}: belongs to owner 'manual'; pass --owner manual",
+        ),
+    ],
+)
+def test_refused(run: Run, host: FakeHost, argv: list[str], message: str) -> None:
+    run(*ADD)
+    before = host.services.list()
+    result = run(*argv)
+    assert result == (1, "", f"hostreach: {message}\n")
+    assert host.services.list() == before
+
+
+def test_wrong_file_applies_nothing(run: Run, host: FakeHost) -> None:
+    text = "version: 1\nservices:\n- frontend: 10.0.0.1:1/tcp\n- frontend: 10.0.0.1:0/tcp\n"
+    result = run("apply", "-f", "-", stdin=text)
+    assert result.code == 2
+    assert result.err.startswith("hostreach: standard input:4: '10.0.0.1:0': '0' is no port")
+    assert host.services.list() == []
+
+
+def test_help(run: Run) -> None:
+    for argv in (["--help"], ["-h"], ["svc"], ["backend"], ["svc", "add", "--help"]):
+        result = run(*argv)
+        assert result.code == 0
+        assert result.out.startswith("Usage: hostreach")
+    assert run("--version").out.startswith("hostreach ")
+
+
+def hostreach(*argv: str, stdout: int | TextIO) -> subprocess.Popen[str]:
+    code = "import sys; from hostreach.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, *argv]
+    return subprocess.Popen(command, text=True, stdout=stdout, stderr=subprocess.PIPE)
+
+
+def test_closed_pipe_is_quiet() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = hostreach("--help", stdout=writer)
+    os.close(writer)
+    assert process.communicate()[1] == ""
+    assert process.returncode == 141
+
+
+def test_full_disk_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        process = hostreach("--help", stdout=full)
+        assert process.communicate()[1] == "hostreach: no space left on device\n"
+    assert process.returncode == 1

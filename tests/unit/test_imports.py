@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What imports what: the compiled module is behind the node, and pydantic behind the models."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import hostreach
+from hostreach import errors, table, testing
+from hostreach.errors import HostreachError, InvalidInput, Refused
+from hostreach.sources import file
+
+
+def imported(*code: str) -> set[str]:
+    """The modules that a fresh interpreter has after running ``code``, without the compiled one."""
+    script = "\n".join(
+        ("import sys", "sys.modules['hostreach._core'] = None", *code, "print(*sys.modules)")
+    )
+    command = [sys.executable, "-c", script]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return set(out.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "hostreach",
+        "hostreach.errors",
+        "hostreach.syntax",
+        "hostreach.models",
+        "hostreach.table",
+        "hostreach.testing",
+        "hostreach.sources.file",
+        "hostreach.cli",
+        "hostreach.cli.app",
+    ],
+)
+def test_imports_without_the_compiled_module(module: str) -> None:
+    assert module in imported(f"import {module}")
+
+
+@pytest.mark.parametrize(
+    "module", ["hostreach.syntax", "hostreach.table", "hostreach.testing", "hostreach.cli.app"]
+)
+def test_imports_without_pydantic(module: str) -> None:
+    assert "pydantic" not in imported(f"import {module}")
+
+
+def test_light_commands_stay_light() -> None:
+    modules = imported(
+        "import hostreach",
+        "from hostreach.cli import main",
+        "from hostreach.table import Services",
+        "from hostreach.testing import MemoryTable",
+        "class Node:",
+        "    services = Services(MemoryTable())",
+        "    def __enter__(self): return self",
+        "    def __exit__(self, *_): pass",
+        "hostreach.open = lambda pin, capacities: Node()",
+        "assert main(['--help']) == main(['--version']) == main(['svc', 'ls']) == 0",
+    )
+    for heavy in ("pydantic", "rich", "yaml"):
+        assert heavy not in modules
+
+
+def test_models_do_no_input_or_output() -> None:
+    modules = imported("import hostreach.models")
+    assert not modules & {"yaml", "typer", "hostreach.table", "hostreach.sources"}
+
+
+@pytest.mark.parametrize("module", [hostreach, errors, table, testing, file])
+def test_exports_are_sorted_and_there(module: object) -> None:
+    names: list[str] = module.__all__  # type: ignore[attr-defined]
+    assert names == sorted(names)
+    # What the compiled module stands behind is tried with the kernel.
+    for name in set(names) - {"Capacities", "Node", "Status", "open"}:
+        assert getattr(module, name) is not None
+
+
+def test_every_error_is_exported() -> None:
+    assert set(errors.__all__) <= set(hostreach.__all__)
+
+
+def test_errors_print_one_line() -> None:
+    assert str(HostreachError("went wrong", object="it")) == "it: went wrong"
+    assert str(InvalidInput("went wrong")) == "went wrong"
+    assert InvalidInput("x").exit_code == 2
+    assert Refused("x", errno=13).errno == 13
+    assert errors.ProgramRejected("x", log="a\nb").log == "a\nb"
