@@ -13,12 +13,12 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from .errors import AlreadyExists, InvalidInput, NotFound, OwnerConflict
-from .slots import SLOTS_MAX, slot_counts
+from .slots import slot_counts
 
 if TYPE_CHECKING:
     from .models import Backend, Frontend, Service
 
-__all__ = ["SLOTS_MAX", "Change", "Row", "Services", "Table", "slot_counts"]
+__all__ = ["Change", "Row", "Services", "Table", "slot_counts"]
 
 
 class Change(NamedTuple):

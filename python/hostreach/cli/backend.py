@@ -19,7 +19,9 @@ _WEIGHT_HELP = "0 to 65535, relative to the others; 0 gets nothing new."
 
 
 @app.callback(invoke_without_command=True)
-def root(context: typer.Context) -> None:
+def root(context: typer.Context, pin: Pin = None) -> None:
+    if pin is not None:
+        context.obj = pin
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

@@ -39,7 +39,9 @@ Algorithm = Annotated[
 
 
 @app.callback(invoke_without_command=True)
-def root(context: typer.Context) -> None:
+def root(context: typer.Context, pin: Pin = None) -> None:
+    if pin is not None:
+        context.obj = pin
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -125,7 +127,7 @@ def ls(
 def show(
     context: typer.Context, frontend: FrontendText, as_json: Json = False, pin: Pin = None
 ) -> None:
-    """Show a service, and the share of new connections that each backend gets."""
+    """Show a service and the share of each backend."""
     with open_node(context, pin) as node:
         service = node.services.get(frontend)
     shares = _shares(service)
