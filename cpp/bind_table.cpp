@@ -151,7 +151,9 @@ void bind_table(py::module_ &module) {
                 table.lock(exclusive ? Lock::exclusive : Lock::shared);
             },
             py::arg("exclusive"), Unlocked())
+        .def("lock_only", &Table::lock_only, Unlocked())
         .def("unlock", &Table::unlock)
+        .def("close", &Table::close)
         .def("purge", &Table::purge, Unlocked())
         .def(
             "get",

@@ -65,6 +65,22 @@ void make_directory(const std::string &path) {
 
 } // namespace
 
+namespace {
+
+// On a bpffs that all may write to, somebody else may have made the directory.
+void require_private(const Fd &directory, const std::string &path) {
+    struct stat st;
+    if (::fstat(directory.get(), &st))
+        raise_errno(path, "look at the pin directory", errno);
+    bool mount_point = st.st_mode & S_ISVTX;
+    if (st.st_uid != ::geteuid() || (!mount_point && (st.st_mode & (S_IWGRP | S_IWOTH))))
+        throw Error(Kind::refused, path,
+                    "the pin directory belongs to user " + std::to_string(st.st_uid) +
+                        " or others may write to it; remove it, or use another --pin");
+}
+
+} // namespace
+
 bool PinDirectory::exists() const {
     struct stat st;
     if (::stat(path_.c_str(), &st) == 0)
@@ -104,6 +120,7 @@ void PinDirectory::lock(Lock mode, std::chrono::milliseconds timeout) {
                             "no tables here; `attach` and `svc add` make them", errno);
             if (!fd)
                 raise_errno(path_, "open the pin directory", errno);
+            require_private(fd, path_);
         }
         if (::flock(fd.get(), (mode == Lock::shared ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0) {
             // purged and made again while we waited? then this is the wrong directory

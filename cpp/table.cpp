@@ -18,6 +18,7 @@ bool Table::create(const Capacities &asked) {
     try {
         Tables::open_or_create(pin_, asked, &made);
     } catch (...) {
+        pin_.remove({}); // if it is empty, we made it
         pin_.unlock();
         throw;
     }
@@ -41,6 +42,17 @@ void Table::lock(Lock mode) {
     held_ = mode;
 }
 
+void Table::lock_only() {
+    pin_.lock(Lock::exclusive, timeout_);
+    held_ = Lock::exclusive;
+}
+
+void Table::close() {
+    tables_.reset();
+    generation_.reset();
+    index_.clear();
+}
+
 void Table::unlock() {
     if (writing_) {
         __u64 &generation = tables_->meta[0].generation;
@@ -56,9 +68,8 @@ void Table::purge() {
     if (held_ != Lock::exclusive)
         throw Error(Kind::refused, pin_.path(), "the table is not locked for writing");
     pin_.remove(table_names());
-    tables_.reset();
-    generation_.reset();
     writing_ = false;
+    close();
     unlock();
 }
 

@@ -47,7 +47,11 @@ class Table {
     // Shared lock for readers, exclusive for a writer's batch. Raises not_found
     // where there are no tables, table_busy.
     void lock(Lock mode);
+    // The exclusive lock, without opening the tables: for detach and purge.
+    void lock_only();
     void unlock();
+    // Lets go of the maps; lock() opens them again.
+    void close();
     // Removes tables and pins; the lock must be exclusive, and is given back.
     void purge();
 

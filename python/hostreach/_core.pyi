@@ -39,7 +39,13 @@ class Table:
     def lock(self, exclusive: bool) -> None:
         """Raises `NotFound` if there are no tables, `AbiMismatch`, `TableBusy`."""
 
+    def lock_only(self) -> None:
+        """The exclusive lock without opening the tables, for `detach` and `purge`."""
+
     def unlock(self) -> None: ...
+    def close(self) -> None:
+        """Let go of the maps; `lock` opens them again."""
+
     def purge(self) -> None:
         """Remove the tables and all pins, and give the lock back."""
 

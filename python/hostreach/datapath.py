@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from . import _core
-from .errors import HostreachError, NotFound, TableBusy
+from .errors import HostreachError, InvalidInput, NotFound, TableBusy
 from .table import Row
 
 if TYPE_CHECKING:
@@ -21,12 +21,27 @@ LOCK_TIMEOUT = 30.0
 _LOCK_SLICE_MS = 100
 
 
-class Capacities(NamedTuple):
-    """How much the tables hold; chosen when they are made."""
+CAPACITY_MAX = 2**24
 
-    services: int = 65_536
-    backends: int = 262_144
-    slots: int = 1_048_576
+
+class Capacities(NamedTuple):
+    """How much the tables hold; chosen when they are made.
+
+    None leaves it open: the default for new tables, whatever it is for tables that are there.
+    """
+
+    services: int | None = None
+    """Default 65,536."""
+    backends: int | None = None
+    """Of all services together. Default 262,144."""
+    slots: int | None = None
+    """Of the selection tables of all services together. Default 1,048,576."""
+
+    def check(self) -> None:
+        """Raises `InvalidInput` for a number that no table can have."""
+        for name, value in zip(self._fields, self, strict=True):
+            if value is not None and not 1 <= value <= CAPACITY_MAX:
+                raise InvalidInput(f"--max-{name} must be from 1 to {CAPACITY_MAX}, not {value}")
 
 
 class Description(NamedTuple):
@@ -51,16 +66,17 @@ class KernelTable:
     Reading tables that were never made finds nothing; the first write makes them.
     """
 
-    def __init__(self, pin: str, capacities: Capacities | None = None) -> None:
+    def __init__(self, pin: str, capacities: Capacities) -> None:
         self._core = _core.Table(pin, _LOCK_SLICE_MS)
         self._capacities = capacities
-        self._checked = capacities is None
+        self._checked = not any(capacities)
         self._thread = threading.RLock()
         self._depth = 0
         self._exclusive = False
 
     def _create(self) -> bool:
-        made = self._retry(lambda: self._core.create(*(self._capacities or (0, 0, 0))))
+        sizes = [size or 0 for size in self._capacities]
+        made = self._retry(lambda: self._core.create(*sizes))
         self._checked = True
         return made
 
@@ -113,7 +129,7 @@ class KernelTable:
             except HostreachError:
                 if made and not self._core.rows(None):
                     self._core.purge()
-                    self._checked = self._capacities is None
+                    self._checked = not any(self._capacities)
                 raise
 
     def get(self, frontend: Frontend) -> Service | None:
@@ -155,12 +171,24 @@ class KernelTable:
             return _core.attach(self._core, cgroup, tcp, udp, cgroup_mount)
 
     def detach(self, purge: bool) -> Hooks:
-        """Remove the programs and, with ``purge``, the tables; raises `NotFound`."""
-        with self.locked(exclusive=True):
-            hooks = _core.detach(self._core)
-            if purge:
-                self._core.purge()
+        """Remove the programs and, with ``purge``, the tables, of any version.
+
+        Raises `NotFound` if there is no such instance.
+        """
+        with self._thread:
+            self._retry(lambda: self._core.lock_only())
+            try:
+                hooks = _core.detach(self._core)
+                if purge:
+                    self._core.purge()
+            finally:
+                self._core.unlock()
         return hooks
+
+    def close(self) -> None:
+        """Let go of the maps; the next use opens them again."""
+        with self._thread:
+            self._core.close()
 
     def describe(self, cgroup_mount: str) -> Description:
         """Everything that a status is made of, from one moment; raises `NotFound`."""

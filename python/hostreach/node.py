@@ -101,7 +101,7 @@ class Status:
 class Node:
     """An instance, known by its pin directory. Nothing is opened before it is needed."""
 
-    def __init__(self, pin: str, capacities: Capacities | None = None) -> None:
+    def __init__(self, pin: str, capacities: Capacities = Capacities()) -> None:  # noqa: B008 - immutable
         self.pin = pin
         self._table = KernelTable(pin, capacities)
         self.services = Services(self._table)
@@ -115,7 +115,11 @@ class Node:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Nothing to close: locks are held for a batch, and maps end with the object."""
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the maps. The instance stays as it is, and this object can be used again."""
+        self._table.close()
 
     def attach(
         self, cgroup: str | None = None, protocols: Sequence[str] = ("tcp", "udp")
@@ -175,12 +179,16 @@ class Node:
 
 
 def open(  # noqa: A001 - as in hostreach.open()
-    pin: str | None = None, *, capacities: Capacities | None = None
+    pin: str | None = None,
+    *,
+    capacities: Capacities = Capacities(),  # noqa: B008 - immutable
 ) -> Node:
     """The instance pinned at ``pin`` (default: $HOSTREACH_PIN, or /sys/fs/bpf/hostreach).
 
-    ``capacities`` are for tables that are made; tables that are there must have them.
+    ``capacities`` are for tables that are made; tables that are there must have them. Raises
+    `InvalidInput` for a relative path or a capacity that no table can have.
     """
+    capacities.check()
     path = pin or os.environ.get(PIN_VARIABLE) or DEFAULT_PIN
     if not path.startswith("/"):
         raise InvalidInput("a pin path is absolute", object=path)
