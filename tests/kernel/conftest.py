@@ -40,9 +40,8 @@ def box() -> Iterator[Box]:
 def node(box: Box) -> Iterator[Node]:
     """An instance with small tables, attached to the box."""
     # Imported late: the harness's own tests run without the compiled module.
-    from hostreach.node import Capacities
-
     import hostreach
+    from hostreach.node import Capacities
 
     capacities = Capacities(services=256, backends=1024, slots=16384)
     with hostreach.open(str(box.pin), capacities=capacities) as opened:

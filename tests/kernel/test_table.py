@@ -27,13 +27,15 @@ SMALL = Capacities(services=4, backends=8, slots=64)
 
 @contextmanager
 def unchanged(node: hostreach.Node) -> Iterator[None]:
-    def state() -> tuple[object, ...]:
-        status = node.status()
-        return node.services.list(), status.services, status.backends, status.slots
-
-    before = state()
+    before = node.services.list(), used(node)
     yield
-    assert state() == before
+    assert (node.services.list(), used(node)) == before
+
+
+def used(node: hostreach.Node) -> tuple[int, ...]:
+    """Services, backends and slots in use."""
+    status = node.status()
+    return tuple(usage.used for usage in (status.services, status.backends, status.slots) if usage)
 
 
 def service(number: int, backends: int = 1, weight: int = 1) -> Service:
@@ -93,10 +95,9 @@ def test_apply_turns_any_table_into_any_other(
         expected = {f for f in was.keys() | now.keys() if was.get(f) != now.get(f)}
         assert {change.frontend for change in changes} == expected
         assert not node.services.apply(after, prune=True)
-        assert node.status().backends.used == sum(len(s.backends) for s in after)
+        assert used(node)[:2] == (len(after), sum(len(s.backends) for s in after))
         node.services.apply([], prune=True)
-        status = node.status()
-        assert (status.services.used, status.backends.used, status.slots.used) == (0, 0, 0)
+        assert used(node) == (0, 0, 0)
 
 
 def test_limits_of_one_service(box: Box) -> None:
@@ -152,7 +153,7 @@ def test_full_table_can_be_filled_again_and_again(box: Box) -> None:
             sizes = [1, 2, 2, 3] if round_number % 2 else [5, 1, 1, 1]
             for number, backends in enumerate(sizes, 1):
                 node.services.add(service(number, backends))
-            assert node.status().backends.used == 8
+            assert used(node)[1] == 8
             for number in (2, 4, 1, 3):
                 node.services.remove(f"10.96.0.{number}:80/tcp")
     with hostreach.open(str(box.pin)) as node:
@@ -176,8 +177,8 @@ def test_capacities_are_the_creators(box: Box) -> None:
         node.services.add(service(1))
     with hostreach.open(str(box.pin)) as node:
         status = node.status()
-        capacities = status.services.capacity, status.backends.capacity, status.slots.capacity
-        assert capacities == SMALL
+        usages = (status.services, status.backends, status.slots)
+        assert tuple(usage.capacity for usage in usages if usage) == SMALL
         node.services.add(service(2))
     with (
         hostreach.open(str(box.pin), capacities=Capacities(services=5)) as node,

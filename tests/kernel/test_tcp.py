@@ -12,7 +12,7 @@ import pytest
 
 from hostreach import Service
 
-from .harness import Box, linux, scaled
+from .harness import Box, linux
 from .harness.clients import (
     FAMILIES,
     RAW_UNSPEC,
@@ -20,6 +20,7 @@ from .harness.clients import (
     V4,
     Family,
     connect,
+    limit_waits,
     line,
     new_socket,
     outcome,
@@ -195,7 +196,7 @@ def test_mptcp(box: Box, node: Node, family: Family) -> None:
 
     def converse() -> None:
         with socket.socket(family.af, socket.SOCK_STREAM, linux.IPPROTO_MPTCP) as client:
-            client.settimeout(scaled(5))
+            limit_waits(client)
             connect(client, vip)
             assert line(client) == server
             assert client.getpeername()[:2] == vip

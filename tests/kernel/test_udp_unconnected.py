@@ -12,7 +12,7 @@ import pytest
 
 from hostreach import Service
 
-from .harness import Box, linux, scaled
+from .harness import Box, Line, linux
 from .harness.clients import (
     FAMILIES,
     MAPPED,
@@ -23,6 +23,7 @@ from .harness.clients import (
     Seen,
     ask,
     fresh_payload,
+    limit_waits,
     new_socket,
     outcome,
     raw_sockaddr_in,
@@ -54,7 +55,7 @@ def add(node: Node, family: Family, number: int, *backends: str) -> tuple[str, i
 def test_several_services_from_one_socket(box: Box, node: Node, family: Family, count: int) -> None:
     """Each its own backend; in any order, with the answers fetched late."""
     servers = serve(box, family, count)
-    vips = [add(node, family, n, server) for n, server in enumerate(servers)]
+    vips = [add(node, family, n, server) for n, server in enumerate(servers, 1)]
 
     def converse() -> None:
         with new_socket(family, UDP_UNCONNECTED) as client:
@@ -68,14 +69,14 @@ def test_several_services_from_one_socket(box: Box, node: Node, family: Family, 
         assert by_server == dict(zip(servers, vips, strict=True))
 
     box.call(converse)
-    assert node.status().overflow == 0
+    assert node.status().overflowed == 0
 
 
 @FAMILY
 def test_more_services_than_a_socket_remembers(box: Box, node: Node, family: Family) -> None:
     """Beyond its room the LRU takes over: still right, and counted."""
     servers = serve(box, family, 24)
-    vips = [add(node, family, n, server) for n, server in enumerate(servers)]
+    vips = [add(node, family, n, server) for n, server in enumerate(servers, 1)]
 
     def converse() -> None:
         with new_socket(family, UDP_UNCONNECTED) as client:
@@ -88,13 +89,13 @@ def test_more_services_than_a_socket_remembers(box: Box, node: Node, family: Fam
                 assert ask(client, vip) == Seen(server, vip)
 
     box.call(converse)
-    assert node.status().overflow >= 16
+    assert node.status().overflowed >= 16
 
 
 @FAMILY
 def test_overflow_keeps_backends(box: Box, node: Node, family: Family) -> None:
     servers = serve(box, family, 8)
-    vips = [add(node, family, n, *servers) for n in range(16)]
+    vips = [add(node, family, n, *servers) for n in range(1, 17)]
 
     def converse() -> None:
         with new_socket(family, UDP_UNCONNECTED) as client:
@@ -111,47 +112,34 @@ def test_keeps_its_backend_across_changes(box: Box, node: Node, family: Family) 
     servers = serve(box, family, 10)
     vip = add(node, family, 10, *servers[:8])
     frontend = f"{family.endpoint(family.vip(10), PORT)}/udp"
-    ends = socket.socketpair()
 
-    def converse() -> None:
-        ends[0].close()
+    def converse(test: Line) -> None:
         with new_socket(family, UDP_UNCONNECTED) as client:
-            while ends[1].recv(1) == b"a":
+            while test.recv():
                 seen = {ask(client, vip) for _ in range(10)}
                 ((server, shown),) = seen
                 assert shown == vip
-                ends[1].send(server.encode())
+                test.send(server)
 
-    def asked() -> str:
-        ends[0].send(b"a")
-        return ends[0].recv(100).decode()
-
-    client = box.start(converse)
-    ends[1].close()
-    try:
-        kept = asked()
+    with box.talk(converse) as client:
+        kept = client.ask("where?")
         others = [server for server in servers if server != kept]
         node.services.add_backend(frontend, servers[8])
-        assert asked() == kept
+        assert client.ask("where?") == kept
         node.services.remove_backend(frontend, next(s for s in others if s in servers[:8]))
-        assert asked() == kept
+        assert client.ask("where?") == kept
         node.services.set_backend(frontend, f"{kept},weight=9")
-        assert asked() == kept
+        assert client.ask("where?") == kept
         node.services.set(Service.of(frontend, *others[-3:], kept, name="renamed"))
-        assert asked() == kept
+        assert client.ask("where?") == kept
         node.services.set_backend(frontend, f"{kept},weight=0")
-        drained = asked()
+        assert client.ask("where?") in servers
         node.services.set(Service.of(frontend, *others))
-        moved = asked()
-        assert moved in others
-        assert drained in (kept, *others)
+        assert client.ask("where?") in others
         node.services.remove(frontend)
         node.services.add(Service.of(frontend, *others))
-        assert asked() in others
-        ends[0].send(b"z")
-    finally:
-        ends[0].close()
-    client.result()
+        assert client.ask("where?") in others
+        client.send("")
 
 
 @FAMILY
@@ -159,25 +147,20 @@ def test_loses_its_backend_and_has_no_other(box: Box, node: Node, family: Family
     servers = serve(box, family, 2)
     vip = add(node, family, 10, servers[0])
     frontend = f"{family.endpoint(family.vip(10), PORT)}/udp"
-    ends = socket.socketpair()
 
-    def converse() -> None:
-        ends[0].close()
+    def converse(test: Line) -> None:
         with new_socket(family, UDP_UNCONNECTED) as client:
             for expected in (Seen(servers[0], vip), "ECONNREFUSED", Seen(servers[1], vip)):
                 assert outcome(ask, client, vip) == expected
-                ends[1].send(b"!")
-                ends[1].recv(1)
+                test.ask()
 
-    client = box.start(converse)
-    ends[1].close()
-    for backends in ((), (servers[1],)):
-        assert ends[0].recv(1)
-        node.services.set(Service.of(frontend, *backends))
-        ends[0].send(b"!")
-    assert ends[0].recv(1)
-    ends[0].send(b"!")
-    client.result()
+    with box.talk(converse) as client:
+        for backends in ((), (servers[1],)):
+            client.recv()
+            node.services.set(Service.of(frontend, *backends))
+            client.send()
+        client.recv()
+        client.send()
 
 
 @FAMILY
@@ -308,7 +291,7 @@ def test_udplite_by_sendmsg(box: Box, node: Node, family: Family) -> None:
         client = socket.socket(family.af, socket.SOCK_DGRAM, linux.IPPROTO_UDPLITE)
         with server, client:
             for end in (server, client):
-                end.settimeout(scaled(5))
+                limit_waits(end)
             server.bind(backend)
             client.sendto(b"hello", vip)
             asked, source = server.recvfrom(100)
@@ -347,7 +330,7 @@ def test_ping_sockets_are_untouched(box: Box, node: Node) -> None:
 
     def ping(af: int, protocol: int, kind: int, host: str) -> object:
         with socket.socket(af, socket.SOCK_DGRAM, protocol) as client:
-            client.settimeout(scaled(5))
+            limit_waits(client)
             client.connect((host, 7))
             peer = client.getpeername()[:2]
             client.send(struct.pack("!BBHHH", kind, 0, 0, 1, 1))

@@ -3,12 +3,14 @@
 
 from . import linux, rawbpf
 from .box import Box, mount_bpffs, sweep
+from .line import Line
 from .servers import Servers
 from .timing import SCALE, scaled, wait_until
 
 __all__ = [
     "SCALE",
     "Box",
+    "Line",
     "Servers",
     "linux",
     "mount_bpffs",

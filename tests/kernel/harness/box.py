@@ -8,11 +8,13 @@ import itertools
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from . import cgroup, child, linux
+from .line import Line, pair
 from .namespace import NetNamespace, packets_sent_out
 from .servers import Servers
 from .timing import scaled, wait_until
@@ -62,6 +64,26 @@ class Box:
         pending = child.Pending(lambda: self.enter(bare=bare), function, *args, timeout=timeout)
         self._pending.append(pending)
         return pending
+
+    @contextmanager
+    def talk(self, function: Callable[[Line], object], *, timeout: float = 20) -> Iterator[Line]:
+        """function(line) under way in the box, and the other end of its line."""
+        here, there = pair()
+
+        def talking() -> None:
+            here.close()
+            with closing(there):
+                function(there)
+
+        with closing(here):
+            with closing(there):
+                pending = self.start(talking, timeout=timeout)
+            try:
+                yield here
+            except (EOFError, BrokenPipeError, ConnectionResetError):
+                pending.result()  # most likely the reason
+                raise
+        pending.result()
 
     def enter(self, *, bare: bool = False) -> None:
         """Moves the calling process in. The cgroup first: a socket keeps the one it began in."""

@@ -59,8 +59,10 @@ class Pending(Generic[T]):
         self, enter: Callable[[], None], function: Callable[..., T], *args: Any, timeout: float
     ) -> None:
         def body(pipe: int) -> None:
-            # Says where it hangs, before result() gives up.
-            faulthandler.dump_traceback_later(self._seconds * 0.9, file=sys.__stderr__)
+            # Says where it hangs, before result() gives up. By a signal: faulthandler's own timer
+            # is a thread, which a fork in here would wait for and not have.
+            faulthandler.register(signal.SIGALRM, file=sys.__stderr__)
+            signal.setitimer(signal.ITIMER_REAL, self._seconds * 0.9)
             try:
                 answer = pickle.dumps((True, function(*args), ""))
             except BaseException as error:  # noqa: BLE001 - raised again by result()

@@ -72,8 +72,17 @@ class Seen(NamedTuple):
 def new_socket(family: Family, kind: str, *, blocking: bool = True) -> socket.socket:
     tcp = protocol_of(kind) == "tcp"
     client = socket.socket(family.af, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM)
-    client.settimeout(scaled(5) if blocking else 0.0)
+    client.setblocking(blocking)
+    if blocking:
+        limit_waits(client)
     return client
+
+
+def limit_waits(client: socket.socket) -> None:
+    """Ends a wait in the kernel. (Python's own timeouts make the socket a non-blocking one.)"""
+    limit = struct.pack("=qq", int(scaled(5)), 0)
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        client.setsockopt(socket.SOL_SOCKET, option, limit)
 
 
 def connect(client: socket.socket, address: tuple[str, int]) -> None:
@@ -102,9 +111,15 @@ def wait_writable(client: socket.socket) -> None:
 
 
 def line(client: socket.socket) -> str:
-    """What an identity server says on accept: its endpoint."""
-    wait_readable(client)
-    return client.recv(4096).decode().partition("\n")[0]
+    """The next line from an identity server, the first being its endpoint."""
+    said = b""
+    while not said.endswith(b"\n"):
+        wait_readable(client)
+        byte = client.recv(1)
+        if not byte:
+            break
+        said += byte
+    return said.decode().rstrip("\n")
 
 
 def fresh_payload() -> str:
