@@ -38,9 +38,9 @@ Run = Callable[..., Result]
 class FakeCapacities(NamedTuple):
     """As `hostreach.Capacities`, which the compiled module stands behind."""
 
-    services: int = 8
-    backends: int = 32
-    slots: int = 8192
+    services: int | None = None
+    backends: int | None = None
+    slots: int | None = None
 
 
 class FakeNode:
@@ -62,9 +62,16 @@ class FakeHost:
     def __init__(self) -> None:
         self.tables: dict[str | None, MemoryTable] = {}
 
-    def open(self, pin: str | None = None, *, capacities: FakeCapacities | None = None) -> FakeNode:
-        services, backends, slots = capacities or FakeCapacities()
-        made = MemoryTable(max_services=services, max_backends=backends, max_slots=slots)
+    def open(
+        self,
+        pin: str | None = None,
+        *,
+        capacities: FakeCapacities = FakeCapacities(),  # noqa: B008
+    ) -> FakeNode:
+        services, backends, slots = capacities
+        made = MemoryTable(
+            max_services=services or 8, max_backends=backends or 32, max_slots=slots or 8192
+        )
         return FakeNode(self.tables.setdefault(pin, made))
 
     @property

@@ -12,8 +12,6 @@ from hostreach.errors import InvalidInput
 if TYPE_CHECKING:
     from hostreach import Node
 
-CAPACITY_MAX = 2**24
-
 Pin = Annotated[
     str | None,
     typer.Option(
@@ -64,10 +62,5 @@ def open_node(
     pin = context.obj if pin is None else pin
     if pin == "":
         raise InvalidInput("--pin is empty")
-    given = {"services": services, "backends": backends, "slots": slots}
-    sizes = {key: size for key, size in given.items() if size is not None}
-    for key, size in sizes.items():
-        if not 1 <= size <= CAPACITY_MAX:
-            raise InvalidInput(f"--max-{key} must be from 1 to {CAPACITY_MAX}, not {size}")
-    capacities = hostreach.Capacities()._replace(**sizes) if sizes else None
+    capacities = hostreach.Capacities(services, backends, slots)
     return hostreach.open(pin, capacities=capacities)
