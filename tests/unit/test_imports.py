@@ -60,6 +60,7 @@ def test_light_commands_stay_light() -> None:
         "    def __enter__(self): return self",
         "    def __exit__(self, *_): pass",
         "hostreach.open = lambda pin, capacities: Node()",
+        "hostreach.Capacities = lambda *sizes: sizes",
         "assert main(['--help']) == main(['--version']) == main(['svc', 'ls']) == 0",
     )
     for heavy in ("pydantic", "rich", "yaml"):
