@@ -93,17 +93,16 @@ static __always_inline bool sends_to_peer(struct bpf_sock_addr *ctx, const struc
 					  bool v6)
 {
 	struct bpf_sock *sk = ctx->sk;
-	struct hr_connection *c;
+	const struct hr_origin *origin;
 
 	if (!sk || !is_connected(sk))
 		return false;
 	if (peer_is(sk, key->ip, key->port))
 		return true;
-	c = bpf_sk_storage_get(&connections, sk, NULL, 0);
-	if (!c || !c->version || !was_asked(&c->origin, key) ||
-	    !peer_is(sk, c->origin.given_ip, c->origin.given_port))
+	origin = connected_origin(sk, key);
+	if (!origin)
 		return false;
-	store_address(ctx, c->origin.given_ip, c->origin.given_port, v6);
+	store_address(ctx, origin->given_ip, origin->given_port, v6);
 	return true;
 }
 

@@ -128,10 +128,16 @@ struct hr_origin {
  */
 #define HR_STORAGE_VERSION 1
 
-/* Socket storage: the service that a TCP or UDP socket is connected to. */
+/*
+ * Socket storage: the service that a TCP or UDP socket is connected to. The
+ * hook runs before the kernel connects: when a connected UDP socket fails to
+ * connect elsewhere, it stays connected where it was, so that is kept too.
+ * An origin counts while the socket's peer is the backend that was given.
+ */
 struct hr_connection {
-	struct hr_origin origin;
-	__u32 version; /* HR_STORAGE_VERSION; 0 = nothing remembered */
+	struct hr_origin latest;
+	struct hr_origin before; /* given_port 0 = none, in both */
+	__u32 version; /* HR_STORAGE_VERSION */
 };
 
 /* How many services one unconnected UDP socket remembers before `overflow`. */

@@ -85,6 +85,11 @@ static __always_inline void overflow_drop(void *ctx, const struct hr_key *at, __
 
 /* ---- connected sockets ---- */
 
+static __always_inline bool is_true(struct bpf_sock *sk, const struct hr_origin *origin)
+{
+	return is_connected(sk) && peer_is(sk, origin->given_ip, origin->given_port);
+}
+
 static __always_inline int remember_connection(struct bpf_sock_addr *ctx,
 					       const struct hr_origin *origin)
 {
@@ -92,7 +97,9 @@ static __always_inline int remember_connection(struct bpf_sock_addr *ctx,
 
 	c = bpf_sk_storage_get(&connections, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (c) {
-		c->origin = *origin;
+		if (c->version && is_true(ctx->sk, &c->latest))
+			c->before = c->latest;
+		c->latest = *origin;
 		c->version = HR_STORAGE_VERSION;
 		return 0;
 	}
@@ -106,22 +113,48 @@ static __always_inline const struct hr_origin *recall_connection(struct bpf_sock
 {
 	struct hr_connection *c = bpf_sk_storage_get(&connections, ctx->sk, NULL, 0);
 
-	if (c && c->version && was_given(&c->origin, peer))
-		return &c->origin;
+	if (c) {
+		if (was_given(&c->latest, peer))
+			return &c->latest;
+		if (was_given(&c->before, peer))
+			return &c->before;
+	}
 	if (overflow_used())
 		return overflow_get(ctx, peer, HR_BY_PEER);
 	return NULL;
 }
 
-/* The socket is about to connect to something that is no service of ours. */
-static __always_inline void forget_connection(struct bpf_sock_addr *ctx, const struct hr_key *peer)
+/*
+ * The socket is about to connect straight to this address. What it remembers
+ * of other backends is told from the truth by the peer, if it comes to that.
+ */
+static __always_inline void forget_connection(struct bpf_sock_addr *ctx, const struct hr_key *to)
 {
 	struct hr_connection *c = bpf_sk_storage_get(&connections, ctx->sk, NULL, 0);
 
-	if (c)
-		c->version = 0;
+	if (c) {
+		if (was_given(&c->latest, to))
+			c->latest.given_port = 0;
+		if (was_given(&c->before, to))
+			c->before.given_port = 0;
+	}
 	if (overflow_used())
-		overflow_drop(ctx, peer, HR_BY_PEER);
+		overflow_drop(ctx, to, HR_BY_PEER);
+}
+
+/* The backend that the socket is connected to, if it asked for this address to get there. */
+static __always_inline const struct hr_origin *connected_origin(struct bpf_sock *sk,
+								const struct hr_key *asked)
+{
+	struct hr_connection *c = bpf_sk_storage_get(&connections, sk, NULL, 0);
+
+	if (!c)
+		return NULL;
+	if (was_asked(&c->latest, asked) && is_true(sk, &c->latest))
+		return &c->latest;
+	if (was_asked(&c->before, asked) && is_true(sk, &c->before))
+		return &c->before;
+	return NULL;
 }
 
 /* ---- unconnected UDP ---- */
