@@ -110,7 +110,7 @@ def _program_row(program: ProgramStatus) -> tuple[object, ...]:
     return (
         program.name,
         "yes" if program.attached else "no",
-        effective,
+        effective if program.attached else "-",
         program.program_id,
         ", ".join(f"{other.name} ({other.program_id})" for other in program.others) or None,
     )
