@@ -115,18 +115,13 @@ std::vector<std::size_t> differing(Table &table, const std::vector<PyService> &s
     return indexes;
 }
 
-void put(Table &table, const std::vector<PyService> &services) {
-    std::vector<ServiceSpec> specs = to_specs(services);
-    py::gil_scoped_release release;
-    table.put(specs);
-}
-
-void remove(Table &table, const std::vector<PyKey> &frontends) {
+void write(Table &table, const std::vector<PyService> &put, const std::vector<PyKey> &remove) {
+    std::vector<ServiceSpec> specs = to_specs(put);
     std::vector<hr_key> keys;
-    for (const PyKey &frontend : frontends)
+    for (const PyKey &frontend : remove)
         keys.push_back(to_key(frontend));
     py::gil_scoped_release release;
-    table.remove(keys);
+    table.write(specs, keys);
 }
 
 } // namespace
@@ -165,8 +160,7 @@ void bind_table(py::module_ &module) {
         .def("list", list, py::arg("owner"))
         .def("rows", rows, py::arg("owner"))
         .def("differing", differing, py::arg("services"))
-        .def("put", put, py::arg("services"))
-        .def("remove", remove, py::arg("frontends"))
+        .def("write", write, py::arg("put"), py::arg("remove"))
         .def("counts",
              [](Table &table) {
                  Counts c = table.counts();

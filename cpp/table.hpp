@@ -55,13 +55,13 @@ class Table {
     // Removes tables and pins; the lock must be exclusive, and is given back.
     void purge();
 
-    // The calls below need a lock; put and remove the exclusive one.
+    // The calls below need a lock; write() the exclusive one.
     std::optional<Block> get(const hr_key &key);
     std::vector<hr_key> keys(); // sorted
     bool differs(const ServiceSpec &spec);
-    // Adds or replaces; raises table_full before anything is written.
-    void put(const std::vector<ServiceSpec> &specs);
-    void remove(const std::vector<hr_key> &keys);
+    // Removes those, adds or replaces these; raises table_full before anything
+    // is written. A key that is not there is passed over.
+    void write(const std::vector<ServiceSpec> &put, const std::vector<hr_key> &remove);
 
     Counts counts();
     Capacities capacities() const { return tables_->capacities(); }
@@ -78,8 +78,9 @@ class Table {
     void refresh();
     void mend();
     void begin_write();
-    void check_room(const std::vector<ServiceSpec> &specs);
-    void write(const ServiceSpec &spec);
+    void check_room(const std::vector<ServiceSpec> &put, const std::vector<hr_key> &remove);
+    void put(const ServiceSpec &spec);
+    void remove(const hr_key &key);
     void add_key(const ServiceSpec &spec, __u32 service);
     void retire(const Block &old, const std::vector<__u32> &kept);
 

@@ -76,29 +76,38 @@ class Table::Claims {
     std::vector<std::pair<Heap *, Range>> taken_;
 };
 
-void Table::put(const std::vector<ServiceSpec> &specs) {
+void Table::write(const std::vector<ServiceSpec> &to_put, const std::vector<hr_key> &to_remove) {
     refresh();
-    check_room(specs);
-    for (const ServiceSpec &spec : specs)
-        write(spec);
+    check_room(to_put, to_remove);
+    for (const hr_key &key : to_remove)
+        remove(key);
+    for (const ServiceSpec &spec : to_put)
+        put(spec);
 }
 
-void Table::check_room(const std::vector<ServiceSpec> &specs) {
+void Table::check_room(const std::vector<ServiceSpec> &to_put,
+                       const std::vector<hr_key> &to_remove) {
     __u64 services = counts_.services, backends = counts_.backends, slots = counts_.slots;
     __u64 used = words_used_;
-    for (const ServiceSpec &spec : specs) {
+    auto without = [&](const hr_key &key) {
+        auto at = index_.find(key);
+        if (at == index_.end())
+            return;
+        Block old = read(at->second);
+        services--;
+        backends -= old.ids.size();
+        slots -= old.selection;
+        used -= old.words;
+    };
+    for (const hr_key &key : to_remove)
+        without(key);
+    for (const ServiceSpec &spec : to_put) {
+        without(spec.key);
         __u32 selection = sum(slot_counts(spec.backends));
-        slots += selection;
+        services++;
         backends += spec.backends.size();
+        slots += selection;
         used += block_words(spec, selection);
-        if (auto at = index_.find(spec.key); at != index_.end()) {
-            Block old = read(at->second);
-            backends -= old.ids.size();
-            slots -= old.selection;
-            used -= old.words;
-        } else {
-            services++;
-        }
     }
     auto check = [&](const char *what, __u64 needed, __u64 capacity) {
         if (needed > capacity)
@@ -116,7 +125,7 @@ void Table::check_room(const std::vector<ServiceSpec> &specs) {
     check("slots", used, word_count() - 3 * HR_SLOTS_PER_SERVICE);
 }
 
-void Table::write(const ServiceSpec &spec) {
+void Table::put(const ServiceSpec &spec) {
     auto existing = index_.find(spec.key);
     const bool is_new = existing == index_.end();
     const Block old = is_new ? Block{} : read(existing->second);
@@ -190,22 +199,19 @@ void Table::retire(const Block &old, const std::vector<__u32> &kept) {
     words_used_ -= old.words;
 }
 
-void Table::remove(const std::vector<hr_key> &keys) {
-    refresh();
-    for (const hr_key &key : keys) {
-        auto at = index_.find(key);
-        if (at == index_.end())
-            continue;
-        const __u32 service = at->second;
-        const Block old = read(service);
-        begin_write();
-        if (bpf_map_delete_elem(tables_->services.get(), &key) && errno != ENOENT)
-            raise_errno(format_key(key), "remove the service", errno);
-        index_.erase(at);
-        retire(old, {});
-        free_services_.retire({service, 1});
-        counts_.services--;
-    }
+void Table::remove(const hr_key &key) {
+    auto at = index_.find(key);
+    if (at == index_.end())
+        return;
+    const __u32 service = at->second;
+    const Block old = read(service);
+    begin_write();
+    if (bpf_map_delete_elem(tables_->services.get(), &key) && errno != ENOENT)
+        raise_errno(format_key(key), "remove the service", errno);
+    index_.erase(at);
+    retire(old, {});
+    free_services_.retire({service, 1});
+    counts_.services--;
 }
 
 void Table::begin_write() {

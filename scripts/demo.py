@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import hostreach
 from hostreach.cgroup import find_root
 
 NAME = f"hostreach-demo-{os.getpid()}"
@@ -39,43 +38,40 @@ def main() -> None:
             stack.enter_context(dns_server(address, number, Path(folder)))
         for address in WEB_BACKENDS:
             stack.enter_context(web_server(address, Path(folder)))
-        node = hostreach.open(f"/sys/fs/bpf/{NAME}")
-        stack.callback(node.detach, purge=True)
+        stack.callback(hostreach, "detach", "--purge")
 
-        step("attach")
-        result = node.attach(str(cgroup))
-        print(f"{len(result.changes)} programs on {result.cgroup}")
+        hostreach("attach", "--cgroup", str(cgroup))
+        hostreach("svc", "add", WEB_VIP, *(f"--backend={a}:80" for a in WEB_BACKENDS))
+        hostreach("svc", "add", DNS_VIP, *(f"--backend={a}:53" for a in DNS_BACKENDS))
 
-        step("add services")
-        for frontend, backends in ((WEB_VIP, WEB_BACKENDS), (DNS_VIP, DNS_BACKENDS)):
-            port = 80 if frontend == WEB_VIP else 53
-            service = hostreach.Service.of(frontend, *(f"{b}:{port}" for b in backends))
-            node.services.add(service)
-            print(f"{frontend} -> {', '.join(b.address for b in service.backends)}")
-
-        step("TCP: connect to 10.96.0.11:80 six times")
+        title("TCP: connect to 10.96.0.11:80")
         for _ in range(6):
             connect_once()
 
-        step("UDP: dig @10.96.0.10, each backend answering with its own address")
+        title("UDP: dig @10.96.0.10, where each backend answers with its own address")
         for _ in range(4):
             dig_once()
 
-        step("remove the backends: the service refuses")
-        node.services.set(hostreach.Service.of(WEB_VIP))
+        title("and without backends")
+        hostreach("svc", "set", WEB_VIP)
         try:
             socket.create_connection(("10.96.0.11", 80), timeout=5)
         except OSError as error:
             print(f"connect to 10.96.0.11:80: {error}")
-        status = node.status()
-        print(f"\n{status.translations} translations, {status.refusals} refusal")
-        step("clean up")
-    print("programs, tables, namespace and cgroup are gone")
+        hostreach("status")
+    print("namespace, cgroup and servers are gone too")
 
 
-def step(title: str) -> None:
-    """One heading."""
-    print(f"\n-- {title}")
+def hostreach(*arguments: str) -> None:
+    """Run the command line on an instance of our own, and show it."""
+    title(f"hostreach {' '.join(arguments)}")
+    command = [Path(sys.executable).with_name("hostreach"), "--pin", f"/sys/fs/bpf/{NAME}"]
+    subprocess.run([*command, *arguments], check=True)
+
+
+def title(text: str) -> None:
+    """What comes next."""
+    print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n# {text}", flush=True)
 
 
 def connect_once() -> None:
@@ -122,7 +118,7 @@ def retry(action: Callable[[], object]) -> None:
     for _ in range(100):
         try:
             action()
-        except OSError:
+        except OSError:  # noqa: PERF203 - it waits anyway
             time.sleep(0.05)
         else:
             return

@@ -22,7 +22,7 @@ ABI_VERSION: int
 class Table:
     """The tables pinned below ``pin``. Not for two threads at once.
 
-    All methods but `create`, `lock` and `unlock` need the lock; `put`, `remove` and `purge` need
+    All methods but `create`, `lock` and `unlock` need the lock; `write` and `purge` need
     it exclusive.
     """
 
@@ -56,11 +56,8 @@ class Table:
     def differing(self, services: list[_Service]) -> list[int]:
         """Indexes of those that the table lacks or holds differently."""
 
-    def put(self, services: list[_Service]) -> None:
-        """Add or replace each; raises `TableFull` before anything is written."""
-
-    def remove(self, frontends: list[_Frontend]) -> None:
-        """Those that are not there are passed over."""
+    def write(self, put: list[_Service], remove: list[_Frontend]) -> None:
+        """Remove those, add or replace these; raises `TableFull` before anything is written."""
 
     def counts(self) -> tuple[int, int, int]:
         """Services, backends and selection slots in use."""

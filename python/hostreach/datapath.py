@@ -155,13 +155,10 @@ class KernelTable:
             return [*services]
         return [services[i] for i in indexes]
 
-    def put(self, services: Sequence[Service]) -> None:
+    def write(self, put: Sequence[Service], remove: Sequence[Frontend] = ()) -> None:
+        """See `hostreach.table.Table.write`."""
         with self.exclusive():
-            self._core.put([_plain(service) for service in services])
-
-    def remove(self, frontends: Sequence[Frontend]) -> None:
-        with self.exclusive():
-            self._core.remove([_key(frontend) for frontend in frontends])
+            self._core.write([_plain(s) for s in put], [_key(f) for f in remove])
 
     def attach(self, cgroup: str, protocols: Sequence[str], cgroup_mount: str) -> HookChanges:
         """Bring the hooks to this; see `hostreach.node.Node.attach`."""

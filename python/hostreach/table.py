@@ -58,11 +58,12 @@ class Table(Protocol):
     def differing(self, services: Sequence[Service]) -> list[Service]:
         """Those of ``services`` that the table lacks or holds differently, in the order given."""
 
-    def put(self, services: Sequence[Service]) -> None:
-        """Add or replace each. Raises `TableFull` before anything is written."""
+    def write(self, put: Sequence[Service], remove: Sequence[Frontend] = ()) -> None:
+        """Remove those, add or replace these.
 
-    def remove(self, frontends: Sequence[Frontend]) -> None:
-        """Remove each; those that are not there are passed over."""
+        Frontends that are not there are passed over. Whether everything fits is checked first:
+        `TableFull` is raised before anything is written.
+        """
 
     def list(self, owner: str | None = None) -> list[Service]:
         """All services, or one owner's, sorted; always a state that some writer acknowledged."""
@@ -103,7 +104,6 @@ class Services:
 
         Nothing is taken over from another owner. ``prune`` also removes those of ``owner``'s
         services that are not among ``services``; ``dry_run`` changes nothing and tells what would.
-        Room is needed for old and new together: what is pruned is removed last.
         """
         wanted: dict[Frontend, Service] = {}
         for service in services:
@@ -252,14 +252,12 @@ class Services:
         return change
 
     def _write(self, changes: Iterable[Change]) -> None:
-        # Put first: it alone can fail for want of room, and then nothing must have changed.
         changes = tuple(changes)
-        put = [change.after for change in changes if change.after is not None]
-        gone = [change.frontend for change in changes if change.after is None]
-        if put:
-            self._table.put(put)
-        if gone:
-            self._table.remove(gone)
+        if changes:
+            self._table.write(
+                [change.after for change in changes if change.after is not None],
+                [change.frontend for change in changes if change.after is None],
+            )
 
 
 def _frontend(frontend: str | Frontend) -> Frontend:

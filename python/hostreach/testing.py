@@ -51,10 +51,12 @@ class MemoryTable:
         """As `Table.differing`."""
         return [service for service in services if self.get(service.frontend) != service]
 
-    def put(self, services: Sequence[Service]) -> None:
-        """As `Table.put`."""
+    def write(self, put: Sequence[Service], remove: Sequence[Frontend] = ()) -> None:
+        """As `Table.write`."""
         with self._lock:
-            after = {**self._services, **{service.frontend: service for service in services}}
+            after = {**self._services, **{service.frontend: service for service in put}}
+            for frontend in remove:
+                after.pop(frontend, None)
             backends = sum(len(service.backends) for service in after.values())
             slots = sum(
                 sum(slot_counts([backend.weight for backend in service.backends]))
@@ -70,12 +72,6 @@ class MemoryTable:
                         f"the table is full: {needed} {what}, room for {room}; nothing changed"
                     )
             self._services = after
-
-    def remove(self, frontends: Sequence[Frontend]) -> None:
-        """As `Table.remove`."""
-        with self._lock:
-            gone = set(frontends)
-            self._services = {f: s for f, s in self._services.items() if f not in gone}
 
     def list(self, owner: str | None = None) -> list[Service]:
         """As `Table.list`."""

@@ -241,7 +241,7 @@ class TableContract:
 
     def test_passes_over_what_is_not_there(self, services: Services, table: Table) -> None:
         services.add(DNS)
-        table.remove([Frontend.parse("10.96.0.77:1/tcp"), DNS.frontend])
+        table.write([], [Frontend.parse("10.96.0.77:1/tcp"), DNS.frontend])
         assert services.list() == []
 
     def test_exclusive_is_reentrant(self, services: Services, table: Table) -> None:
