@@ -19,7 +19,7 @@ from hostreach.node import Capacities
 from hostreach.sources.file import dump, load
 
 from .harness import Box, strategies
-from .harness.bpf import bpftool, pinned_maps
+from .harness.bpf import bpftool
 from .harness.clients import TCP, V4, exchange
 
 SMALL = Capacities(services=4, backends=8, slots=64)
@@ -191,36 +191,9 @@ def test_capacities_are_the_creators(box: Box) -> None:
 @pytest.mark.parametrize("field", Capacities._fields)
 @pytest.mark.parametrize("value", [0, -1, 2**32])
 def test_impossible_capacities(box: Box, field: str, value: int) -> None:
-    def create() -> None:
-        with hostreach.open(str(box.pin), capacities=Capacities(**{field: value})) as node:
-            node.services.add(service(1))
-
-    with pytest.raises(errors.InvalidInput):
-        create()
+    with pytest.raises(errors.InvalidInput, match=field):
+        hostreach.open(str(box.pin), capacities=Capacities(**{field: value}))
     assert not box.pin.exists()
-
-
-def test_memory_at_the_defaults(box: Box) -> None:
-    """At most 64 MB on 16 CPUs and 160 MB on 128: per-CPU tables grow with the machine."""
-    with hostreach.open(str(box.pin)) as node:
-        node.services.add(service(1))
-        maps = pinned_maps(box.pin)
-    with open("/sys/devices/system/cpu/possible") as possible:  # noqa: PTH123
-        cpus = int(possible.read().strip().rpartition("-")[2]) + 1
-
-    def megabytes(on_cpus: int) -> float:
-        total = 0.0
-        for entry in maps.values():
-            per_cpu = "percpu" in entry["type"]
-            # What is not per CPU stays, what is takes 8-byte steps on each.
-            each = entry["max_entries"] * -(-entry["bytes_value"] // 8) * 8 if per_cpu else 0
-            total += entry["bytes_memlock"] + each * (on_cpus - cpus)
-        return total / 1e6
-
-    figures = {on_cpus: round(megabytes(on_cpus), 1) for on_cpus in (cpus, 16, 128)}
-    assert len(maps) >= 8
-    assert figures[16] <= 64, figures
-    assert figures[128] <= 160, figures
 
 
 def test_tables_of_another_version(box: Box) -> None:

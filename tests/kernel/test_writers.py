@@ -8,8 +8,8 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from hostreach import Service, errors
 from hostreach.node import Capacities
 from hostreach.sources.file import dump
 
-from .harness import SCALE, Box, scaled, wait_until
+from .harness import SCALE, Box, cli, scaled, wait_until
 from .harness.clients import TCP, UDP_CONNECTED, V4, ask, connect, exchange, new_socket
 
 if TYPE_CHECKING:
@@ -35,16 +35,18 @@ CLI_KILLS = 40 if LONG else 5
 CAPACITIES = Capacities(services=512, backends=4096, slots=16384)
 
 
+@cache
+def service(version: int, number: int) -> Service:
+    """One that tells, in every part of it, which version it is of."""
+    return Service.of(
+        f"10.96.{number >> 8}.{number & 255}:80/tcp",
+        *(f"10.{version}.{number & 255}.{n}:80,weight={n}" for n in range(1, 2 + number % 5)),
+        name=f"v{version}/{number}",
+    )
+
+
 def table(version: int, count: int = 40) -> list[Service]:
-    """`count` services that all tell, in every part of them, which version they are of."""
-    return [
-        Service.of(
-            f"10.96.{number >> 8}.{number & 255}:80/tcp",
-            *(f"10.{version}.{number & 255}.{n}:80,weight={n}" for n in range(1, 2 + number % 5)),
-            name=f"v{version}/{number}",
-        )
-        for number in range(count)
-    ]
+    return [service(version, number) for number in range(count)]
 
 
 def used(node: hostreach.Node) -> tuple[int, ...]:
@@ -56,10 +58,10 @@ def used(node: hostreach.Node) -> tuple[int, ...]:
 def versions(services: Sequence[Service]) -> list[int]:
     """Each service's version; fails on one that is a mixture of two."""
     found = []
-    for service in services:
-        assert service.name, service
-        version = int(service.name[1 : service.name.index("/")])
-        assert service in table(version, 512), f"neither before nor after: {service}"
+    for each in services:
+        assert each.name, each
+        version, number = map(int, each.name[1:].split("/"))
+        assert each == service(version, number), "neither before nor after"
         found.append(version)
     return found
 
@@ -86,11 +88,11 @@ def test_two_writers_at_once(box: Box) -> None:
     writers = [box.start(write, f"owner{n}", 100 + n, timeout=SECONDS + 30) for n in range(3)]
     assert all(writer.result() for writer in writers)
     with hostreach.open(str(box.pin)) as node:
-        assert all(len(service.backends) == 2 for service in node.services)
+        assert all(len(each.backends) == 2 for each in node.services)
         assert used(node)[0] == len(node.services)
         for n in range(3):
             left = node.services.list(owner=f"owner{n}")
-            assert {service.frontend.address.split(".")[1] for service in left} <= {str(100 + n)}
+            assert {each.frontend.address.split(".")[1] for each in left} <= {str(100 + n)}
 
 
 def test_a_reader_sees_only_acknowledged_states(box: Box) -> None:
@@ -123,7 +125,7 @@ def test_a_reader_sees_only_acknowledged_states(box: Box) -> None:
 
 def test_another_writer_is_waited_for(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock that is not let go of: a clear error. Its holder's death sets it free."""
-    monkeypatch.setattr("hostreach.datapath.LOCK_TIMEOUT_MS", 200)
+    monkeypatch.setattr("hostreach.datapath.LOCK_TIMEOUT", 0.3)
     with hostreach.open(str(box.pin), capacities=CAPACITIES) as node:
         node.services.add(Service.of("10.96.0.1:80/tcp"))
 
@@ -198,6 +200,7 @@ def test_killed_writers_lose_no_room(box: Box) -> None:
     full = Capacities(services=24, backends=96, slots=400)
     chance = random.Random(2)
     with hostreach.open(str(box.pin), capacities=full) as node:
+        node.services.apply(table(0, 20))
         for _ in range(10):
             writer = box.start(write)
             time.sleep(scaled(chance.uniform(0.005, 0.05)))
@@ -214,14 +217,12 @@ def test_killed_writers_lose_no_room(box: Box) -> None:
 
 def test_killed_cli_leaves_whole_services(box: Box, tmp_path: Path) -> None:
     """The same by `hostreach apply`, killed anywhere from its start to its end."""
-    files = []
-    for version in (1, 2):
-        path = tmp_path / f"{version}.yaml"
-        path.write_text(dump(table(version, 400)))
-        files.append(str(path))
+    files = [tmp_path / f"{version}.yaml" for version in (1, 2)]
+    for version, file in enumerate(files, 1):
+        file.write_text(dump(table(version, 400)))
 
-    def apply(path: str, kill_after: float | None) -> float:
-        command = [sys.executable, "-m", "hostreach", "apply", "--pin", str(box.pin), "-f", path]
+    def apply(file: Path, kill_after: float | None) -> float:
+        command = [cli.SCRIPT, "apply", "--pin", str(box.pin), "-f", str(file)]
         started = time.monotonic()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel tests' harness: sandboxes, identity servers, clients, and an eye on the kernel."""
 
-from . import linux, rawbpf
+from . import cli, linux, rawbpf
 from .box import Box, mount_bpffs, sweep
 from .line import Line
 from .servers import Servers
@@ -12,6 +12,7 @@ __all__ = [
     "Box",
     "Line",
     "Servers",
+    "cli",
     "linux",
     "mount_bpffs",
     "rawbpf",

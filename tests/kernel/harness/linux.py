@@ -8,6 +8,7 @@ import os
 import signal
 
 CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWNET = 0x40000000
 MS_BIND = 4096
 MS_REC = 16384
@@ -23,6 +24,7 @@ TCP_FASTOPEN = 23
 TCP_FASTOPEN_CONNECT = 30
 
 _PR_SET_PDEATHSIG = 1
+_PR_CAPBSET_DROP = 24
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -61,6 +63,11 @@ def private_mounts() -> None:
 
 def die_with_parent() -> None:
     _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL)), "prctl")
+
+
+def drop_capability(number: int) -> None:
+    """From the bounding set: gone at the next execve, for root too."""
+    _check(_libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(number)), "prctl")
 
 
 class _Iovec(ctypes.Structure):
