@@ -175,7 +175,8 @@ def as_nobody(pin: Path, *arguments: str) -> cli.Said:
     """In this process, a fork: nobody may not even read the interpreter where root installed it."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
-        for command in ("export", "attach --cgroup /nowhere", "svc add 10.0.0.1:1/tcp"):  # loads the modules
+        # Loads the modules.
+        for command in ("export", "attach --cgroup /nowhere", "svc add 10.0.0.1:1/tcp"):
             main([*command.split(), "--pin", "/nowhere"])
         for stream in (out, err):
             stream.truncate(0)

@@ -19,7 +19,7 @@ from hostreach.node import Capacities
 from hostreach.sources.file import dump, load
 
 from .harness import Box, strategies
-from .harness.bpf import bpftool
+from .harness.bpf import BPFTOOL, bpftool
 from .harness.clients import TCP, V4, exchange
 
 SMALL = Capacities(services=4, backends=8, slots=64)
@@ -204,7 +204,7 @@ def test_tables_of_another_version(box: Box) -> None:
     value = bpftool("map", "dump", "pinned", str(meta))[0]["value"]
     changed = ["0x63", *value[1:]]
     subprocess.run(
-        ["/usr/sbin/bpftool", "map", "update", "pinned", str(meta)]
+        [BPFTOOL, "map", "update", "pinned", str(meta)]
         + ["key", "hex", "00", "00", "00", "00", "value", "hex"]
         + [byte.removeprefix("0x") for byte in changed],
         check=True,

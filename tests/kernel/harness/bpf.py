@@ -12,12 +12,12 @@ from typing import Any
 from .box import environment
 from .timing import scaled
 
-_BPFTOOL = shutil.which("bpftool", path=environment()["PATH"]) or "bpftool"
+BPFTOOL = shutil.which("bpftool", path=environment()["PATH"]) or "bpftool"
 
 
 def bpftool(*arguments: str) -> Any:
     output = subprocess.run(
-        [_BPFTOOL, "-j", *arguments],
+        [BPFTOOL, "-j", *arguments],
         check=True,
         capture_output=True,
         text=True,

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel runs, once it is loaded, keeps what the source promises."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import hostreach
+
+from .harness import Box
+from .harness.bpf import BPFTOOL, attached, bpftool, pinned_maps
+from .harness.disassembly import Load, loads
+
+CHOOSING = {f"cgroup_inet{v}_connect" for v in "46"} | {f"cgroup_udp{v}_sendmsg" for v in "46"}
+
+
+def test_the_publishing_word_is_read_at_once(box: Box, tmp_path: Path) -> None:
+    """One 64-bit load: two of 32 bits would mix one set's base with another's count."""
+    with hostreach.open(str(box.pin)) as node:
+        node.attach(cgroup=str(box.cgroup))
+    records = pinned_maps(box.pin)["records"]["id"]
+    for hook, number in attached(box.cgroup).items():
+        file = tmp_path / hook
+        command = [BPFTOOL, "prog", "dump", "xlated", "id", str(number), "file", str(file)]
+        subprocess.run(command, check=True)
+        word = {load for load in loads(file.read_bytes(), records) if load.offset < 8}
+        assert word == ({Load(0, 8)} if hook in CHOOSING else set()), hook
+
+
+def test_programs_name_themselves(box: Box) -> None:
+    """So that `bpftool prog` tells whose they are."""
+    with hostreach.open(str(box.pin)) as node:
+        node.attach(cgroup=str(box.cgroup))
+    for number in attached(box.cgroup).values():
+        program = bpftool("prog", "show", "id", str(number))
+        assert program["name"].startswith("hr_")
+        assert program["gpl_compatible"]
