@@ -27,6 +27,21 @@ static __always_inline void copy_ip(__u32 *to, const __u32 *from)
 	to[3] = from[3];
 }
 
+static __always_inline bool is_v4(const __u32 *ip)
+{
+	return ip[2] == V4_MAPPED && !ip[1] && !ip[0];
+}
+
+/* 127.0.0.0/8, or ::1 */
+static __always_inline bool is_loopback(const __u32 *ip)
+{
+	if (ip[1] || ip[0])
+		return false;
+	if (ip[2] == V4_MAPPED)
+		return (ip[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
+	return !ip[2] && ip[3] == bpf_htonl(1);
+}
+
 /* UDP-Lite has no connect hook and no service of its own: its datagrams are UDP's. */
 static __always_inline __u8 service_protocol(__u32 protocol)
 {
@@ -50,6 +65,18 @@ static __always_inline void load_address(struct hr_key *key, struct bpf_sock_add
 	key->port = ctx->user_port;
 	key->protocol = service_protocol(ctx->protocol);
 	key->scope = 0;
+}
+
+/* Where a call wants to go. The kernel takes 0.0.0.0 and :: for loopback. */
+static __always_inline void load_destination(struct hr_key *key, struct bpf_sock_addr *ctx, bool v6)
+{
+	load_address(key, ctx, v6);
+	if (key->ip[3] || key->ip[1] || key->ip[0])
+		return;
+	if (key->ip[2] == V4_MAPPED)
+		key->ip[3] = bpf_htonl(0x7f000001);
+	else if (!key->ip[2])
+		key->ip[3] = bpf_htonl(1);
 }
 
 static __always_inline void store_address(struct bpf_sock_addr *ctx, const __u32 *ip, __u16 port,
@@ -78,7 +105,7 @@ static __always_inline bool peer_is(struct bpf_sock *sk, const __u32 *ip, __u16 
 	if (sk->dst_port != port)
 		return false;
 	if (sk->family == AF_INET)
-		return ip[3] == sk->dst_ip4 && ip[2] == V4_MAPPED && !ip[1] && !ip[0];
+		return ip[3] == sk->dst_ip4 && is_v4(ip);
 	return ip[3] == sk->dst_ip6[3] && ip[2] == sk->dst_ip6[2] && ip[1] == sk->dst_ip6[1] &&
 	       ip[0] == sk->dst_ip6[0];
 }

@@ -20,15 +20,18 @@
 
 #include "address.bpf.h"
 #include "maps.bpf.h"
-#include "service.bpf.h"
-#include "origin.bpf.h"
-
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* Set before loading. */
+/* Set before loading: what is asked for, and what the kernel has. */
 const volatile bool with_tcp = true;
 const volatile bool with_udp = true;
 const volatile bool has_set_retval = true;
+const volatile bool has_sock_release = true;
+const volatile bool has_mptcp = true;
+
+#include "service.bpf.h"
+#include "select.bpf.h"
+#include "origin.bpf.h"
 
 #define PASS 1
 #define REFUSE 0
@@ -50,28 +53,25 @@ static __always_inline int verdict(int err)
 
 static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 {
+	struct service service;
 	struct hr_origin origin;
-	struct hr_backend *backend;
-	struct hr_record *record;
+	struct choice choice;
 	struct hr_key key;
-	__u32 service, id;
 
-	load_address(&key, ctx, v6);
+	load_destination(&key, ctx, v6);
 	if (key.protocol != IPPROTO_TCP && key.protocol != IPPROTO_UDP)
 		return 0;
-	record = is_balanced(key.protocol) ? find_service(&key, &service) : NULL;
-	if (!record) {
+	if (!is_balanced(key.protocol) || !find_service(ctx, &key, &service)) {
 		forget_connection(ctx, &key);
 		if (key.protocol == IPPROTO_UDP)
 			forget_datagram(ctx, &key);
 		return 0;
 	}
-	backend = select_backend(record, &id);
-	if (!backend) {
-		count_refusal(service);
+	if (!choose(ctx, &service, &key, &choice)) {
+		count_refusal(service.index);
 		return -ECONNREFUSED;
 	}
-	make_origin(&origin, &key, backend, id);
+	make_origin(&origin, &key, &choice);
 	if (remember_connection(ctx, &origin)) {
 		count_event(HR_UNREMEMBERED);
 		/* a TCP stream is right without; a datagram's answer would show another address */
@@ -79,7 +79,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 			return -ECONNREFUSED;
 	}
 	store_address(ctx, origin.given_ip, origin.given_port, v6);
-	count_translation(service);
+	count_translation(service.index);
 	return 0;
 }
 
@@ -108,34 +108,32 @@ static __always_inline bool sends_to_peer(struct bpf_sock_addr *ctx, const struc
 
 static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 {
+	struct service service;
 	struct hr_origin origin;
-	struct hr_backend *backend;
-	struct hr_record *record;
+	struct choice choice;
 	struct hr_key key;
-	__u32 service, id;
 
-	load_address(&key, ctx, v6);
+	load_destination(&key, ctx, v6);
 	if (key.protocol != IPPROTO_UDP || sends_to_peer(ctx, &key, v6))
 		return 0;
-	record = find_service(&key, &service);
-	if (!record) {
+	if (!find_service(ctx, &key, &service)) {
 		forget_datagram(ctx, &key);
 		return 0;
 	}
-	if (!recall_datagram(ctx, &key, &origin) || !still_usable(&origin, service)) {
-		backend = select_backend(record, &id);
-		if (!backend) {
-			count_refusal(service);
+	if (!recall_datagram(ctx, &key, &origin) ||
+	    !take_again(&choice, service.index, origin.backend, origin.incarnation)) {
+		if (!choose(ctx, &service, &key, &choice)) {
+			count_refusal(service.index);
 			return -ECONNREFUSED;
 		}
-		make_origin(&origin, &key, backend, id);
+		make_origin(&origin, &key, &choice);
 		if (remember_datagram(ctx, &key, &origin)) {
 			count_event(HR_UNREMEMBERED);
 			return -ECONNREFUSED;
 		}
 	}
 	store_address(ctx, origin.given_ip, origin.given_port, v6);
-	count_translation(service);
+	count_translation(service.index);
 	return 0;
 }
 
@@ -219,4 +217,14 @@ SEC("cgroup/getpeername6")
 int hr_getpeername6(struct bpf_sock_addr *ctx)
 {
 	return getpeername(ctx, true);
+}
+
+SEC("cgroup/sock_release")
+int hr_sock_release(struct bpf_sock *sk)
+{
+	struct hr_connection *c = bpf_sk_storage_get(&connections, sk, NULL, 0);
+
+	if (c)
+		uncount(c);
+	return PASS;
 }

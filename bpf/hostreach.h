@@ -2,8 +2,8 @@
 /*
  * What the kernel programs and user space share: the layout of every table.
  *
- * This header includes nothing. The includer supplies __u8 .. __u64 and
- * struct bpf_spin_lock (<linux/types.h> and <linux/bpf.h>, or a vmlinux.h).
+ * This header includes nothing. The includer supplies __u8 .. __u64
+ * (<linux/types.h>, or a vmlinux.h).
  * Every struct is free of hidden padding; cpp/layout.hpp asserts it.
  *
  * How a service is found:
@@ -21,6 +21,12 @@
 /* Changes with any layout below; tables of another version are refused. */
 #define HR_ABI_VERSION 1
 
+/* hr_key.scope */
+enum hr_scope {
+	HR_EXACT = 0, /* this address */
+	HR_NODE = 1, /* every address of this node, and loopback in the host's namespace; ip is 0 */
+};
+
 /*
  * A service's frontend. IPv4 is written as IPv6-mapped (::ffff:a.b.c.d), so
  * that both families and IPv4 reached through an IPv6 socket share one form.
@@ -29,19 +35,31 @@ struct hr_key {
 	__u32 ip[4]; /* network byte order */
 	__u16 port; /* network byte order */
 	__u8 protocol; /* IPPROTO_TCP or IPPROTO_UDP */
-	__u8 scope; /* zero */
+	__u8 scope; /* enum hr_scope */
+};
+
+struct hr_ip {
+	__u32 ip[4]; /* network byte order, IPv4 as IPv6-mapped */
 };
 
 /*
- * hr_record.set: where the service's block lies.
+ * hr_record.set: where the service's block lies, and what a program has to
+ * know before it reads on.
  *
  *   bits  0..31  base: index in `slots` of the first selection slot
- *   bits 32..47  count: number of selection slots, 0 = refuse
- *   bits 48..63  flags: none yet
+ *   bits 32..44  count: selection slots, 0 = refuse
+ *   bits 45..57  count6: those for IPv6 clients of an HR_NODE service
+ *   bits 58..59  enum hr_algorithm
+ *   bits 60..63  HR_SET_*
  */
 #define HR_SET_COUNT_SHIFT 32
-#define HR_SET_FLAGS_SHIFT 48
-#define HR_SET_COUNT_MASK 0xffffU
+#define HR_SET_COUNT6_SHIFT 45
+#define HR_SET_COUNT_MASK 0x1fffU
+#define HR_SET_ALGORITHM_SHIFT 58
+#define HR_SET_ALGORITHM_MASK 3U
+#define HR_SET_AFFINITY (1ULL << 60) /* hr_details.affinity_ms is not 0 */
+#define HR_SET_HOST_ONLY (1ULL << 61) /* for the host's network namespace alone */
+#define HR_SET_SUBTREE (1ULL << 62) /* for tasks below hr_details.subtree alone */
 
 /* One service. `key` tells a reader whose hash element was recycled under it. */
 struct hr_record {
@@ -54,17 +72,20 @@ struct hr_record {
  * A block of `slots`, in 32-bit words, host byte order:
  *
  *   [base, base + count)   selection: backend ids, each as often as it weighs
- *   base + count           struct hr_details
+ *   then                   count6 of them for IPv6 clients
+ *   then                   struct hr_details
  *   then                   struct hr_member[details.members]
  *   then                   name and owner, bytes without terminators
  */
 struct hr_details {
 	__u32 members;
 	__u32 affinity_ms; /* 0 = none */
-	__u8 algorithm; /* enum hr_algorithm */
+	__u32 subtree_low; /* cgroup id, its lower half */
+	__u32 subtree_high;
+	__u8 subtree_level; /* depth of that cgroup; the root's is 0 */
+	__u8 on_removal; /* enum hr_on_removal */
 	__u8 name_length; /* bytes */
 	__u8 owner_length; /* bytes */
-	__u8 pad;
 };
 
 struct hr_member {
@@ -76,12 +97,21 @@ struct hr_member {
 
 enum hr_algorithm {
 	HR_RANDOM = 0,
+	HR_MAGLEV = 1, /* by the client's network namespace and cgroup */
+	HR_LEAST_CONN = 2, /* of two random ones, that with fewer open connections */
 };
 
 enum hr_state {
 	HR_ACTIVE = 0,
 	HR_DRAINING = 1, /* no new connections; established and sticky ones go on */
 	HR_DOWN = 2,
+};
+
+/* What becomes of the sockets of a backend that is removed or down. */
+enum hr_on_removal {
+	HR_BY_PROTOCOL = 0, /* reset for UDP, keep for TCP */
+	HR_RESET = 1,
+	HR_KEEP = 2,
 };
 
 /*
@@ -101,8 +131,8 @@ struct hr_line {
 #define HR_NO_SERVICE 0xffffffffU
 
 /*
- * One backend of one service. Address and port never change while any program
- * may still read them; `service` and `state` are single stores.
+ * One backend of one service. Address, port and incarnation never change while
+ * any program may still read them; `service` and `state` are single stores.
  */
 struct hr_backend {
 	__u32 ip[4]; /* network byte order, IPv4 as IPv6-mapped */
@@ -110,16 +140,41 @@ struct hr_backend {
 	__u8 state; /* enum hr_state */
 	__u8 pad;
 	__u32 service; /* index of the service that holds it, or HR_NO_SERVICE */
-	__u32 pad2[2];
+	__u32 incarnation; /* from 1, one more each time that the id is given out */
+	__u32 pad2;
 };
+
+/*
+ * A bit for each protocol and port with a service, in lines of 512, so that
+ * nearly all other traffic is told apart by one load. Ports are taken as they
+ * stand in memory, in network byte order: HR_PORT_LINE() of (protocol, port).
+ */
+#define HR_PORT_LINES 512
+#define HR_PORT_LINE(scope, udp, port) (((scope)*2 + (udp)) * 128 + (port) / 512)
+#define HR_PORT_WORD(port) ((port) / 32 % HR_LINE_WORDS)
+#define HR_PORT_BIT(port) (1U << ((port) % 32))
 
 /* What a socket asked for, and where it was sent. */
 struct hr_origin {
 	__u32 asked_ip[4]; /* network byte order */
 	__u32 given_ip[4]; /* network byte order */
 	__u16 asked_port; /* network byte order */
-	__u16 given_port; /* network byte order */
+	__u16 given_port; /* network byte order; 0 = nothing */
 	__u32 backend; /* id in `backends` */
+	__u32 incarnation; /* of that id */
+};
+
+/* Whose affinity, and to which service. */
+struct hr_affinity_key {
+	__u64 client; /* network namespace cookie */
+	__u32 service; /* index */
+	__u32 pad;
+};
+
+struct hr_affinity {
+	__u64 used_ns; /* CLOCK_MONOTONIC at the last connection */
+	__u32 backend; /* id */
+	__u32 incarnation;
 };
 
 /*
@@ -136,18 +191,22 @@ struct hr_origin {
  */
 struct hr_connection {
 	struct hr_origin latest;
-	struct hr_origin before; /* given_port 0 = none, in both */
+	struct hr_origin before;
 	__u32 version; /* HR_STORAGE_VERSION */
+	__u32 counted; /* id of the backend whose `active` this socket is one of */
+	__u32 incarnation; /* of that id; 0 = none */
 };
 
 /* How many services one unconnected UDP socket remembers before `overflow`. */
 #define HR_DATAGRAM_ORIGINS 8
 
-/* Socket storage: the services that an unconnected UDP socket has sent to. */
+/*
+ * Socket storage: the services that an unconnected UDP socket has sent to. It
+ * needs no lock: the kernel holds the socket's while these hooks run.
+ */
 struct hr_datagrams {
-	struct bpf_spin_lock lock; /* guards all below */
-	__u16 version; /* HR_STORAGE_VERSION */
-	__u16 overflowed; /* 1: this socket has entries in `overflow` */
+	__u32 version; /* HR_STORAGE_VERSION */
+	__u32 overflowed; /* 1: this socket has entries in `overflow` */
 	__u64 clock; /* counts sends; the latest send to a backend names it */
 	__u64 stamp[HR_DATAGRAM_ORIGINS]; /* `clock` at the last send; 0 = free, as all after it */
 	struct hr_origin origin[HR_DATAGRAM_ORIGINS];
@@ -190,6 +249,9 @@ struct hr_meta {
 	__u32 backends_mark;
 	__u32 slots_mark;
 	__u32 overflow_used; /* set by programs: `overflow` is worth a look */
+	__u64 host_netns; /* cookie of the host's network namespace; 0 = not known yet */
+	__u32 exempt_levels; /* bit n: `exempt` has a cgroup at depth n */
+	__u32 pad;
 };
 
 #endif /* HOSTREACH_H */

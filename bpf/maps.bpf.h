@@ -15,11 +15,37 @@ struct {
 } meta SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, HR_PORT_LINES);
+	__type(key, __u32);
+	__type(value, struct hr_line);
+} ports SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);
 	__type(key, struct hr_key);
 	__type(value, __u32);
 } services SEC(".maps");
+
+/* This node's own addresses: ip and nothing else. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, struct hr_ip);
+	__type(value, __u32);
+} node_addresses SEC(".maps");
+
+/* cgroup ids whose tasks hostreach leaves alone, with all below; value: depth. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, __u32);
+} exempt SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -44,6 +70,22 @@ struct {
 	__type(key, __u32);
 	__type(value, struct hr_backend);
 } backends SEC(".maps");
+
+/* Open connections by backend: sockets of this node, from selection to last close. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} active SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct hr_affinity_key);
+	__type(value, struct hr_affinity);
+} affinity SEC(".maps");
 
 /* Translations by service: per CPU, for every connect adds one. */
 struct {

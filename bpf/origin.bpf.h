@@ -11,13 +11,14 @@
 #define HR_ORIGIN_BPF_H
 
 static __always_inline void make_origin(struct hr_origin *origin, const struct hr_key *asked,
-					const struct hr_backend *given, __u32 id)
+					const struct choice *given)
 {
 	copy_ip(origin->asked_ip, asked->ip);
-	copy_ip(origin->given_ip, given->ip);
+	copy_ip(origin->given_ip, given->backend->ip);
 	origin->asked_port = asked->port;
-	origin->given_port = given->port;
-	origin->backend = id;
+	origin->given_port = given->backend->port;
+	origin->backend = given->id;
+	origin->incarnation = given->incarnation;
 }
 
 static __always_inline bool was_asked(const struct hr_origin *origin, const struct hr_key *key)
@@ -34,8 +35,7 @@ static __always_inline bool was_given(const struct hr_origin *origin, const stru
 
 static __always_inline bool overflow_used(void)
 {
-	__u32 zero = 0;
-	const struct hr_meta *m = bpf_map_lookup_elem(&meta, &zero);
+	const struct hr_meta *m = get_meta();
 
 	return m && *(const volatile __u32 *)&m->overflow_used;
 }
@@ -85,22 +85,72 @@ static __always_inline void overflow_drop(void *ctx, const struct hr_key *at, __
 
 /* ---- connected sockets ---- */
 
+/*
+ * A socket counts once, for the backend that it was last sent to, until its
+ * last close. The id may be another backend's by then: its incarnation tells.
+ */
+static __always_inline void uncount(struct hr_connection *c)
+{
+	const struct hr_backend *backend;
+	__u64 *count;
+
+	if (!c->incarnation)
+		return;
+	backend = bpf_map_lookup_elem(&backends, &c->counted);
+	count = bpf_map_lookup_elem(&active, &c->counted);
+	if (backend && count && backend->incarnation == c->incarnation)
+		__sync_fetch_and_add(count, -1);
+	c->incarnation = 0;
+}
+
+static __always_inline void count_for(struct hr_connection *c, const struct hr_origin *origin)
+{
+	__u64 *count;
+
+	if (c->incarnation == origin->incarnation && c->counted == origin->backend)
+		return;
+	uncount(c);
+	count = bpf_map_lookup_elem(&active, &origin->backend);
+	if (!count)
+		return;
+	__sync_fetch_and_add(count, 1);
+	c->counted = origin->backend;
+	c->incarnation = origin->incarnation;
+}
+
 static __always_inline bool is_true(struct bpf_sock *sk, const struct hr_origin *origin)
 {
 	return is_connected(sk) && peer_is(sk, origin->given_ip, origin->given_port);
 }
 
+/*
+ * MPTCP connects a subflow, but getpeername and sock_release see the socket
+ * that owns it: that one remembers.
+ */
+static __always_inline struct hr_connection *connection_to_write(struct bpf_sock_addr *ctx)
+{
+	if (has_mptcp && ctx->protocol == IPPROTO_TCP) {
+		struct mptcp_sock *msk = bpf_skc_to_mptcp_sock(ctx->sk);
+
+		if (msk)
+			return bpf_sk_storage_get(&connections, msk, NULL,
+						  BPF_SK_STORAGE_GET_F_CREATE);
+	}
+	return bpf_sk_storage_get(&connections, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+}
+
 static __always_inline int remember_connection(struct bpf_sock_addr *ctx,
 					       const struct hr_origin *origin)
 {
-	struct hr_connection *c;
+	struct hr_connection *c = connection_to_write(ctx);
 
-	c = bpf_sk_storage_get(&connections, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (c) {
 		if (c->version && is_true(ctx->sk, &c->latest))
 			c->before = c->latest;
 		c->latest = *origin;
 		c->version = HR_STORAGE_VERSION;
+		if (has_sock_release)
+			count_for(c, origin);
 		return 0;
 	}
 	count_event(HR_STORAGE_FAILED);
@@ -137,6 +187,8 @@ static __always_inline void forget_connection(struct bpf_sock_addr *ctx, const s
 			c->latest.given_port = 0;
 		if (was_given(&c->before, to))
 			c->before.given_port = 0;
+		if (has_sock_release)
+			uncount(c);
 	}
 	if (overflow_used())
 		overflow_drop(ctx, to, HR_BY_PEER);
@@ -174,7 +226,6 @@ static __always_inline bool recall_datagram(struct bpf_sock_addr *ctx, const str
 	int i;
 
 	if (d) {
-		bpf_spin_lock(&d->lock);
 		for (i = 0; i < HR_DATAGRAM_ORIGINS; i++) {
 			if (!d->stamp[i])
 				break;
@@ -186,7 +237,6 @@ static __always_inline bool recall_datagram(struct bpf_sock_addr *ctx, const str
 			break;
 		}
 		overflowed = d->overflowed;
-		bpf_spin_unlock(&d->lock);
 	}
 	if (found)
 		return true;
@@ -219,7 +269,6 @@ static __always_inline int remember_datagram(struct bpf_sock_addr *ctx, const st
 		count_event(HR_STORAGE_FAILED);
 		return spill_datagram(ctx, origin);
 	}
-	bpf_spin_lock(&d->lock);
 	for (i = 0; i < HR_DATAGRAM_ORIGINS; i++) {
 		if (d->stamp[i] && !was_asked(&d->origin[i], asked))
 			continue;
@@ -231,7 +280,6 @@ static __always_inline int remember_datagram(struct bpf_sock_addr *ctx, const st
 	}
 	if (!kept)
 		d->overflowed = 1;
-	bpf_spin_unlock(&d->lock);
 	if (kept)
 		return 0;
 	count_event(HR_OVERFLOWED);
@@ -249,7 +297,6 @@ static __always_inline void forget_datagram(struct bpf_sock_addr *ctx, const str
 	int i;
 
 	if (d) {
-		bpf_spin_lock(&d->lock);
 		for (i = 0; i < HR_DATAGRAM_ORIGINS; i++) {
 			if (!d->stamp[i])
 				break;
@@ -257,7 +304,6 @@ static __always_inline void forget_datagram(struct bpf_sock_addr *ctx, const str
 				d->origin[i].given_port = 0;
 		}
 		overflowed = d->overflowed;
-		bpf_spin_unlock(&d->lock);
 	}
 	if (overflowed && overflow_used())
 		overflow_drop(ctx, to, HR_BY_GIVEN);
@@ -274,7 +320,6 @@ static __always_inline bool recall_source(struct bpf_sock_addr *ctx, struct hr_k
 	int i;
 
 	if (d) {
-		bpf_spin_lock(&d->lock);
 		for (i = 0; i < HR_DATAGRAM_ORIGINS; i++) {
 			if (!d->stamp[i])
 				break;
@@ -285,7 +330,6 @@ static __always_inline bool recall_source(struct bpf_sock_addr *ctx, struct hr_k
 			asked.port = d->origin[i].asked_port;
 		}
 		overflowed = d->overflowed;
-		bpf_spin_unlock(&d->lock);
 	}
 	if (!latest) {
 		if (!overflowed || !overflow_used())

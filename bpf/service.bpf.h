@@ -1,65 +1,152 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* From an address to a service, and from a service to one of its backends. */
+/* From an address and a caller to a service. */
 #ifndef HR_SERVICE_BPF_H
 #define HR_SERVICE_BPF_H
 
-/*
- * Returns the service's record and its index, or NULL if the address is none.
- *
- * The kernel recycles a deleted hash element at once, so a reader that found
- * key A may read B's index. The record tells: indexes are reused only after a
- * grace period, so a record that this program reached keeps its key.
- */
-static __always_inline struct hr_record *find_service(const struct hr_key *key, __u32 *index)
-{
-	struct hr_record *record;
-	const __u32 *found;
+/* A service as it was when it was found: its word is read once, and kept. */
+struct service {
+	__u32 index;
+	__u64 set;
+};
 
-	found = bpf_map_lookup_elem(&services, key);
-	if (!found)
-		return NULL;
-	*index = *(const volatile __u32 *)found;
-	record = bpf_map_lookup_elem(&records, index);
-	if (!record || !same_ip(record->key.ip, key->ip) || record->key.port != key->port ||
-	    record->key.protocol != key->protocol)
-		return NULL;
-	return record;
+static __always_inline const struct hr_meta *get_meta(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&meta, &zero);
+}
+
+/* Word n of `slots`; 0 beyond its end, where no writer ever points. */
+static __always_inline __u32 slot(__u32 n)
+{
+	__u32 at = n / HR_LINE_WORDS;
+	const struct hr_line *line = bpf_map_lookup_elem(&slots, &at);
+
+	return line ? line->word[n % HR_LINE_WORDS] : 0;
+}
+
+static __always_inline __u32 count_of(__u64 set)
+{
+	return (set >> HR_SET_COUNT_SHIFT) & HR_SET_COUNT_MASK;
+}
+
+static __always_inline __u32 count6_of(__u64 set)
+{
+	return (set >> HR_SET_COUNT6_SHIFT) & HR_SET_COUNT_MASK;
+}
+
+/* Word n of the service's struct hr_details. */
+static __always_inline __u32 detail(__u64 set, __u32 offset)
+{
+	return slot((__u32)set + count_of(set) + count6_of(set) + offset / sizeof(__u32));
+}
+
+/* Is there any service of this scope with the key's protocol and port? */
+static __always_inline bool has_port(const struct hr_key *key, __u32 scope)
+{
+	__u32 at = HR_PORT_LINE(scope, key->protocol == IPPROTO_UDP, key->port);
+	const struct hr_line *line = bpf_map_lookup_elem(&ports, &at);
+
+	return line && (line->word[HR_PORT_WORD(key->port)] & HR_PORT_BIT(key->port));
+}
+
+static __always_inline bool in_host_netns(struct bpf_sock_addr *ctx)
+{
+	const struct hr_meta *m = get_meta();
+
+	return m && m->host_netns && m->host_netns == bpf_get_netns_cookie(ctx);
+}
+
+/* A pod's own loopback is its own. */
+static __always_inline bool is_node_address(struct bpf_sock_addr *ctx, const struct hr_key *key)
+{
+	struct hr_ip ip;
+
+	if (is_loopback(key->ip))
+		return in_host_netns(ctx);
+	copy_ip(ip.ip, key->ip);
+	return bpf_map_lookup_elem(&node_addresses, &ip);
 }
 
 /*
- * Returns a backend of the service, or NULL if it has none that is usable.
+ * The kernel recycles a deleted hash element at once, so a reader that found
+ * key A may read B's index. The record tells: indexes are reused only after a
+ * grace period, so a record that this program reached keeps its key.
  *
  * The publishing word is read once, by one 64-bit load: two 32-bit loads
  * would mix one set's base with another's count.
  */
-static __always_inline struct hr_backend *select_backend(struct hr_record *record, __u32 *id)
+static __always_inline bool find_key(const struct hr_key *key, struct service *service)
 {
-	__u64 set = *(const volatile __u64 *)&record->set;
-	__u32 count = (set >> HR_SET_COUNT_SHIFT) & HR_SET_COUNT_MASK;
-	const struct hr_line *line;
-	__u32 n, at;
+	const struct hr_record *record;
+	const __u32 *found;
 
-	if (!count)
-		return NULL;
-	/* scaled, not modulo: no division, and no bias worth the name below 2^16 slots */
-	n = (__u32)set + (__u32)(((__u64)bpf_get_prandom_u32() * count) >> 32);
-	at = n / HR_LINE_WORDS;
-	line = bpf_map_lookup_elem(&slots, &at);
-	if (!line)
-		return NULL;
-	*id = line->word[n % HR_LINE_WORDS];
-	return bpf_map_lookup_elem(&backends, id);
+	found = bpf_map_lookup_elem(&services, key);
+	if (!found)
+		return false;
+	service->index = *(const volatile __u32 *)found;
+	record = bpf_map_lookup_elem(&records, &service->index);
+	if (!record || !same_ip(record->key.ip, key->ip) || record->key.port != key->port ||
+	    record->key.protocol != key->protocol || record->key.scope != key->scope)
+		return false;
+	service->set = *(const volatile __u64 *)&record->set;
+	return true;
 }
 
-/* May a socket that was sent to this backend go on using it for this service? */
-static __always_inline bool still_usable(const struct hr_origin *origin, __u32 service)
+/* Is the calling task in a cgroup that is exempt, or below one? */
+static __always_inline bool is_exempt(void)
 {
-	const struct hr_backend *backend = bpf_map_lookup_elem(&backends, &origin->backend);
+	const struct hr_meta *m = get_meta();
+	__u32 levels = m ? m->exempt_levels : 0;
+	int level;
 
-	/* an id may have been given to another backend since: its address tells */
-	return backend && *(const volatile __u32 *)&backend->service == service &&
-	       backend->state != HR_DOWN && backend->port == origin->given_port &&
-	       same_ip(backend->ip, origin->given_ip);
+	if (!levels)
+		return false;
+	for (level = 0; level < 32; level++) {
+		__u64 id;
+
+		if (!(levels & (1U << level)))
+			continue;
+		id = bpf_get_current_ancestor_cgroup_id(level);
+		if (id && bpf_map_lookup_elem(&exempt, &id))
+			return true;
+	}
+	return false;
+}
+
+static __always_inline bool in_subtree(__u64 set)
+{
+	__u64 id = detail(set, offsetof(struct hr_details, subtree_low)) |
+		   (__u64)detail(set, offsetof(struct hr_details, subtree_high)) << 32;
+	__u32 level = detail(set, offsetof(struct hr_details, subtree_level)) & 0xff;
+
+	return id && bpf_get_current_ancestor_cgroup_id(level) == id;
+}
+
+/* The calling task decides, not who made the socket. */
+static __always_inline bool may_use(struct bpf_sock_addr *ctx, __u64 set)
+{
+	if ((set & HR_SET_HOST_ONLY) && !in_host_netns(ctx))
+		return false;
+	if ((set & HR_SET_SUBTREE) && !in_subtree(set))
+		return false;
+	return !is_exempt();
+}
+
+/* False if the address is no service for this caller. */
+static __always_inline bool find_service(struct bpf_sock_addr *ctx, const struct hr_key *key,
+					 struct service *service)
+{
+	struct hr_key node = {};
+
+	if (has_port(key, HR_EXACT) && find_key(key, service))
+		return may_use(ctx, service->set);
+	if (!has_port(key, HR_NODE) || !is_node_address(ctx, key))
+		return false;
+	node.port = key->port;
+	node.protocol = key->protocol;
+	node.scope = HR_NODE;
+	return find_key(&node, service) && may_use(ctx, service->set);
 }
 
 static __always_inline void count_translation(__u32 service)

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* From a service to one of its backends. */
+#ifndef HR_SELECT_BPF_H
+#define HR_SELECT_BPF_H
+
+struct choice {
+	const struct hr_backend *backend;
+	__u32 id;
+	__u32 incarnation;
+};
+
+static __always_inline bool take(struct choice *choice, __u32 id)
+{
+	choice->id = id;
+	choice->backend = bpf_map_lookup_elem(&backends, &id);
+	if (choice->backend)
+		choice->incarnation = choice->backend->incarnation;
+	return choice->backend;
+}
+
+/*
+ * Takes what a socket or a client had before, if it may go on there: an id may
+ * have been given to another backend since, which its incarnation tells.
+ */
+static __always_inline bool take_again(struct choice *choice, __u32 service, __u32 id,
+				       __u32 incarnation)
+{
+	return take(choice, id) && choice->incarnation == incarnation &&
+	       *(const volatile __u32 *)&choice->backend->service == service &&
+	       choice->backend->state != HR_DOWN;
+}
+
+/* Scaled, not modulo: no division, and no bias worth the name below 2^13 slots. */
+static __always_inline __u32 scale(__u32 number, __u32 count)
+{
+	return (__u32)(((__u64)number * count) >> 32);
+}
+
+/* The same number for the same client: a network namespace and a cgroup. */
+static __always_inline __u32 client_hash(struct bpf_sock_addr *ctx)
+{
+	__u64 h = bpf_get_netns_cookie(ctx) * 0x9e3779b97f4a7c15ULL;
+
+	h ^= bpf_get_current_cgroup_id();
+	h ^= h >> 32;
+	h *= 0xd6e8feb86659fd93ULL;
+	h ^= h >> 32;
+	h *= 0xd6e8feb86659fd93ULL;
+	return h >> 32;
+}
+
+static __always_inline __u64 open_connections(__u32 id)
+{
+	const __u64 *count = bpf_map_lookup_elem(&active, &id);
+
+	return count ? *(const volatile __u64 *)count : 0;
+}
+
+/* One of count slots from base, by the service's algorithm. */
+static __always_inline __u32 draw(struct bpf_sock_addr *ctx, __u64 set, __u32 base, __u32 count)
+{
+	__u32 algorithm = (set >> HR_SET_ALGORITHM_SHIFT) & HR_SET_ALGORITHM_MASK;
+	__u32 one, other;
+
+	if (algorithm == HR_MAGLEV)
+		return slot(base + scale(client_hash(ctx), count));
+	one = slot(base + scale(bpf_get_prandom_u32(), count));
+	if (algorithm != HR_LEAST_CONN || !has_sock_release)
+		return one;
+	other = slot(base + scale(bpf_get_prandom_u32(), count));
+	return open_connections(other) < open_connections(one) ? other : one;
+}
+
+static __always_inline bool choose_anew(struct bpf_sock_addr *ctx, const struct service *service,
+					const struct hr_key *key, struct choice *choice)
+{
+	__u32 base = (__u32)service->set;
+	__u32 count = count_of(service->set);
+
+	if (!is_v4(key->ip)) {
+		base += count;
+		count = count6_of(service->set);
+	}
+	return count && take(choice, draw(ctx, service->set, base, count));
+}
+
+/*
+ * The client's backend for as long as it comes back within the service's
+ * affinity time; each new connection renews it, as ipvs and Kubernetes do.
+ */
+static __always_inline bool choose_by_affinity(struct bpf_sock_addr *ctx,
+					       const struct service *service,
+					       const struct hr_key *key, struct choice *choice)
+{
+	__u64 now = bpf_ktime_get_ns();
+	struct hr_affinity_key client = {
+	    .client = bpf_get_netns_cookie(ctx),
+	    .service = service->index,
+	};
+	struct hr_affinity *known = bpf_map_lookup_elem(&affinity, &client);
+	struct hr_affinity latest = {};
+	__u64 lasts_ns;
+
+	lasts_ns = detail(service->set, offsetof(struct hr_details, affinity_ms)) * 1000000ULL;
+	if (known && now - known->used_ns < lasts_ns &&
+	    take_again(choice, service->index, known->backend, known->incarnation) &&
+	    is_v4(choice->backend->ip) == is_v4(key->ip)) {
+		known->used_ns = now;
+		return true;
+	}
+	if (!choose_anew(ctx, service, key, choice))
+		return false;
+	latest.used_ns = now;
+	latest.backend = choice->id;
+	latest.incarnation = choice->incarnation;
+	bpf_map_update_elem(&affinity, &client, &latest, BPF_ANY);
+	return true;
+}
+
+/* False if the service has no backend that is usable. */
+static __always_inline bool choose(struct bpf_sock_addr *ctx, const struct service *service,
+				   const struct hr_key *key, struct choice *choice)
+{
+	if (service->set & HR_SET_AFFINITY)
+		return choose_by_affinity(ctx, service, key, choice);
+	return choose_anew(ctx, service, key, choice);
+}
+
+#endif /* HR_SELECT_BPF_H */
