@@ -32,6 +32,7 @@ const volatile bool has_mptcp = true;
 #include "service.bpf.h"
 #include "select.bpf.h"
 #include "origin.bpf.h"
+#include "bind.bpf.h"
 
 #define PASS 1
 #define REFUSE 0
@@ -227,4 +228,16 @@ int hr_sock_release(struct bpf_sock *sk)
 	if (c)
 		uncount(c);
 	return PASS;
+}
+
+SEC("cgroup/post_bind4")
+int hr_post_bind4(struct bpf_sock *sk)
+{
+	return verdict(check_bind(sk, false));
+}
+
+SEC("cgroup/post_bind6")
+int hr_post_bind6(struct bpf_sock *sk)
+{
+	return verdict(check_bind(sk, true));
 }

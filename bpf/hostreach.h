@@ -75,7 +75,7 @@ struct hr_record {
  *   then                   count6 of them for IPv6 clients
  *   then                   struct hr_details
  *   then                   struct hr_member[details.members]
- *   then                   name and owner, bytes without terminators
+ *   then                   name, owner and path of the subtree, bytes without terminators
  */
 struct hr_details {
 	__u32 members;
@@ -84,8 +84,10 @@ struct hr_details {
 	__u32 subtree_high;
 	__u8 subtree_level; /* depth of that cgroup; the root's is 0 */
 	__u8 on_removal; /* enum hr_on_removal */
+	__u16 path_length; /* bytes */
 	__u8 name_length; /* bytes */
 	__u8 owner_length; /* bytes */
+	__u16 pad;
 };
 
 struct hr_member {

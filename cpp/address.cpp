@@ -60,6 +60,8 @@ std::string format_endpoint(const __u32 (&ip)[4], __u16 port) {
 }
 
 bool key_less(const hr_key &a, const hr_key &b) {
+    if (a.scope != b.scope)
+        return a.scope < b.scope;
     if (is_v4(a.ip) != is_v4(b.ip))
         return is_v4(a.ip);
     if (int order = std::memcmp(a.ip, b.ip, sizeof(a.ip)))
@@ -70,7 +72,9 @@ bool key_less(const hr_key &a, const hr_key &b) {
 }
 
 std::string format_key(const hr_key &key) {
-    return format_endpoint(key.ip, key.port) + (key.protocol == IPPROTO_TCP ? "/tcp" : "/udp");
+    std::string endpoint = key.scope == HR_NODE ? "node:" + std::to_string(ntohs(key.port))
+                                                : format_endpoint(key.ip, key.port);
+    return endpoint + (key.protocol == IPPROTO_TCP ? "/tcp" : "/udp");
 }
 
 std::size_t KeyHash::operator()(const hr_key &key) const {

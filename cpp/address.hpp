@@ -29,9 +29,9 @@ std::string format_ip(const __u32 (&ip)[4]);
 Endpoint parse_endpoint(std::string_view text);
 std::string format_endpoint(const __u32 (&ip)[4], __u16 port);
 
-// IPv4 before IPv6, then by address, port and protocol.
+// Exact ones first, IPv4 before IPv6, then by address, port and protocol.
 bool key_less(const hr_key &a, const hr_key &b);
-// "10.96.0.10:53/udp"
+// "10.96.0.10:53/udp" or "node:30080/tcp"
 std::string format_key(const hr_key &key);
 
 struct KeyHash {

@@ -6,6 +6,7 @@
 #include "bindings.hpp"
 #include "datapath.hpp"
 #include "features.hpp"
+#include "host.hpp"
 #include "table.hpp"
 
 namespace py = pybind11;
@@ -26,13 +27,12 @@ const char *name_of(Action action) {
     return "removed";
 }
 
-std::vector<std::tuple<std::string, std::string>> attach_programs(const Table &table,
-                                                                  const std::string &cgroup,
-                                                                  bool tcp, bool udp,
-                                                                  const std::string &cgroup_mount) {
+std::vector<std::tuple<std::string, std::string>>
+attach_programs(const Table &table, const std::string &cgroup, bool tcp, bool udp,
+                bool protect_binds, const std::string &cgroup_mount) {
     std::vector<std::tuple<std::string, std::string>> changes;
     for (const ProgramChange &change :
-         attach(table.pin(), Cgroup::open(cgroup), {tcp, udp}, cgroup_mount))
+         attach(table.pin(), Cgroup::open(cgroup), {tcp, udp, protect_binds}, cgroup_mount))
         changes.emplace_back(change.hook, name_of(change.action));
     return changes;
 }
@@ -49,8 +49,9 @@ py::dict status(const Table &table, const std::string &cgroup_mount) {
     }
     py::dict result;
     result["cgroup"] = status.cgroup;
-    result["tcp"] = status.protocols.tcp;
-    result["udp"] = status.protocols.udp;
+    result["tcp"] = status.wanted.tcp;
+    result["udp"] = status.wanted.udp;
+    result["protect_binds"] = status.wanted.protect_binds;
     result["programs"] = programs;
     return result;
 }
@@ -60,16 +61,33 @@ py::dict status(const Table &table, const std::string &cgroup_mount) {
 void bind_datapath(py::module_ &module) {
     module.def(
         "check",
-        [](const std::string &cgroup, bool tcp, bool udp) {
+        [](const std::string &cgroup, bool tcp, bool udp, bool protect_binds) {
             Cgroup::open(cgroup);
-            check_kernel({tcp, udp});
+            check_kernel({tcp, udp, protect_binds});
         },
-        py::arg("cgroup"), py::arg("tcp"), py::arg("udp"));
+        py::arg("cgroup"), py::arg("tcp"), py::arg("udp"), py::arg("protect_binds"));
     module.def("attach", attach_programs, py::arg("table"), py::arg("cgroup"), py::arg("tcp"),
-               py::arg("udp"), py::arg("cgroup_mount"), py::call_guard<py::gil_scoped_release>());
+               py::arg("udp"), py::arg("protect_binds"), py::arg("cgroup_mount"),
+               py::call_guard<py::gil_scoped_release>());
     module.def(
         "detach", [](const Table &table) { return detach(table.pin()); }, py::arg("table"));
     module.def("status", status, py::arg("table"), py::arg("cgroup_mount"));
+    module.def("netns_cookie", netns_cookie, py::arg("path"));
+    module.def("local_addresses", local_addresses);
+    module.def(
+        "cgroup",
+        [](const std::string &path, const std::string &mount) {
+            Cgroup cgroup = Cgroup::open(path);
+            return std::tuple(cgroup.id(), cgroup.level(mount));
+        },
+        py::arg("path"), py::arg("cgroup_mount"));
+    module.def(
+        "cgroup_path",
+        [](__u64 id, const std::string &mount) -> std::optional<std::string> {
+            std::optional<Cgroup> cgroup = Cgroup::by_id(id, mount);
+            return cgroup ? std::optional(cgroup->path()) : std::nullopt;
+        },
+        py::arg("id"), py::arg("cgroup_mount"));
     module.def("features", [] {
         Features f = probe_features();
         py::dict found;
@@ -77,6 +95,9 @@ void bind_datapath(py::module_ &module) {
         found["recvmsg"] = f.recvmsg;
         found["getpeername"] = f.getpeername;
         found["set_retval"] = f.set_retval;
+        found["sock_release"] = f.sock_release;
+        found["post_bind"] = f.post_bind;
+        found["mptcp"] = f.mptcp;
         return found;
     });
 }

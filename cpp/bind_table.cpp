@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The table for Python. A service crosses as one tuple of plain values:
-// (address, port, protocol, name, owner, algorithm, [(endpoint, weight), ...]).
+// The table for Python. A service crosses as one tuple of plain values, which
+// python/hostreach/_core.pyi describes.
 #include <netinet/in.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <tuple>
 
 #include "bindings.hpp"
 #include "error.hpp"
+#include "selection.hpp"
 #include "table.hpp"
 
 namespace py = pybind11;
@@ -17,13 +19,37 @@ namespace hr {
 namespace {
 
 using PyKey = std::tuple<std::string, __u16, std::string>;
-using PyBackend = std::tuple<std::string, __u16>;
+using PyBackend = std::tuple<std::string, __u16, std::string>;
+using PySubtree = std::tuple<std::string, __u64, __u8>;
 using PyService = std::tuple<std::string, __u16, std::string, std::optional<std::string>,
-                             std::string, std::string, std::vector<PyBackend>>;
+                             std::string, std::string, std::vector<PyBackend>, __u32, bool,
+                             std::optional<PySubtree>, std::optional<std::string>>;
+
+constexpr std::array kAlgorithms = {"random", "maglev", "least-conn"};
+constexpr std::array kStates = {"active", "draining", "down"};
+constexpr std::array kOnRemoval = {"", "reset", "keep"};
+
+// The number that the tables have for a word.
+template <typename Words>
+__u8 number_of(const Words &words, const std::string &word) {
+    for (std::size_t i = 0; i < words.size(); i++)
+        if (word == words[i])
+            return static_cast<__u8>(i);
+    throw Error(Kind::invalid_input, word, "unknown");
+}
+
+// The word for a number; the first for one that a later version wrote.
+template <typename Words>
+const char *word_for(const Words &words, __u8 number) {
+    return words[number < words.size() ? number : 0];
+}
 
 hr_key to_key(const std::string &address, __u16 port, const std::string &protocol) {
     hr_key key = {};
-    parse_ip(address, key.ip);
+    if (address == "node")
+        key.scope = HR_NODE;
+    else
+        parse_ip(address, key.ip);
     key.port = htons(port);
     if (protocol != "tcp" && protocol != "udp")
         throw Error(Kind::invalid_input, protocol, "not tcp or udp");
@@ -36,20 +62,27 @@ hr_key to_key(const PyKey &key) {
 }
 
 ServiceSpec to_spec(const PyService &service) {
-    const auto &[address, port, protocol, name, owner, algorithm, backends] = service;
+    const auto &[address, port, protocol, name, owner, algorithm, backends, affinity_ms, host_only,
+                 subtree, on_removal] = service;
     ServiceSpec spec;
     spec.key = to_key(address, port, protocol);
     spec.name = name.value_or("");
     spec.owner = owner;
-    if (spec.name.size() > 255 || spec.owner.size() > 255)
-        throw Error(Kind::invalid_input, format_key(spec.key), "a name has at most 255 bytes");
-    if (algorithm != "random")
-        throw Error(Kind::invalid_input, algorithm, "no such algorithm");
+    spec.algorithm = number_of(kAlgorithms, algorithm);
+    spec.affinity_ms = affinity_ms;
+    spec.host_only = host_only;
+    spec.on_removal = number_of(kOnRemoval, on_removal.value_or(""));
+    if (subtree) {
+        const auto &[path, id, level] = *subtree;
+        spec.subtree = {path, id, level};
+    }
+    if (spec.name.size() > 255 || spec.owner.size() > 255 || spec.subtree.path.size() > 4096)
+        throw Error(Kind::invalid_input, format_key(spec.key), "a name or path is too long");
     if (backends.size() > HR_SLOTS_PER_SERVICE)
         throw Error(Kind::invalid_input, format_key(spec.key),
                     "more than " + std::to_string(HR_SLOTS_PER_SERVICE) + " backends");
-    for (const auto &[endpoint, weight] : backends)
-        spec.backends.push_back({parse_endpoint(endpoint), weight, HR_ACTIVE});
+    for (const auto &[endpoint, weight, state] : backends)
+        spec.backends.push_back({parse_endpoint(endpoint), weight, number_of(kStates, state)});
     return spec;
 }
 
@@ -73,10 +106,24 @@ PyService from_block(const Block &block) {
     backends.reserve(spec.backends.size());
     for (const BackendSpec &backend : spec.backends)
         backends.emplace_back(format_endpoint(backend.endpoint.ip, backend.endpoint.port),
-                              backend.weight);
-    return {format_ip(spec.key.ip), ntohs(spec.key.port), protocol_name(spec.key),
-            name_of(spec),          spec.owner,           "random",
-            std::move(backends)};
+                              backend.weight, word_for(kStates, backend.state));
+    std::optional<PySubtree> subtree;
+    if (!spec.subtree.path.empty())
+        subtree.emplace(spec.subtree.path, spec.subtree.id, spec.subtree.level);
+    std::optional<std::string> on_removal;
+    if (spec.on_removal)
+        on_removal = word_for(kOnRemoval, spec.on_removal);
+    return {spec.key.scope == HR_NODE ? "node" : format_ip(spec.key.ip),
+            ntohs(spec.key.port),
+            protocol_name(spec.key),
+            name_of(spec),
+            spec.owner,
+            word_for(kAlgorithms, spec.algorithm),
+            std::move(backends),
+            spec.affinity_ms,
+            spec.host_only,
+            std::move(subtree),
+            std::move(on_removal)};
 }
 
 std::vector<Block> blocks(Table &table, const std::optional<std::string> &owner) {
@@ -101,7 +148,7 @@ std::vector<PyRow> rows(Table &table, const std::optional<std::string> &owner) {
     std::vector<PyRow> rows;
     for (const Block &block : blocks(table, owner))
         rows.emplace_back(format_key(block.spec.key), name_of(block.spec), block.spec.owner,
-                          "random", block.spec.backends.size());
+                          word_for(kAlgorithms, block.spec.algorithm), block.spec.backends.size());
     return rows;
 }
 
@@ -161,6 +208,22 @@ void bind_table(py::module_ &module) {
         .def("rows", rows, py::arg("owner"))
         .def("differing", differing, py::arg("services"))
         .def("write", write, py::arg("put"), py::arg("remove"))
+        .def(
+            "shares",
+            [](Table &table, const PyKey &key) {
+                std::optional<Block> block = table.get(to_key(key));
+                return block ? shares(block->spec) : std::vector<__u32>();
+            },
+            py::arg("frontend"))
+        .def(
+            "active", [](Table &table, const PyKey &key) { return table.active(to_key(key)); },
+            py::arg("frontend"))
+        .def("set_host_netns", &Table::set_host_netns, py::arg("cookie"))
+        .def("set_node_addresses", &Table::set_node_addresses, py::arg("addresses"))
+        .def("exempt", py::overload_cast<__u64, __u8>(&Table::exempt), py::arg("cgroup_id"),
+             py::arg("level"))
+        .def("unexempt", &Table::unexempt, py::arg("cgroup_id"))
+        .def("exempted", py::overload_cast<>(&Table::exempt, py::const_))
         .def("counts",
              [](Table &table) {
                  Counts c = table.counts();

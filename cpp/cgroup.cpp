@@ -61,6 +61,20 @@ std::optional<Cgroup> Cgroup::by_id(__u64 id, const std::string &mount) {
     return Cgroup(std::move(fd), id, std::string(path.data(), static_cast<std::size_t>(length)));
 }
 
+__u8 Cgroup::level(const std::string &mount) const {
+    constexpr __u64 kRootId = 1;
+    if (Cgroup::open(mount).id() != kRootId)
+        throw Error(Kind::refused, mount,
+                    "not the root of the cgroup v2 hierarchy; run in the host's cgroup namespace");
+    Cgroup same = by_id(id_, mount).value_or(Cgroup(Fd(), id_, path_));
+    std::string below = same.path().substr(std::min(mount.size(), same.path().size()));
+    __u8 depth = 0;
+    for (std::size_t i = 0; i < below.size(); i++)
+        if (below[i] == '/' && i + 1 < below.size())
+            depth++;
+    return depth;
+}
+
 std::vector<__u32> Cgroup::effective(bpf_attach_type hook) const {
     std::vector<__u32> ids(64);
     for (;;) {

@@ -20,6 +20,10 @@ class Cgroup {
     // `mount` is where cgroup v2 is mounted.
     static std::optional<Cgroup> by_id(__u64 id, const std::string &mount);
 
+    // Depth below the root, whose own is 0. Raises refused where the mount shows
+    // only a part of the hierarchy, for the kernel counts from its root.
+    __u8 level(const std::string &mount) const;
+
     int fd() const { return fd_.get(); }
     __u64 id() const { return id_; }
     const std::string &path() const { return path_; }

@@ -5,13 +5,12 @@
 #include <bpf/libbpf.h>
 #include <sys/stat.h>
 
-#include <algorithm>
-#include <array>
 #include <cerrno>
-#include <cstring>
+#include <ranges>
 
 #include "error.hpp"
 #include "features.hpp"
+#include "hooks.hpp"
 #include "link.hpp"
 #include "skeleton.hpp"
 #include "tables.hpp"
@@ -20,70 +19,37 @@ namespace hr {
 
 namespace {
 
-struct Hook {
-    const char *name;
-    bpf_attach_type type;
-    bool udp_only;
-    bpf_program *(*program)(const Skeleton &);
-};
-
-// In the order of attaching: what shows the service's address again is there
-// before anything is translated. Detaching goes the other way.
-// clang-format off
-#define HOOK(name, type, udp_only) \
-    Hook{#name, type, udp_only, [](const Skeleton &s) { return s->progs.hr_##name; }}
-// clang-format on
-const std::array kHooks = {
-    HOOK(getpeername4, BPF_CGROUP_INET4_GETPEERNAME, false),
-    HOOK(getpeername6, BPF_CGROUP_INET6_GETPEERNAME, false),
-    HOOK(recvmsg4, BPF_CGROUP_UDP4_RECVMSG, true),
-    HOOK(recvmsg6, BPF_CGROUP_UDP6_RECVMSG, true),
-    HOOK(sendmsg4, BPF_CGROUP_UDP4_SENDMSG, true),
-    HOOK(sendmsg6, BPF_CGROUP_UDP6_SENDMSG, true),
-    HOOK(connect4, BPF_CGROUP_INET4_CONNECT, false),
-    HOOK(connect6, BPF_CGROUP_INET6_CONNECT, false),
-};
-#undef HOOK
-
-std::string link_path(const PinDirectory &pin, const Hook &hook) {
-    return pin.file("links") + "/" + hook.name;
-}
-
-Fd open_link(const PinDirectory &pin, const Hook &hook) {
-    return open_pinned(link_path(pin, hook));
-}
-
-Features require_features(Protocols protocols) {
+Features require_features(const Wanted &wanted) {
     Features features = probe_features();
     if (!features.connect)
         throw Error(Kind::refused, "kernel",
                     "it has no connect hook for cgroups; Linux 4.17 or later is needed");
-    if (protocols.udp && !features.recvmsg)
+    if (wanted.udp && !features.recvmsg)
         throw Error(Kind::refused, "kernel",
                     "it cannot balance UDP, for it has no recvmsg hook (Linux 4.19.57, 5.1.16, 5.2 "
                     "or later is needed); use --protocols tcp");
+    if (wanted.protect_binds && !features.post_bind)
+        throw Error(Kind::refused, "kernel",
+                    "it cannot refuse a bind with EADDRINUSE (Linux 6.1 or later is needed); leave "
+                    "out --protect-binds");
     return features;
 }
 
-bool is_wanted(const Hook &hook, Protocols protocols, const Features &features) {
-    if (std::string_view(hook.name).substr(0, 11) == "getpeername" && !features.getpeername)
-        return false;
-    return protocols.udp || !hook.udp_only;
-}
-
-void load(Skeleton &skeleton, const PinDirectory &pin, Protocols protocols,
+void load(Skeleton &skeleton, const PinDirectory &pin, const Wanted &wanted,
           const Features &features) {
-    skeleton->rodata->with_tcp = protocols.tcp;
-    skeleton->rodata->with_udp = protocols.udp;
+    skeleton->rodata->with_tcp = wanted.tcp;
+    skeleton->rodata->with_udp = wanted.udp;
     skeleton->rodata->has_set_retval = features.set_retval;
+    skeleton->rodata->has_sock_release = features.sock_release;
+    skeleton->rodata->has_mptcp = features.mptcp;
     lend_tables(pin, skeleton);
-    for (const Hook &hook : kHooks)
-        bpf_program__set_autoload(hook.program(skeleton), is_wanted(hook, protocols, features));
+    for (const Hook &hook : all_hooks())
+        bpf_program__set_autoload(hook.program(skeleton), hook.is_wanted(wanted, features));
     skeleton.load();
 }
 
 void refuse_other_cgroup(const PinDirectory &pin, const Cgroup &cgroup, const std::string &mount) {
-    for (const Hook &hook : kHooks) {
+    for (const Hook &hook : all_hooks()) {
         std::optional<LinkInfo> info = link_info(open_link(pin, hook));
         if (!info || !info->cgroup_id || info->cgroup_id == cgroup.id())
             continue;
@@ -152,22 +118,22 @@ void undo(const PinDirectory &pin, std::vector<Settled> &done) {
 
 } // namespace
 
-void check_kernel(Protocols protocols) { require_features(protocols); }
+void check_kernel(Wanted wanted) { require_features(wanted); }
 
-std::vector<ProgramChange> attach(const PinDirectory &pin, const Cgroup &cgroup,
-                                  Protocols protocols, const std::string &cgroup_mount) {
-    Features features = require_features(protocols);
+std::vector<ProgramChange> attach(const PinDirectory &pin, const Cgroup &cgroup, Wanted wanted,
+                                  const std::string &cgroup_mount) {
+    Features features = require_features(wanted);
     refuse_other_cgroup(pin, cgroup, cgroup_mount);
     Skeleton skeleton;
-    load(skeleton, pin, protocols, features);
+    load(skeleton, pin, wanted, features);
     std::string links = pin.file("links");
     if (::mkdir(links.c_str(), 0700) && errno != EEXIST)
         raise_errno(links, "make the directory", errno);
 
     std::vector<Settled> done;
     try {
-        for (const Hook &hook : kHooks) {
-            if (!is_wanted(hook, protocols, features))
+        for (const Hook &hook : all_hooks()) {
+            if (!hook.is_wanted(wanted, features))
                 continue;
             int program = bpf_program__fd(hook.program(skeleton));
             if (auto settled = settle(pin, hook, program, cgroup))
@@ -181,77 +147,19 @@ std::vector<ProgramChange> attach(const PinDirectory &pin, const Cgroup &cgroup,
     for (const Settled &each : done)
         changes.push_back({each.hook->name, each.action});
     // the connect programs no longer send UDP anywhere: now its others may go
-    for (auto hook = kHooks.rbegin(); hook != kHooks.rend(); ++hook)
-        if (!is_wanted(*hook, protocols, features) && drop_link(pin, *hook))
-            changes.push_back({hook->name, Action::removed});
+    for (const Hook &hook : std::views::reverse(all_hooks()))
+        if (!hook.is_wanted(wanted, features) && drop_link(pin, hook))
+            changes.push_back({hook.name, Action::removed});
     return changes;
 }
 
 std::vector<std::string> detach(const PinDirectory &pin) {
     std::vector<std::string> removed;
-    for (auto hook = kHooks.rbegin(); hook != kHooks.rend(); ++hook)
-        if (drop_link(pin, *hook))
-            removed.push_back(hook->name);
+    for (const Hook &hook : std::views::reverse(all_hooks()))
+        if (drop_link(pin, hook))
+            removed.push_back(hook.name);
     ::rmdir(pin.file("links").c_str());
     return removed;
-}
-
-namespace {
-
-// What the loaded connect program was told to balance.
-Protocols protocols_of(__u32 program_id) {
-    Fd program = program_by_id(program_id);
-    if (!program)
-        return {};
-    std::vector<char> knobs = fingerprint(program.get()).knobs;
-    Skeleton skeleton; // for the layout of the knobs
-    if (knobs.size() < sizeof(*skeleton->rodata))
-        return {};
-    std::memcpy(skeleton->rodata, knobs.data(), sizeof(*skeleton->rodata));
-    return {skeleton->rodata->with_tcp, skeleton->rodata->with_udp};
-}
-
-void describe_effect(ProgramStatus &program, const Cgroup &cgroup, bpf_attach_type hook) {
-    std::vector<__u32> ids;
-    try {
-        ids = cgroup.effective(hook);
-    } catch (const Error &) {
-        return; // the kernel has no such hook, or will not say
-    }
-    program.effective = false;
-    for (__u32 id : ids) {
-        if (id == program.program_id)
-            program.effective = true;
-        else
-            program.others.push_back({id, program_name(id)});
-    }
-}
-
-} // namespace
-
-DatapathStatus datapath_status(const PinDirectory &pin, const std::string &cgroup_mount) {
-    DatapathStatus status;
-    std::optional<Cgroup> cgroup;
-    for (const Hook &hook : kHooks) {
-        ProgramStatus program;
-        program.hook = hook.name;
-        if (std::optional<LinkInfo> info = link_info(open_link(pin, hook))) {
-            program.attached = info->cgroup_id != 0;
-            program.program_id = info->program_id;
-            if (!cgroup)
-                cgroup = Cgroup::by_id(info->cgroup_id, cgroup_mount);
-            status.cgroup = cgroup            ? cgroup->path()
-                            : info->cgroup_id ? "cgroup " + std::to_string(info->cgroup_id)
-                                              : "a cgroup that was removed";
-            if (hook.type == BPF_CGROUP_INET4_CONNECT)
-                status.protocols = protocols_of(info->program_id);
-        }
-        status.programs.push_back(program);
-    }
-    if (cgroup)
-        for (std::size_t i = 0; i < kHooks.size(); i++)
-            describe_effect(status.programs[i], *cgroup, kHooks[i].type);
-    return status;
 }
 
 } // namespace hr

@@ -11,9 +11,10 @@
 
 namespace hr {
 
-struct Protocols {
+struct Wanted {
     bool tcp;
     bool udp;
+    bool protect_binds; // of the ports that services have on this node's addresses
 };
 
 enum class Action { added, replaced, removed };
@@ -38,12 +39,12 @@ struct ProgramStatus {
 
 struct DatapathStatus {
     std::optional<std::string> cgroup; // path, or "cgroup ID (removed)"
-    Protocols protocols = {};
+    Wanted wanted = {};                // as the attached programs were told
     std::vector<ProgramStatus> programs;
 };
 
 // Raises refused if this kernel cannot do it, naming what can be done instead.
-void check_kernel(Protocols protocols);
+void check_kernel(Wanted wanted);
 
 // For the rest the caller holds the instance's exclusive lock, or for status
 // the shared one; `cgroup_mount` is where cgroup v2 is mounted.
@@ -52,8 +53,8 @@ void check_kernel(Protocols protocols);
 // changes nothing, a program that is there is replaced in place without a moment
 // between. All or nothing. Raises attached_elsewhere, refused (UDP is impossible
 // here), program_rejected, permission_denied, kernel_error.
-std::vector<ProgramChange> attach(const PinDirectory &pin, const Cgroup &cgroup,
-                                  Protocols protocols, const std::string &cgroup_mount);
+std::vector<ProgramChange> attach(const PinDirectory &pin, const Cgroup &cgroup, Wanted wanted,
+                                  const std::string &cgroup_mount);
 
 // Returns the hooks whose programs were removed.
 std::vector<std::string> detach(const PinDirectory &pin);

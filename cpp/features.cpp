@@ -5,6 +5,7 @@
 #include <linux/bpf.h>
 
 #include <cerrno>
+#include <cstddef>
 #include <cstdlib>
 #include <sstream>
 #include <string>
@@ -27,43 +28,56 @@ bool switched_off(std::string_view name) {
     return false;
 }
 
-bpf_insn instruction(__u8 code, __u8 to, __s32 immediate) {
+bpf_insn instruction(__u8 code, __u8 to, __u8 from, __s16 offset, __s32 immediate) {
     bpf_insn i = {};
     i.code = code;
     i.dst_reg = to & 0xf;
+    i.src_reg = from & 0xf;
+    i.off = offset;
     i.imm = immediate;
     return i;
 }
 
-// Loads "r0 = 1; exit", after a call of bpf_set_retval(-ECONNREFUSED) if asked.
-int try_load(bpf_attach_type type, bool with_set_retval) {
-    std::vector<bpf_insn> program;
-    if (with_set_retval) {
-        program.push_back(instruction(BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_1, -ECONNREFUSED));
-        program.push_back(instruction(BPF_JMP | BPF_CALL, 0, BPF_FUNC_set_retval));
-    }
-    program.push_back(instruction(BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_0, 1));
-    program.push_back(instruction(BPF_JMP | BPF_EXIT, 0, 0));
-    LIBBPF_OPTS(bpf_prog_load_opts, opts, .expected_attach_type = type);
-    Fd fd(bpf_prog_load(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, "hr_probe", "GPL", program.data(),
-                        program.size(), &opts));
+bpf_insn set(__u8 to, __s32 value) {
+    return instruction(BPF_ALU64 | BPF_MOV | BPF_K, to, 0, 0, value);
+}
+bpf_insn call(__s32 helper) { return instruction(BPF_JMP | BPF_CALL, 0, 0, 0, helper); }
+bpf_insn load_pointer(__u8 to, __s16 offset) { // of the context
+    return instruction(BPF_LDX | BPF_MEM | BPF_DW, to, BPF_REG_1, offset, 0);
+}
+
+// Loads these instructions and "r0 = 1; exit" behind them.
+int try_load(bpf_prog_type type, bpf_attach_type hook, std::vector<bpf_insn> program = {}) {
+    program.push_back(set(BPF_REG_0, 1));
+    program.push_back(instruction(BPF_JMP | BPF_EXIT, 0, 0, 0, 0));
+    LIBBPF_OPTS(bpf_prog_load_opts, opts, .expected_attach_type = hook);
+    Fd fd(bpf_prog_load(type, "hr_probe", "GPL", program.data(), program.size(), &opts));
     return fd ? 0 : errno;
 }
+
+const std::vector<bpf_insn> kSetRetval = {set(BPF_REG_1, -ECONNREFUSED), call(BPF_FUNC_set_retval)};
+const std::vector<bpf_insn> kToMptcp = {load_pointer(BPF_REG_1, offsetof(bpf_sock_addr, sk)),
+                                        call(BPF_FUNC_skc_to_mptcp_sock)};
 
 } // namespace
 
 Features probe_features() {
-    int err = try_load(BPF_CGROUP_INET4_CONNECT, false);
+    constexpr bpf_prog_type kAddress = BPF_PROG_TYPE_CGROUP_SOCK_ADDR;
+    constexpr bpf_prog_type kSocket = BPF_PROG_TYPE_CGROUP_SOCK;
+    int err = try_load(kAddress, BPF_CGROUP_INET4_CONNECT);
     if (err == EPERM || err == EACCES)
         raise_errno("BPF program", "load", err);
-    auto has = [](const char *name, bpf_attach_type type, bool set_retval = false) {
-        return !switched_off(name) && !try_load(type, set_retval);
+    auto has = [](const char *name, auto... what) {
+        return !switched_off(name) && !try_load(what...);
     };
     return {
         .connect = !err && !switched_off("connect"),
-        .recvmsg = has("recvmsg", BPF_CGROUP_UDP4_RECVMSG),
-        .getpeername = has("getpeername", BPF_CGROUP_INET4_GETPEERNAME),
-        .set_retval = has("set_retval", BPF_CGROUP_INET4_CONNECT, true),
+        .recvmsg = has("recvmsg", kAddress, BPF_CGROUP_UDP4_RECVMSG),
+        .getpeername = has("getpeername", kAddress, BPF_CGROUP_INET4_GETPEERNAME),
+        .set_retval = has("set_retval", kAddress, BPF_CGROUP_INET4_CONNECT, kSetRetval),
+        .sock_release = has("sock_release", kSocket, BPF_CGROUP_INET_SOCK_RELEASE),
+        .post_bind = has("post_bind", kSocket, BPF_CGROUP_INET4_POST_BIND, kSetRetval),
+        .mptcp = has("mptcp", kAddress, BPF_CGROUP_INET4_CONNECT, kToMptcp),
     };
 }
 

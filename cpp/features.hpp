@@ -5,10 +5,13 @@
 namespace hr {
 
 struct Features {
-    bool connect;     // cgroup/connect4: without it there is nothing to do here
-    bool recvmsg;     // cgroup/recvmsg4: without it a UDP client sees the backend's address
-    bool getpeername; // cgroup/getpeername4
-    bool set_retval;  // an errno of our choice for refusals; EPERM without it
+    bool connect;      // cgroup/connect4: without it there is nothing to do here
+    bool recvmsg;      // cgroup/recvmsg4: without it a UDP client sees the backend's address
+    bool getpeername;  // cgroup/getpeername4
+    bool set_retval;   // an errno of our choice for refusals; EPERM without it
+    bool sock_release; // cgroup/sock_release with socket storage: counts open connections
+    bool post_bind;    // cgroup/post_bind4, with an errno of our choice
+    bool mptcp;        // bpf_skc_to_mptcp_sock in cgroup/connect4
 };
 
 // Loads one tiny program for each. Names in the environment variable

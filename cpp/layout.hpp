@@ -2,7 +2,6 @@
 // The shared layouts as C++ sees them, proven to have no hidden padding.
 #pragma once
 
-#include <linux/bpf.h>
 #include <linux/types.h>
 
 #include <type_traits>
@@ -21,21 +20,11 @@ static_assert(std::has_unique_object_representations_v<hr_origin>);
 static_assert(std::has_unique_object_representations_v<hr_connection>);
 static_assert(std::has_unique_object_representations_v<hr_datagrams>);
 static_assert(std::has_unique_object_representations_v<hr_overflow_key>);
+static_assert(std::has_unique_object_representations_v<hr_affinity_key>);
+static_assert(std::has_unique_object_representations_v<hr_affinity>);
 static_assert(std::has_unique_object_representations_v<hr_meta>);
 
 static_assert(sizeof(hr_key) == 20 && sizeof(hr_record) == 32 && sizeof(hr_backend) == 32);
 static_assert(sizeof(hr_details) % sizeof(__u32) == 0 && sizeof(hr_member) % sizeof(__u32) == 0);
-
-// hr_record.set, taken apart and put together.
-struct Set {
-    __u32 base;
-    __u32 count;
-
-    static Set of(__u64 word) {
-        return {static_cast<__u32>(word),
-                static_cast<__u32>(word >> HR_SET_COUNT_SHIFT) & HR_SET_COUNT_MASK};
-    }
-    __u64 word() const { return base | static_cast<__u64>(count) << HR_SET_COUNT_SHIFT; }
-};
 
 } // namespace hr

@@ -17,12 +17,28 @@ struct BackendSpec {
     bool operator==(const BackendSpec &) const = default;
 };
 
+// A cgroup, by the id that it had when the service was written.
+struct Subtree {
+    std::string path;
+    __u64 id = 0;
+    __u8 level = 0;
+
+    bool operator==(const Subtree &) const = default;
+};
+
 struct ServiceSpec {
     hr_key key = {};
     std::string name;  // at most 255 bytes
     std::string owner; // at most 255 bytes
     __u8 algorithm = HR_RANDOM;
+    __u8 on_removal = HR_BY_PROTOCOL;
+    bool host_only = false;
+    __u32 affinity_ms = 0;
+    Subtree subtree; // no path: everywhere
     std::vector<BackendSpec> backends;
+
+    // All but the key.
+    bool says_the_same(const ServiceSpec &other) const;
 };
 
 // A block read back. `ids` runs beside `spec.backends`.
@@ -34,20 +50,17 @@ struct Block {
     __u32 words = 0;     // the whole block
 };
 
-// How many slots each weight gets: exact after division by the greatest common
-// divisor if at most `limit` are needed, else the largest remainders of `limit`
-// slots with at least one for each weight above 0. The rule is told in full, and
-// kept a second time for `svc show`, in python/hostreach/slots.py.
-std::vector<__u32> slot_counts(const std::vector<BackendSpec> &backends,
-                               __u32 limit = HR_SLOTS_PER_SERVICE);
+struct Selection;
 
 // How many words encode_block() will give.
-__u32 block_words(const ServiceSpec &spec, __u32 selection);
+__u32 block_words(const ServiceSpec &spec, std::size_t selection);
 
 // The block's words; `ids` are the backends' in the order of `spec.backends`.
-// `counts` are slot_counts() of them.
 std::vector<__u32> encode_block(const ServiceSpec &spec, const std::vector<__u32> &ids,
-                                const std::vector<__u32> &counts);
+                                const Selection &selection);
+
+// The word that publishes such a block at `base`.
+__u64 set_word(const ServiceSpec &spec, __u32 base, const Selection &selection);
 
 // Reads the block that `record` publishes. Raises kernel_error if the table
 // says what no writer wrote.

@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "error.hpp"
+#include "host.hpp"
 #include "table.hpp"
 
 namespace hr {
@@ -99,8 +100,7 @@ std::optional<Block> Table::get(const hr_key &key) {
 
 bool Table::differs(const ServiceSpec &spec) {
     std::optional<Block> old = get(spec.key);
-    return !old || old->spec.name != spec.name || old->spec.owner != spec.owner ||
-           old->spec.algorithm != spec.algorithm || old->spec.backends != spec.backends;
+    return !old || !old->spec.says_the_same(spec);
 }
 
 std::vector<hr_key> Table::keys() {
@@ -111,6 +111,55 @@ std::vector<hr_key> Table::keys() {
     return keys;
 }
 
+void Table::set_host_netns(__u64 cookie) { publish(tables_->meta[0].host_netns, cookie); }
+
+void Table::set_node_addresses(const std::vector<std::string> &addresses) {
+    write_addresses(tables_->node_addresses.get(), addresses);
+}
+
+bool Table::exempt(__u64 cgroup_id, __u8 level) {
+    __u32 value = level;
+    if (bpf_map_update_elem(tables_->exempt.get(), &cgroup_id, &value, BPF_NOEXIST)) {
+        if (errno == EEXIST)
+            return false;
+        raise_errno("exemptions", "add a cgroup", errno);
+    }
+    write_exempt_levels();
+    return true;
+}
+
+bool Table::unexempt(__u64 cgroup_id) {
+    if (bpf_map_delete_elem(tables_->exempt.get(), &cgroup_id)) {
+        if (errno == ENOENT)
+            return false;
+        raise_errno("exemptions", "remove a cgroup", errno);
+    }
+    write_exempt_levels();
+    return true;
+}
+
+std::vector<__u64> Table::exempt() const {
+    std::vector<__u64> ids;
+    __u64 id, next;
+    for (bool more = !bpf_map_get_next_key(tables_->exempt.get(), nullptr, &next); more;
+         more = !bpf_map_get_next_key(tables_->exempt.get(), &id, &next)) {
+        id = next;
+        ids.push_back(id);
+    }
+    return ids;
+}
+
+// At which depths programs have to look.
+void Table::write_exempt_levels() {
+    __u32 levels = 0;
+    for (__u64 id : exempt()) {
+        __u32 level;
+        if (!bpf_map_lookup_elem(tables_->exempt.get(), &id, &level))
+            levels |= 1U << (level % 32);
+    }
+    publish(tables_->meta[0].exempt_levels, levels);
+}
+
 Counts Table::counts() {
     Counts counts;
     for (const hr_key &key : keys()) {
@@ -119,6 +168,14 @@ Counts Table::counts() {
         counts.backends += static_cast<__u32>(block->ids.size());
         counts.slots += block->selection;
     }
+    return counts;
+}
+
+std::vector<__u64> Table::active(const hr_key &key) {
+    std::vector<__u64> counts;
+    if (std::optional<Block> block = get(key))
+        for (__u32 id : block->ids)
+            counts.push_back(observe(tables_->active[id]));
     return counts;
 }
 

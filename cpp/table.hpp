@@ -63,8 +63,20 @@ class Table {
     // is written. A key that is not there is passed over.
     void write(const std::vector<ServiceSpec> &put, const std::vector<hr_key> &remove);
 
+    // Which network namespace is the host's, by its cookie.
+    void set_host_netns(__u64 cookie);
+    // The addresses that an HR_NODE service is reached at.
+    void set_node_addresses(const std::vector<std::string> &addresses);
+    // Tasks in this cgroup or below it see no service. False if it was so before.
+    bool exempt(__u64 cgroup_id, __u8 level);
+    // False if it was not exempt.
+    bool unexempt(__u64 cgroup_id);
+    std::vector<__u64> exempt() const;
+
     Counts counts();
     Capacities capacities() const { return tables_->capacities(); }
+    // Sockets that were sent to each backend and are open, in the order of get().
+    std::vector<__u64> active(const hr_key &key);
     Traffic traffic(const hr_key &key);
     Traffic traffic(); // of all services
     std::vector<__u64> events() const;
@@ -82,6 +94,9 @@ class Table {
     void put(const ServiceSpec &spec);
     void remove(const hr_key &key);
     void add_key(const ServiceSpec &spec, __u32 service);
+    void write_exempt_levels();
+    void open_port(const hr_key &key);
+    void close_port(const hr_key &key);
     void retire(const Block &old, const std::vector<__u32> &kept);
 
     __u32 *words() const { return tables_->slots.data()->word; }
@@ -98,6 +113,7 @@ class Table {
     std::optional<__u64> generation_;
     bool writing_ = false; // the generation is odd, by us
     std::unordered_map<hr_key, __u32, KeyHash, KeyEqual> index_;
+    std::unordered_map<__u32, __u32> port_users_; // services by scope, protocol and port
     Heap free_services_, free_backends_, free_words_;
     Counts counts_;
     __u64 words_used_ = 0;

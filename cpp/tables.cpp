@@ -43,9 +43,10 @@ struct Pinned {
 #define PINNED(name) Pinned{#name, [](const Skeleton &s) { return s->maps.name; }}
 // clang-format on
 const std::array kPinned = {
-    PINNED(services),     PINNED(records),  PINNED(slots),  PINNED(backends),
-    PINNED(translations), PINNED(refusals), PINNED(events), PINNED(connections),
-    PINNED(datagrams),    PINNED(overflow), PINNED(meta),
+    PINNED(ports),       PINNED(services),     PINNED(records),        PINNED(slots),
+    PINNED(backends),    PINNED(active),       PINNED(node_addresses), PINNED(exempt),
+    PINNED(affinity),    PINNED(translations), PINNED(refusals),       PINNED(events),
+    PINNED(connections), PINNED(datagrams),    PINNED(overflow),       PINNED(meta),
 };
 #undef PINNED
 
@@ -86,6 +87,7 @@ void create(const PinDirectory &pin, const Capacities &wanted) {
     bpf_map__set_max_entries(skeleton->maps.refusals, wanted.services);
     bpf_map__set_max_entries(skeleton->maps.slots, slot_lines(wanted));
     bpf_map__set_max_entries(skeleton->maps.backends, backend_entries(wanted));
+    bpf_map__set_max_entries(skeleton->maps.active, backend_entries(wanted));
     skeleton.load();
 
     hr_meta meta = {};
@@ -113,10 +115,14 @@ Tables Tables::open(const PinDirectory &pin) {
                     ENOENT);
     check_abi(pin, meta.get());
     t.meta = {std::move(meta), "meta"};
+    t.ports = {open_table(pin, "ports"), "ports"};
     t.services = open_table(pin, "services");
     t.records = {open_table(pin, "records"), "records"};
     t.slots = {open_table(pin, "slots"), "slots"};
     t.backends = {open_table(pin, "backends"), "backends"};
+    t.active = {open_table(pin, "active"), "active"};
+    t.node_addresses = open_table(pin, "node_addresses");
+    t.exempt = open_table(pin, "exempt");
     t.translations = open_table(pin, "translations");
     t.refusals = {open_table(pin, "refusals"), "refusals"};
     t.events = {open_table(pin, "events"), "events"};

@@ -34,10 +34,14 @@ class Tables {
     Capacities capacities() const;
 
     MappedArray<hr_meta> meta;
+    MappedArray<hr_line> ports;
     Fd services;
     MappedArray<hr_record> records;
     MappedArray<hr_line> slots;
     MappedArray<hr_backend> backends;
+    MappedArray<__u64> active;
+    Fd node_addresses;
+    Fd exempt;
     Fd translations;
     MappedArray<__u64> refusals;
     MappedArray<__u64> events;

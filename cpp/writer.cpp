@@ -3,12 +3,13 @@
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
+#include <netinet/in.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <numeric>
 
 #include "error.hpp"
+#include "selection.hpp"
 
 namespace hr {
 
@@ -16,8 +17,17 @@ namespace {
 
 constexpr __u32 kNew = ~0U; // a backend that has no id yet
 
-__u32 sum(const std::vector<__u32> &counts) {
-    return std::accumulate(counts.begin(), counts.end(), 0U);
+// Which bit of `ports` says that there is such a service.
+struct PortBit {
+    __u32 line, word, bit;
+};
+
+// The same for services that share that bit.
+__u32 port_of(const hr_key &key) { return key.scope << 24 | key.protocol << 16 | key.port; }
+
+PortBit port_bit(const hr_key &key) {
+    return {static_cast<__u32>(HR_PORT_LINE(key.scope, key.protocol == IPPROTO_UDP, key.port)),
+            static_cast<__u32>(HR_PORT_WORD(key.port)), HR_PORT_BIT(key.port)};
 }
 
 // What each backend's id is or, where the service had no such backend, kNew.
@@ -103,7 +113,7 @@ void Table::check_room(const std::vector<ServiceSpec> &to_put,
         without(key);
     for (const ServiceSpec &spec : to_put) {
         without(spec.key);
-        __u32 selection = sum(slot_counts(spec.backends));
+        std::size_t selection = select(spec).size();
         services++;
         backends += spec.backends.size();
         slots += selection;
@@ -129,8 +139,8 @@ void Table::put(const ServiceSpec &spec) {
     auto existing = index_.find(spec.key);
     const bool is_new = existing == index_.end();
     const Block old = is_new ? Block{} : read(existing->second);
-    const std::vector<__u32> counts = slot_counts(spec.backends);
-    const __u32 selection = sum(counts), length = block_words(spec, selection);
+    const Selection selection = select(spec);
+    const __u32 length = block_words(spec, selection.size());
     std::vector<__u32> ids = match(spec, old);
 
     // Nothing below is reached by any program before it is published.
@@ -149,14 +159,16 @@ void Table::put(const ServiceSpec &spec) {
         backend.port = from.endpoint.port;
         backend.state = from.state;
         backend.service = service;
+        backend.incarnation = std::max(backend.incarnation + 1, 1U);
+        tables_->active[ids[i]] = 0;
     }
     const __u32 base = claims.take(free_words_, length, meta.slots_mark);
-    const std::vector<__u32> block = encode_block(spec, ids, counts);
+    const std::vector<__u32> block = encode_block(spec, ids, selection);
     std::copy(block.begin(), block.end(), words() + base);
 
     if (is_new)
         tables_->records[service].key = spec.key;
-    publish(tables_->records[service].set, Set{base, selection}.word());
+    publish(tables_->records[service].set, set_word(spec, base, selection));
     if (is_new)
         add_key(spec, service);
     claims.keep();
@@ -167,7 +179,7 @@ void Table::put(const ServiceSpec &spec) {
     if (!is_new)
         retire(old, ids);
     counts_.backends += static_cast<__u32>(ids.size());
-    counts_.slots += selection;
+    counts_.slots += static_cast<__u32>(selection.size());
     words_used_ += length;
 }
 
@@ -177,10 +189,25 @@ void Table::add_key(const ServiceSpec &spec, __u32 service) {
     if (bpf_map_update_elem(tables_->translations.get(), &service, zeros.data(), BPF_ANY))
         raise_errno(format_key(spec.key), "clear the counters", errno);
     publish(tables_->refusals[service], __u64{0});
+    open_port(spec.key); // first: programs look here before they look further
     if (bpf_map_update_elem(tables_->services.get(), &spec.key, &service, BPF_NOEXIST))
         raise_errno(format_key(spec.key), "add the service", errno);
     index_.emplace(spec.key, service);
+    port_users_[port_of(spec.key)]++;
     counts_.services++;
+}
+
+void Table::open_port(const hr_key &key) {
+    PortBit at = port_bit(key);
+    __u32 &word = tables_->ports[at.line].word[at.word];
+    publish(word, word | at.bit);
+}
+
+// Once no service of its scope and protocol has this port.
+void Table::close_port(const hr_key &key) {
+    PortBit at = port_bit(key);
+    __u32 &word = tables_->ports[at.line].word[at.word];
+    publish(word, word & ~at.bit);
 }
 
 // The old block and those of its backends that are not kept.
@@ -208,6 +235,8 @@ void Table::remove(const hr_key &key) {
     begin_write();
     if (bpf_map_delete_elem(tables_->services.get(), &key) && errno != ENOENT)
         raise_errno(format_key(key), "remove the service", errno);
+    if (--port_users_[port_of(key)] == 0)
+        close_port(key);
     index_.erase(at);
     retire(old, {});
     free_services_.retire({service, 1});
@@ -231,6 +260,7 @@ void Table::refresh() {
         return;
     generation_.reset();
     index_.clear();
+    port_users_.clear();
     counts_ = {};
     words_used_ = 0;
     std::vector<Range> services, backends, used;
@@ -239,6 +269,7 @@ void Table::refresh() {
     for (const auto &[key, service] : index_) {
         Block block = read(service);
         services.push_back({service, 1});
+        port_users_[port_of(key)]++;
         for (__u32 id : block.ids)
             backends.push_back({id, 1});
         used.push_back({block.base, block.words});
@@ -259,7 +290,8 @@ void Table::refresh() {
 }
 
 // A writer was killed at work: a backend may claim a service that no longer has
-// it, or a state that is not the published one.
+// it, or a state that is not the published one. (A bit of `ports` that stayed
+// set costs a look-up and is no error; it goes with the next service there.)
 void Table::mend() {
     std::vector<__u32> service_of(tables_->backends.size(), HR_NO_SERVICE);
     for (const auto &[key, service] : index_) {
