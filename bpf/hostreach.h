@@ -134,13 +134,13 @@ struct hr_line {
 
 /*
  * One backend of one service. Address, port and incarnation never change while
- * any program may still read them; `service` and `state` are single stores.
+ * any program may still read them; the others are single stores.
  */
 struct hr_backend {
 	__u32 ip[4]; /* network byte order, IPv4 as IPv6-mapped */
 	__u16 port; /* network byte order */
 	__u8 state; /* enum hr_state */
-	__u8 pad;
+	__u8 reset; /* 1: its sockets are ended when it is removed or down */
 	__u32 service; /* index of the service that holds it, or HR_NO_SERVICE */
 	__u32 incarnation; /* from 1, one more each time that the id is given out */
 	__u32 pad2;

@@ -30,6 +30,13 @@ PortBit port_bit(const hr_key &key) {
             static_cast<__u32>(HR_PORT_WORD(key.port)), HR_PORT_BIT(key.port)};
 }
 
+// A connected UDP socket would never learn that its backend is gone; TCP does.
+__u8 resets_sockets(const ServiceSpec &spec) {
+    if (spec.on_removal == HR_BY_PROTOCOL)
+        return spec.key.protocol == IPPROTO_UDP;
+    return spec.on_removal == HR_RESET;
+}
+
 // What each backend's id is or, where the service had no such backend, kNew.
 std::vector<__u32> match(const ServiceSpec &spec, const Block &old) {
     auto bytes = [](const BackendSpec &b) {
@@ -158,6 +165,7 @@ void Table::put(const ServiceSpec &spec) {
         std::copy(std::begin(from.endpoint.ip), std::end(from.endpoint.ip), backend.ip);
         backend.port = from.endpoint.port;
         backend.state = from.state;
+        backend.reset = resets_sockets(spec);
         backend.service = service;
         backend.incarnation = std::max(backend.incarnation + 1, 1U);
         tables_->active[ids[i]] = 0;
@@ -174,8 +182,10 @@ void Table::put(const ServiceSpec &spec) {
     claims.keep();
 
     // The service is as asked; the rest is housekeeping, and mend() can do it too.
-    for (std::size_t i = 0; i < ids.size(); i++)
+    for (std::size_t i = 0; i < ids.size(); i++) {
+        publish(tables_->backends[ids[i]].reset, resets_sockets(spec));
         publish(tables_->backends[ids[i]].state, spec.backends[i].state);
+    }
     if (!is_new)
         retire(old, ids);
     counts_.backends += static_cast<__u32>(ids.size());
@@ -298,6 +308,7 @@ void Table::mend() {
         Block block = read(service);
         for (std::size_t i = 0; i < block.ids.size(); i++) {
             service_of[block.ids[i]] = service;
+            publish(tables_->backends[block.ids[i]].reset, resets_sockets(block.spec));
             publish(tables_->backends[block.ids[i]].state, block.spec.backends[i].state);
         }
     }

@@ -8,9 +8,26 @@ and `KernelError`; others are named where they occur.
 from typing import TypeAlias
 
 _Frontend: TypeAlias = tuple[str, int, str]
-"""Address, port, "tcp" or "udp"."""
-_Service: TypeAlias = tuple[str, int, str, str | None, str, str, list[tuple[str, int]]]
-"""Address, port, protocol, name, owner, algorithm, and each backend's endpoint and weight."""
+"""Address or "node", port, "tcp" or "udp"."""
+_Backend: TypeAlias = tuple[str, int, str]
+"""Endpoint, weight, "active", "draining" or "down"."""
+_Subtree: TypeAlias = tuple[str, int, int]
+"""A cgroup's path, id and depth below the root."""
+_Service: TypeAlias = tuple[
+    str,
+    int,
+    str,
+    str | None,
+    str,
+    str,
+    list[_Backend],
+    int,
+    bool,
+    _Subtree | None,
+    str | None,
+]
+"""Address or "node", port, protocol, name, owner, algorithm, backends, affinity in milliseconds
+(0: none), whether for the host alone, for which cgroup alone, and on_removal."""
 _Row: TypeAlias = tuple[str, str | None, str, str, int]
 """Frontend as text, name, owner, algorithm, number of backends."""
 Program: TypeAlias = tuple[str, bool, bool | None, int, list[tuple[int, str]]]
@@ -59,6 +76,27 @@ class Table:
     def write(self, put: list[_Service], remove: list[_Frontend]) -> None:
         """Remove those, add or replace these; raises `TableFull` before anything is written."""
 
+    def shares(self, frontend: _Frontend) -> list[int]:
+        """Selection slots of each backend, in the order of `get`; empty if there is no service."""
+
+    def active(self, frontend: _Frontend) -> list[int]:
+        """Open connections to each backend, in the order of `get`."""
+
+    def set_host_netns(self, cookie: int) -> None:
+        """Which network namespace is the host's. Needs the exclusive lock, as all below."""
+
+    def set_node_addresses(self, addresses: list[str]) -> None:
+        """Where node frontends are reached, in place of what it was."""
+
+    def exempt(self, cgroup_id: int, level: int) -> bool:
+        """Leave tasks of this cgroup alone; False if it was so before."""
+
+    def unexempt(self, cgroup_id: int) -> bool:
+        """False if it was not exempt."""
+
+    def exempted(self) -> list[int]:
+        """Cgroup ids; some may be gone."""
+
     def counts(self) -> tuple[int, int, int]:
         """Services, backends and selection slots in use."""
 
@@ -74,11 +112,11 @@ class Table:
     def list(self, owner: str | None) -> list[_Service]:
         """Sorted by family, address, port, protocol."""
 
-def check(cgroup: str, tcp: bool, udp: bool) -> None:
+def check(cgroup: str, tcp: bool, udp: bool, protect_binds: bool) -> None:
     """Whether `attach` is worth trying: raises as it does, and changes nothing."""
 
 def attach(
-    table: Table, cgroup: str, tcp: bool, udp: bool, cgroup_mount: str
+    table: Table, cgroup: str, tcp: bool, udp: bool, protect_binds: bool, cgroup_mount: str
 ) -> list[tuple[str, str]]:
     """Bring the hooks to this; each change as hook and "added", "replaced" or "removed".
 
@@ -90,7 +128,19 @@ def detach(table: Table) -> list[str]:
     """Remove our programs and give back their hooks. Needs the exclusive lock."""
 
 def status(table: Table, cgroup_mount: str) -> dict[str, object]:
-    """Keys: cgroup (str or None), tcp, udp (bool), programs (list of `Program`)."""
+    """Keys: cgroup (str or None), tcp, udp, protect_binds (bool), programs (list of `Program`)."""
+
+def netns_cookie(path: str | None) -> int:
+    """Of the namespace there, or of our own; 0 before Linux 5.14. Raises `InvalidInput`."""
+
+def local_addresses() -> list[str]:
+    """All addresses of this network namespace but loopback's, sorted."""
+
+def cgroup(path: str, cgroup_mount: str) -> tuple[int, int]:
+    """Id and depth below the root. Raises `InvalidInput` for what is no cgroup v2 directory."""
+
+def cgroup_path(id: int, cgroup_mount: str) -> str | None:
+    """None if it is gone."""
 
 def features() -> dict[str, bool]:
     """What this kernel can do, found by doing it."""

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from . import _core
+from .cgroup import find_root
 from .errors import HostreachError, InvalidInput, NotFound, TableBusy
 from .table import Row
 
@@ -44,6 +45,17 @@ class Capacities(NamedTuple):
                 raise InvalidInput(f"--max-{name} must be from 1 to {CAPACITY_MAX}, not {value}")
 
 
+class AttachOptions(NamedTuple):
+    """See `hostreach.node.Node.attach`."""
+
+    cgroup: str
+    cgroup_mount: str
+    protocols: Sequence[str]
+    protect_binds: bool
+    host_netns: str | None
+    node_addresses: Sequence[str] | None
+
+
 class Description(NamedTuple):
     """What the kernel says of an instance; see `_core.pyi`."""
 
@@ -57,6 +69,7 @@ class Description(NamedTuple):
 _T = TypeVar("_T")
 
 Hooks: TypeAlias = list[str]
+Numbers: TypeAlias = list[int]
 HookChanges: TypeAlias = list[tuple[str, str]]
 
 
@@ -155,17 +168,57 @@ class KernelTable:
             return [*services]
         return [services[i] for i in indexes]
 
+    def shares(self, frontend: Frontend) -> Numbers:
+        """See `hostreach.table.Table.shares`."""
+        with self.locked(exclusive=False):
+            return self._core.shares(_key(frontend))
+
+    def active(self, frontend: Frontend) -> Numbers:
+        """See `hostreach.table.Table.active`."""
+        with self.locked(exclusive=False):
+            return self._core.active(_key(frontend))
+
+    def exempt(self, cgroup: str) -> bool:
+        """Leave this cgroup's tasks alone; False if that was so before. Raises `InvalidInput`."""
+        cgroup_id, level = _core.cgroup(cgroup, find_root())
+        with self.exclusive():
+            return self._core.exempt(cgroup_id, level)
+
+    def unexempt(self, cgroup: str) -> bool:
+        """False if it was not exempt. Raises `InvalidInput` for what is no cgroup v2."""
+        cgroup_id, _ = _core.cgroup(cgroup, find_root())
+        try:
+            with self.locked(exclusive=True):
+                return self._core.unexempt(cgroup_id)
+        except NotFound:
+            return False
+
+    def exempted(self) -> Hooks:
+        """Paths of the cgroups that are exempt, sorted; those that are gone are left out."""
+        try:
+            with self.locked(exclusive=False):
+                ids = self._core.exempted()
+        except NotFound:
+            return []
+        root = find_root()
+        paths = (_core.cgroup_path(cgroup_id, root) for cgroup_id in ids)
+        return sorted(path for path in paths if path is not None)
+
     def write(self, put: Sequence[Service], remove: Sequence[Frontend] = ()) -> None:
         """See `hostreach.table.Table.write`."""
         with self.exclusive():
             self._core.write([_plain(s) for s in put], [_key(f) for f in remove])
 
-    def attach(self, cgroup: str, protocols: Sequence[str], cgroup_mount: str) -> HookChanges:
+    def attach(self, options: AttachOptions) -> HookChanges:
         """Bring the hooks to this; see `hostreach.node.Node.attach`."""
-        tcp, udp = "tcp" in protocols, "udp" in protocols
-        _core.check(cgroup, tcp, udp)
+        o = options
+        tcp, udp = "tcp" in o.protocols, "udp" in o.protocols
+        _core.check(o.cgroup, tcp, udp, o.protect_binds)
+        netns = _core.netns_cookie(o.host_netns)
         with self.exclusive():
-            return _core.attach(self._core, cgroup, tcp, udp, cgroup_mount)
+            self._core.set_host_netns(netns)
+            self._core.set_node_addresses(_own_addresses(o.node_addresses))
+            return _core.attach(self._core, o.cgroup, tcp, udp, o.protect_binds, o.cgroup_mount)
 
     def detach(self, purge: bool) -> Hooks:
         """Remove the programs and, with ``purge``, the tables, of any version.
@@ -211,24 +264,49 @@ def _key(frontend: Frontend) -> tuple[str, int, str]:
 
 
 def _plain(service: Service) -> _core._Service:
+    subtree = None
+    if service.from_cgroup is not None:
+        subtree = (service.from_cgroup, *_core.cgroup(service.from_cgroup, find_root()))
     return (
         *_key(service.frontend),
         service.name,
         service.owner,
         service.algorithm,
-        [(backend.address, backend.weight) for backend in service.backends],
+        [(backend.address, backend.weight, backend.state) for backend in service.backends],
+        service.affinity_ms,
+        service.host_only,
+        subtree,
+        service.on_removal,
     )
 
 
 def _service(plain: _core._Service) -> Service:
     from .models import Backend, Frontend, Service
+    from .syntax import format_duration
 
-    address, port, protocol, name, owner, algorithm, backends = plain
+    address, port, protocol, name, owner, algorithm, backends, affinity, host, tree, removal = plain
     # What the table holds was validated when it was written.
     return Service.model_construct(
         frontend=Frontend.model_construct(address=address, port=port, protocol=protocol),
         name=name,
         owner=owner,
         algorithm=algorithm,
-        backends=tuple(Backend.model_construct(address=a, weight=w) for a, w in backends),
+        affinity=format_duration(affinity) if affinity else None,
+        host_only=host,
+        from_cgroup=tree[0] if tree else None,
+        on_removal=removal,
+        backends=tuple(
+            Backend.model_construct(address=a, weight=w, state=s) for a, w, s in backends
+        ),
     )
+
+
+def _own_addresses(within: Sequence[str] | None) -> Hooks:
+    """Those of this network namespace, or those of them that lie in one of these CIDRs."""
+    addresses = _core.local_addresses()
+    if within is None:
+        return addresses
+    from ipaddress import ip_address, ip_network
+
+    networks = [ip_network(cidr) for cidr in within]
+    return [a for a in addresses if any(ip_address(a) in network for network in networks)]

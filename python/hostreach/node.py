@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, final
 
 from .cgroup import find_root
-from .datapath import Capacities, KernelTable
+from .datapath import AttachOptions, Capacities, KernelTable
 from .errors import InvalidInput, NotFound
 from .table import Services
 
@@ -82,6 +82,7 @@ class Status:
     pin: str
     cgroup: str | None = None
     protocols: tuple[str, ...] = ()
+    protect_binds: bool = False
     programs: list[ProgramStatus] = field(default_factory=list)
     services: Usage | None = None
     backends: Usage | None = None
@@ -122,21 +123,38 @@ class Node:
         self._table.close()
 
     def attach(
-        self, cgroup: str | None = None, protocols: Sequence[str] = ("tcp", "udp")
+        self,
+        cgroup: str | None = None,
+        protocols: Sequence[str] = ("tcp", "udp"),
+        *,
+        protect_binds: bool = False,
+        host_netns: str | None = None,
+        node_addresses: Sequence[str] | None = None,
     ) -> AttachResult:
         """Attach to ``cgroup`` (default: the cgroup v2 root), or bring what is attached to this.
 
         The same again changes nothing; another version's programs are replaced in place, without a
-        moment in which a service fails. Tables are made if need be. Raises `InvalidInput` for a
-        path that is no cgroup v2, `AttachedElsewhere`, `Refused` where the kernel cannot do it,
-        `ProgramRejected`, `PermissionDenied`.
+        moment in which a service fails. Tables are made if need be.
+
+        Args:
+            cgroup: path of a cgroup v2 directory.
+            protocols: "tcp", "udp" or both.
+            protect_binds: refuse, with EADDRINUSE, to bind ports that services have on this node's
+                own addresses, in the host's network namespace.
+            host_netns: the host's network namespace, as /proc/1/ns/net; default: our own.
+            node_addresses: CIDRs; this node's addresses in them are those of ``node:`` frontends.
+                Default: all.
+
+        Raises `InvalidInput` for a path that is no cgroup v2, `AttachedElsewhere`, `Refused` where
+        the kernel cannot do it, `ProgramRejected`, `PermissionDenied`.
         """
         wanted = tuple(name for name in ("tcp", "udp") if name in protocols)
         if not wanted or not {*protocols} <= {"tcp", "udp"}:
             raise InvalidInput(f"protocols are tcp and udp, not {', '.join(protocols) or 'none'}")
         root = find_root()
         path = os.path.realpath(cgroup) if cgroup is not None else root
-        return AttachResult(path, wanted, self._table.attach(path, wanted, root))
+        options = AttachOptions(path, root, wanted, protect_binds, host_netns, node_addresses)
+        return AttachResult(path, wanted, self._table.attach(options))
 
     def detach(self, purge: bool = False) -> DetachResult:
         """Take our programs off their hooks; with ``purge`` remove the tables too.
@@ -161,6 +179,7 @@ class Node:
             self.pin,
             found.hooks["cgroup"],
             tuple(name for name in ("tcp", "udp") if found.hooks[name]),
+            found.hooks["protect_binds"],
             [
                 ProgramStatus(
                     hook, attached, effective, number or None, [OtherProgram(*o) for o in others]
