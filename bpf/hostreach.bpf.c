@@ -113,24 +113,28 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 	struct hr_origin origin;
 	struct choice choice;
 	struct hr_key key;
+	bool known;
 
 	load_destination(&key, ctx, v6);
 	if (key.protocol != IPPROTO_UDP || sends_to_peer(ctx, &key, v6))
 		return 0;
-	if (!find_service(ctx, &key, &service)) {
-		forget_datagram(ctx, &key);
-		return 0;
-	}
-	if (!recall_datagram(ctx, &key, &origin) ||
-	    !take_again(&choice, service.index, origin.backend, origin.incarnation)) {
-		if (!choose(ctx, &service, &key, &choice)) {
-			count_refusal(service.index);
-			return -ECONNREFUSED;
+	known = recall_datagram(ctx, &key, &origin);
+	if (!known || !take_known(ctx, &key, &origin, &service)) {
+		if (!find_service(ctx, &key, &service)) {
+			forget_datagram(ctx, &key);
+			return 0;
 		}
-		make_origin(&origin, &key, &choice);
-		if (remember_datagram(ctx, &key, &origin)) {
-			count_event(HR_UNREMEMBERED);
-			return -ECONNREFUSED;
+		if (!known ||
+		    !take_again(&choice, service.index, origin.backend, origin.incarnation)) {
+			if (!choose(ctx, &service, &key, &choice)) {
+				count_refusal(service.index);
+				return -ECONNREFUSED;
+			}
+			make_origin(&origin, &key, &choice);
+			if (remember_datagram(ctx, &key, &origin)) {
+				count_event(HR_UNREMEMBERED);
+				return -ECONNREFUSED;
+			}
 		}
 	}
 	store_address(ctx, origin.given_ip, origin.given_port, v6);

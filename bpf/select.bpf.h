@@ -30,6 +30,28 @@ static __always_inline bool take_again(struct choice *choice, __u32 service, __u
 	       choice->backend->state != HR_DOWN;
 }
 
+/*
+ * The same without a hash look-up: the backend names its service, and that its
+ * key. False also for a service that is found in another way.
+ */
+static __always_inline bool take_known(struct bpf_sock_addr *ctx, const struct hr_key *key,
+				       const struct hr_origin *origin, struct service *service)
+{
+	const struct hr_record *record;
+	struct choice choice;
+
+	if (!take(&choice, origin->backend))
+		return false;
+	service->index = *(const volatile __u32 *)&choice.backend->service;
+	if (choice.incarnation != origin->incarnation || choice.backend->state == HR_DOWN)
+		return false;
+	record = bpf_map_lookup_elem(&records, &service->index); /* none for HR_NO_SERVICE */
+	if (!record || !same_key(&record->key, key))
+		return false;
+	service->set = *(const volatile __u64 *)&record->set;
+	return may_use(ctx, service->set);
+}
+
 /* Scaled, not modulo: no division, and no bias worth the name below 2^13 slots. */
 static __always_inline __u32 scale(__u32 number, __u32 count)
 {

@@ -68,6 +68,12 @@ static __always_inline bool is_node_address(struct bpf_sock_addr *ctx, const str
 	return bpf_map_lookup_elem(&node_addresses, &ip);
 }
 
+static __always_inline bool same_key(const struct hr_key *a, const struct hr_key *b)
+{
+	return same_ip(a->ip, b->ip) && a->port == b->port && a->protocol == b->protocol &&
+	       a->scope == b->scope;
+}
+
 /*
  * The kernel recycles a deleted hash element at once, so a reader that found
  * key A may read B's index. The record tells: indexes are reused only after a
@@ -86,8 +92,7 @@ static __always_inline bool find_key(const struct hr_key *key, struct service *s
 		return false;
 	service->index = *(const volatile __u32 *)found;
 	record = bpf_map_lookup_elem(&records, &service->index);
-	if (!record || !same_ip(record->key.ip, key->ip) || record->key.port != key->port ||
-	    record->key.protocol != key->protocol || record->key.scope != key->scope)
+	if (!record || !same_key(&record->key, key))
 		return false;
 	service->set = *(const volatile __u64 *)&record->set;
 	return true;

@@ -243,6 +243,10 @@ void Table::remove(const hr_key &key) {
     const __u32 service = at->second;
     const Block old = read(service);
     begin_write();
+    // before the key goes: a socket that remembers a backend asks it for its
+    // service, and not the hash
+    for (__u32 id : old.ids)
+        publish(tables_->backends[id].service, __u32{HR_NO_SERVICE});
     if (bpf_map_delete_elem(tables_->services.get(), &key) && errno != ENOENT)
         raise_errno(format_key(key), "remove the service", errno);
     if (--port_users_[port_of(key)] == 0)
