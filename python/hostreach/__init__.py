@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         TableBusy,
         TableFull,
     )
+    from .exempt import Exemptions
     from .models import Backend, Frontend, Service
     from .node import Capacities, Node, Status, open  # noqa: A004 - as in hostreach.open()
     from .table import Change, Services
@@ -42,6 +43,7 @@ __all__ = [
     "Backend",
     "Capacities",
     "Change",
+    "Exemptions",
     "Frontend",
     "HostreachError",
     "InvalidInput",
@@ -65,6 +67,7 @@ _HOME = {
     **dict.fromkeys(("Backend", "Frontend", "Service"), "models"),
     **dict.fromkeys(("Capacities", "Node", "Status", "open"), "node"),
     **dict.fromkeys(("Change", "Services"), "table"),
+    "Exemptions": "exempt",
 }
 
 

@@ -14,6 +14,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    StrictBool,
     StrictInt,
     StrictStr,
     ValidationError,
@@ -22,22 +23,30 @@ from pydantic import (
 )
 
 from .errors import InvalidInput
+from .slots import MAGLEV_SIZES
 from .syntax import (
     NAME_MAX,
+    NODE,
     OWNER_MAX,
     check_label,
+    format_duration,
     format_endpoint,
     format_frontend,
     frontend_key,
-    parse_address,
+    parse_cgroup,
+    parse_duration,
     parse_endpoint,
     parse_frontend,
+    parse_frontend_address,
     quote,
 )
 
 BACKENDS_MAX = 4096
 """Backends of one service: each usable one needs a slot of its own."""
 WEIGHT_MAX = 65535
+
+Algorithm = Literal["random", "maglev", "least-conn"]
+State = Literal["active", "draining", "down"]
 
 _M = TypeVar("_M", bound=BaseModel)
 
@@ -52,6 +61,23 @@ def _name(text: str) -> str:
 
 def _owner(text: str) -> str:
     return check_label(text, "owner", OWNER_MAX)
+
+
+def _affinity(text: str) -> str:
+    try:
+        milliseconds = parse_duration(text)
+    except InvalidInput as error:
+        raise InvalidInput(f"affinity {error.message}") from None
+    if not milliseconds:
+        raise InvalidInput("affinity must be at least 1ms; leave it out for none")
+    return format_duration(milliseconds)
+
+
+def _from_cgroup(text: str) -> str:
+    try:
+        return parse_cgroup(text)
+    except InvalidInput as error:
+        raise InvalidInput(f"from_cgroup {error.message}") from None
 
 
 class _BackendProblem(InvalidInput):
@@ -69,16 +95,20 @@ class _Model(BaseModel):
 class Frontend(_Model):
     """The address that clients use. TCP and UDP on one port are two frontends.
 
-    Validates from ``"10.96.0.10:53/udp"`` too and serialises as that string.
+    Validates from ``"10.96.0.10:53/udp"`` too and serialises as that string. The address ``node``
+    is every address of this node, and loopback in the host's network namespace: a NodePort.
     """
 
-    address: Annotated[StrictStr, AfterValidator(parse_address)]
+    address: Annotated[StrictStr, AfterValidator(parse_frontend_address)]
     port: Annotated[StrictInt, Field(ge=1, le=65535)]
     protocol: Literal["tcp", "udp"]
 
     @classmethod
     def parse(cls, text: str) -> Frontend:
-        """From ``10.96.0.10:53/udp`` or ``[fd00:96::a]:53/udp``; raises `InvalidInput`."""
+        """From ``10.96.0.10:53/udp``, ``[fd00:96::a]:53/udp`` or ``node:30080/tcp``.
+
+        Raises `InvalidInput`.
+        """
         address, port, protocol = parse_frontend(text)
         return cls(address=address, port=port, protocol=protocol)
 
@@ -97,42 +127,51 @@ class Frontend(_Model):
         return format_frontend(self.address, self.port, self.protocol)
 
     @property
-    def family(self) -> Literal[4, 6]:
-        """4 or 6."""
+    def family(self) -> Literal[0, 4, 6]:
+        """4, 6, or 0 for ``node``, which has addresses of both."""
+        if self.address == NODE:
+            return 0
         return 6 if ":" in self.address else 4
 
     @property
     def sort_key(self) -> tuple[int, bytes, int, str]:
-        """Orders by family, address, port, protocol."""
+        """Orders by family, address, port, protocol; ``node`` is last."""
         return frontend_key(self.address, self.port, self.protocol)
 
 
 class Backend(_Model):
-    """A server behind a service: ``10.0.0.2:53`` or ``[fd00::2]:53``, and its weight.
+    """A server behind a service: ``10.0.0.2:53`` or ``[fd00::2]:53``, its weight and its state.
 
-    Weights are relative; a backend of weight 0 gets no new traffic.
+    Weights are relative; a backend of weight 0 gets no new traffic. A draining one gets no new
+    connections either, unless no other is usable, but keeps those that it has, sticky clients
+    included; one that is down keeps nothing.
     """
 
     address: Annotated[StrictStr, AfterValidator(_endpoint)]
     weight: Annotated[StrictInt, Field(ge=0, le=WEIGHT_MAX)] = 1
+    state: State = "active"
 
     @classmethod
     def parse(cls, text: str) -> Backend:
-        """From ``10.0.0.3:53`` or ``10.0.0.3:53,weight=3``; raises `InvalidInput`."""
+        """From ``10.0.0.3:53`` or ``10.0.0.3:53,weight=3,state=down``; raises `InvalidInput`."""
         address, *options = text.split(",")
         values: dict[str, object] = {"address": address}
         for option in options:
             key, equals, value = option.partition("=")
-            if key != "weight" or not equals:
-                raise InvalidInput(f"{quote(text)}: unknown option {quote(option)}; use weight=N")
+            if key not in ("weight", "state") or not equals:
+                raise InvalidInput(
+                    f"{quote(text)}: unknown option {quote(option)}; use weight=N or state=NAME"
+                )
             if key in values:
-                raise InvalidInput(f"{quote(text)}: weight is given twice")
-            digits = value.isascii() and value.isdigit() and len(value) <= 9
-            values[key] = int(value) if digits else value
+                raise InvalidInput(f"{quote(text)}: {key} is given twice")
+            number = key == "weight" and value.isascii() and value.isdigit() and len(value) <= 9
+            values[key] = int(value) if number else value
         return validate(cls, values)
 
     def __str__(self) -> str:
-        return self.address if self.weight == 1 else f"{self.address},weight={self.weight}"
+        weight = "" if self.weight == 1 else f",weight={self.weight}"
+        state = "" if self.state == "active" else f",state={self.state}"
+        return self.address + weight + state
 
     @property
     def host(self) -> str:
@@ -151,12 +190,28 @@ class Backend(_Model):
 
 
 class Service(_Model):
-    """A frontend and the backends behind it, in the order given."""
+    """A frontend, the backends behind it in the order given, and how one of them is chosen.
+
+    Attributes:
+        algorithm: ``random``, by weight; ``maglev``, which gives a client, that is a network
+            namespace and cgroup, the same backend each time; ``least-conn``, of two random ones
+            that with fewer connections open from this node.
+        affinity: how long a client, that is a network namespace, comes back to its backend after
+            its last connection; None is not at all.
+        host_only: only the host's network namespace uses the service.
+        from_cgroup: only tasks below this cgroup use it. Whether it exists is seen when written.
+        on_removal: what becomes of a backend's connections when it is removed or down; None
+            leaves it to the protocol, see `removal`.
+    """
 
     frontend: Frontend
     name: Annotated[StrictStr, AfterValidator(_name)] | None = None
     owner: Annotated[StrictStr, AfterValidator(_owner)] = "manual"
-    algorithm: Literal["random"] = "random"
+    algorithm: Algorithm = "random"
+    affinity: Annotated[StrictStr, AfterValidator(_affinity)] | None = None
+    host_only: StrictBool = False
+    from_cgroup: Annotated[StrictStr, AfterValidator(_from_cgroup)] | None = None
+    on_removal: Literal["reset", "keep"] | None = None
     backends: Annotated[tuple[Backend, ...], Field(max_length=BACKENDS_MAX)] = ()
 
     @classmethod
@@ -167,6 +222,10 @@ class Service(_Model):
         name: str | None = None,
         owner: str = "manual",
         algorithm: str = "random",
+        affinity: str | None = None,
+        host_only: bool = False,
+        from_cgroup: str | None = None,
+        on_removal: str | None = None,
     ) -> Service:
         """From text, as on the command line; raises `InvalidInput`.
 
@@ -179,6 +238,10 @@ class Service(_Model):
                 "name": name,
                 "owner": owner,
                 "algorithm": algorithm,
+                "affinity": affinity,
+                "host_only": host_only,
+                "from_cgroup": from_cgroup,
+                "on_removal": on_removal,
                 "backends": [Backend.parse(backend) for backend in backends],
             },
         )
@@ -187,7 +250,7 @@ class Service(_Model):
     def _check_backends(self) -> Service:
         family = self.frontend.family
         for i, backend in enumerate(self.backends):
-            if backend.family != family:
+            if family and backend.family != family:
                 raise _BackendProblem(
                     f"backend {backend.address} is IPv{backend.family}, "
                     f"but frontend {self.frontend} is IPv{family}",
@@ -197,12 +260,29 @@ class Service(_Model):
             addresses = [backend.address for backend in self.backends]
             twice = next(i for i, address in enumerate(addresses) if address in addresses[:i])
             raise _BackendProblem(f"backend {addresses[twice]} is given twice", twice)
+        if self.algorithm == "maglev" and len(self.backends) > MAGLEV_SIZES[-1]:
+            raise InvalidInput(
+                f"maglev takes at most {MAGLEV_SIZES[-1]} backends, not {len(self.backends)}"
+            )
         return self
 
     @property
     def sort_key(self) -> tuple[int, bytes, int, str]:
-        """Orders by family, address, port, protocol."""
+        """Orders by family, address, port, protocol; ``node`` is last."""
         return self.frontend.sort_key
+
+    @property
+    def affinity_ms(self) -> int:
+        """Milliseconds; 0 is none."""
+        return parse_duration(self.affinity) if self.affinity else 0
+
+    @property
+    def removal(self) -> Literal["reset", "keep"]:
+        """``on_removal`` or, where that is None, what the protocol makes of it.
+
+        Nothing tells a UDP client that its backend went; TCP may end what it began.
+        """
+        return self.on_removal or ("reset" if self.frontend.protocol == "udp" else "keep")
 
 
 def validate(cls: type[_M], data: object, where: str = "") -> _M:
@@ -215,13 +295,18 @@ def validate(cls: type[_M], data: object, where: str = "") -> _M:
 
 _EXPECTED = {
     "address": "a string such as 10.0.0.2:53",
-    "algorithm": "random",
+    "affinity": "a duration such as 3h",
+    "algorithm": "random, maglev or least-conn",
     "backends": f"a list of at most {BACKENDS_MAX} backends",
+    "from_cgroup": "a string such as /sys/fs/cgroup/system.slice",
     "frontend": "a string such as 10.96.0.10:53/udp",
+    "host_only": "true or false",
     "name": "a string",
+    "on_removal": "reset or keep",
     "owner": "a string",
     "port": "an integer from 1 to 65535",
     "protocol": "tcp or udp",
+    "state": "active, draining or down",
     "weight": f"an integer from 0 to {WEIGHT_MAX}",
 }
 

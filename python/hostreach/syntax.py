@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The textual forms of addresses, frontends, names, durations and protocols.
+"""The textual forms of addresses, networks, frontends, names, paths, durations and protocols.
 
 Each ``parse_*`` takes exactly one form and gives back the canonical value; each ``format_*`` is
 its inverse. All of them raise `InvalidInput`, whose one line says what was wrong and what would be
@@ -20,8 +20,11 @@ from .errors import InvalidInput
 Protocol = Literal["tcp", "udp"]
 
 PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp")
+NODE = "node"
+"""Instead of a frontend's address: every address of this node, a NodePort."""
 NAME_MAX = 255
 OWNER_MAX = 63
+PATH_MAX = 4095
 DURATION_MAX = 2**32 - 1
 """Milliseconds: what fits the tables' 32-bit fields, 49 days."""
 
@@ -118,14 +121,27 @@ def format_endpoint(address: str, port: int) -> str:
 
 
 def parse_frontend(text: str) -> tuple[str, int, Protocol]:
-    """``10.96.0.10:53/udp`` or ``[fd00:96::a]:53/udp`` as (canonical address, port, protocol)."""
+    """``10.96.0.10:53/udp`` or ``[fd00:96::a]:53/udp`` as (canonical address, port, protocol).
+
+    The address of ``node:30080/tcp`` is `NODE`.
+    """
     endpoint, slash, protocol = text.rpartition("/")
     if not slash:
         raise InvalidInput(f"{quote(text)} has no protocol; write it as 10.96.0.10:53/udp")
     if protocol not in PROTOCOLS:
         raise InvalidInput(f"{quote(text)}: {quote(protocol)} is no protocol; use tcp or udp")
+    if endpoint.startswith(f"{NODE}:"):
+        try:
+            return NODE, parse_port(endpoint[len(NODE) + 1 :]), protocol
+        except InvalidInput as error:
+            raise InvalidInput(f"{quote(endpoint)}: {error.message}") from None
     address, port = parse_endpoint(endpoint)
     return address, port, protocol
+
+
+def parse_frontend_address(text: str) -> str:
+    """As `parse_address`, or `NODE`."""
+    return text if text == NODE else parse_address(text)
 
 
 def format_frontend(address: str, port: int, protocol: str) -> str:
@@ -134,9 +150,65 @@ def format_frontend(address: str, port: int, protocol: str) -> str:
 
 
 def frontend_key(address: str, port: int, protocol: str) -> tuple[int, bytes, int, str]:
-    """What services are sorted by: family, address as a number, port, protocol."""
+    """What services are sorted by: family, address as a number, port, protocol; `NODE` is last."""
+    if address == NODE:
+        return 255, b"", port, protocol
     packed = pack_address(address)
     return len(packed), packed, port, protocol
+
+
+def parse_networks(text: str) -> tuple[str, ...]:
+    """``10.0.0.0/8`` or ``192.0.2.7/32,fd00::/64``, canonical and in the order given."""
+    networks = tuple(_network(part) for part in text.split(","))
+    for i, network in enumerate(networks):
+        if network in networks[:i]:
+            raise InvalidInput(f"{quote(text)} names {network} twice")
+    return networks
+
+
+def _network(text: str) -> str:
+    address, slash, digits = text.partition("/")
+    family = AF_INET6 if ":" in address else AF_INET
+    try:
+        packed = inet_pton(family, address)
+    except (OSError, ValueError):
+        raise InvalidInput(
+            f"{quote(text)} is no network; write it as 10.0.0.0/8 or fd00::/64"
+        ) from None
+    bits = len(packed) * 8
+    if not slash:
+        raise InvalidInput(f"{quote(text)} has no prefix length; write {address}/{bits}")
+    plain = digits.isascii() and digits.isdigit() and len(digits) <= 3
+    if not plain or (digits[0] == "0" and digits != "0") or int(digits) > bits:
+        raise InvalidInput(
+            f"{quote(text)}: {quote(digits)} is no prefix length; here they are 0 to {bits}"
+        )
+    length = int(digits)
+    if packed.startswith(_V4_MAPPED) and length >= 96:
+        v4 = inet_ntop(AF_INET, packed[12:])
+        raise InvalidInput(f"{quote(text)} is IPv4 in IPv6 form; write {v4}/{length - 96}")
+    number = int.from_bytes(packed, "big")
+    first = number >> (bits - length) << (bits - length)
+    network = f"{inet_ntop(family, first.to_bytes(len(packed), 'big'))}/{length}"
+    if first != number:
+        raise InvalidInput(f"{quote(text)} has bits set beyond its prefix; write {network}")
+    return network
+
+
+def parse_cgroup(text: str) -> str:
+    """The absolute path of a cgroup's directory, without slashes to spare. Nothing is opened."""
+    if not text.startswith("/"):
+        raise InvalidInput(
+            f"{quote(text)} is no absolute path; write it as /sys/fs/cgroup/system.slice"
+        )
+    if not text.isprintable():
+        raise InvalidInput(f"{quote(text)} has a character that cannot be printed")
+    steps = [step for step in text.split("/") if step]
+    if "." in steps or ".." in steps:
+        raise InvalidInput(f"{quote(text)}: write the path without . and ..")
+    if len(text.encode()) > PATH_MAX:
+        raise InvalidInput(f"{quote(text)} is longer than a path can be")
+    return "/" + "/".join(steps)
 
 
 def check_label(text: str, what: str, longest: int) -> str:

@@ -13,12 +13,12 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from .errors import AlreadyExists, InvalidInput, NotFound, OwnerConflict
-from .slots import slot_counts
+from .slots import service_slots, slot_counts
 
 if TYPE_CHECKING:
     from .models import Backend, Frontend, Service
 
-__all__ = ["Change", "Row", "Services", "Table", "slot_counts"]
+__all__ = ["Change", "Inspection", "Row", "Services", "Table", "service_slots", "slot_counts"]
 
 
 class Change(NamedTuple):
@@ -40,6 +40,16 @@ class Row(NamedTuple):
     backends: int
 
 
+class Inspection(NamedTuple):
+    """A service and, for each of its backends, what the table knows of it."""
+
+    service: Service
+    shares: list[int]
+    """Slots of the selection table; for ``node``, of that of the backend's family."""
+    active: list[int]
+    """Connections open from this node."""
+
+
 class Table(Protocol):
     """Where services are kept. Nothing here knows what an owner may do."""
 
@@ -54,6 +64,12 @@ class Table(Protocol):
 
     def rows(self, owner: str | None = None) -> list[Row]:
         """As `list`, in short. Must not import the models."""
+
+    def shares(self, frontend: Frontend) -> list[int]:
+        """How many slots each backend has, in the service's order; empty if it is not there."""
+
+    def active(self, frontend: Frontend) -> list[int]:
+        """How many connections from this node each backend has open, the same."""
 
     def differing(self, services: Sequence[Service]) -> list[Service]:
         """Those of ``services`` that the table lacks or holds differently, in the order given."""
@@ -87,6 +103,26 @@ class Services:
         if service is None:
             raise NotFound("no such service", object=str(key))
         return service
+
+    def shares(self, frontend: str | Frontend) -> list[int]:
+        """How many slots of the selection table each backend has; raises `NotFound`."""
+        return self.inspect(frontend).shares
+
+    def active(self, frontend: str | Frontend) -> list[int]:
+        """How many connections from this node each backend has open; raises `NotFound`."""
+        return self.inspect(frontend).active
+
+    def inspect(self, frontend: str | Frontend) -> Inspection:
+        """The service with both of these, of one moment; raises `NotFound`."""
+        service = self.get(frontend)
+        while True:
+            key = service.frontend
+            found = Inspection(service, self._table.shares(key), self._table.active(key))
+            # Readers take no lock from one call to the next.
+            service = self.get(key)
+            sizes = {len(found.shares), len(found.active)}
+            if service == found.service and sizes == {len(service.backends)}:
+                return found
 
     def rows(self, owner: str | None = None) -> list[Row]:
         """All services, or one owner's, sorted and in short; quick."""

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .errors import TableFull
-from .slots import slot_counts
+from .slots import service_slots
 from .table import Row
 
 if TYPE_CHECKING:
@@ -19,7 +20,13 @@ __all__ = ["MemoryTable"]
 
 
 class MemoryTable:
-    """A `hostreach.table.Table` without a kernel. Passes the same tests as the real one."""
+    """A `hostreach.table.Table` without a kernel. Passes the same tests as the real one.
+
+    It is a `hostreach.exempt.ExemptTable` too, for which every path is a cgroup.
+
+    Attributes:
+        connections: what `active` tells, by frontend and backend address; nothing else sets it.
+    """
 
     def __init__(
         self, *, max_services: int = 65_536, max_backends: int = 262_144, max_slots: int = 1_048_576
@@ -27,7 +34,9 @@ class MemoryTable:
         self.max_services = max_services
         self.max_backends = max_backends
         self.max_slots = max_slots
+        self.connections: Counter[tuple[Frontend, str]] = Counter()
         self._services: dict[Frontend, Service] = {}
+        self._exempt: set[str] = set()
         self._lock = threading.RLock()
 
     @contextmanager
@@ -47,6 +56,16 @@ class MemoryTable:
             for s in self.list(owner)
         ]
 
+    def shares(self, frontend: Frontend) -> list[int]:
+        """As `Table.shares`."""
+        service = self.get(frontend)
+        return service_slots(service.backends, service.algorithm) if service else []
+
+    def active(self, frontend: Frontend) -> list[int]:
+        """As `Table.active`."""
+        service = self.get(frontend)
+        return [self.connections[frontend, b.address] for b in service.backends] if service else []
+
     def differing(self, services: Sequence[Service]) -> list[Service]:
         """As `Table.differing`."""
         return [service for service in services if self.get(service.frontend) != service]
@@ -59,7 +78,7 @@ class MemoryTable:
                 after.pop(frontend, None)
             backends = sum(len(service.backends) for service in after.values())
             slots = sum(
-                sum(slot_counts([backend.weight for backend in service.backends]))
+                sum(service_slots(service.backends, service.algorithm))
                 for service in after.values()
             )
             for what, needed, room in (
@@ -72,6 +91,24 @@ class MemoryTable:
                         f"the table is full: {needed} {what}, room for {room}; nothing changed"
                     )
             self._services = after
+
+    def exempt(self, cgroup: str) -> bool:
+        """As `ExemptTable.exempt`."""
+        with self._lock:
+            new = cgroup not in self._exempt
+            self._exempt.add(cgroup)
+            return new
+
+    def unexempt(self, cgroup: str) -> bool:
+        """As `ExemptTable.unexempt`."""
+        with self._lock:
+            there = cgroup in self._exempt
+            self._exempt.discard(cgroup)
+            return there
+
+    def exempted(self) -> list[str]:
+        """As `ExemptTable.exempted`."""
+        return sorted(self._exempt)
 
     def list(self, owner: str | None = None) -> list[Service]:
         """As `Table.list`."""

@@ -2,13 +2,15 @@
 """Services over any `hostreach.table.Table`.
 
 A subclass whose name begins with Test gives the fixture ``table``: fresh and empty, with room for
-exactly SERVICES services and BACKENDS backends, and for at least SLOTS slots.
+exactly SERVICES services and BACKENDS backends, and for at least SLOTS slots. The fixture
+``cgroup`` is the path of a cgroup v2 directory.
 """
 
 from __future__ import annotations
 
 import pytest
 
+from hostreach.cgroup import find_root
 from hostreach.errors import (
     AlreadyExists,
     HostreachError,
@@ -38,6 +40,10 @@ class TableContract:
     @pytest.fixture
     def table(self) -> Table:
         raise NotImplementedError
+
+    @pytest.fixture
+    def cgroup(self) -> str:
+        return find_root()
 
     @pytest.fixture
     def services(self, table: Table) -> Services:
@@ -78,7 +84,9 @@ class TableContract:
             "10.0.0.1:1000/tcp",
             "[1::9]:1/tcp",
             "[1::10]:1/tcp",
+            "node:1/tcp",
         ]
+        assert len(order) <= SERVICES
         for frontend in sorted(order):
             services.add(Service.of(frontend))
         assert [str(service.frontend) for service in services] == order
@@ -88,6 +96,127 @@ class TableContract:
         service = Service.of("10.96.0.1:65535/tcp", name="ü" * 127 + "x", owner="o" * 63)
         services.add(service)
         assert services.list() == [service]
+
+    def test_all_options(self, services: Services, cgroup: str) -> None:
+        services.add(DNS)
+        for changes in (
+            {"algorithm": "maglev"},
+            {"algorithm": "least-conn", "affinity": "1ms"},
+            {"affinity": "49d"},
+            {"host_only": True, "on_removal": "keep"},
+            {"from_cgroup": cgroup, "on_removal": "reset"},
+            {"algorithm": "maglev", "affinity": "3h", "host_only": True, "from_cgroup": cgroup},
+            {},
+        ):
+            service = Service.of(str(DNS.frontend), "10.0.0.2:53", **changes)
+            change = services.set(service)
+            assert change is not None
+            assert change.after == service
+            assert services.set(service) is None
+            assert services.get(DNS.frontend) == service
+            assert services.list() == [service]
+
+    def test_backend_states(self, services: Services) -> None:
+        services.add(EMPTY)
+        vip = str(EMPTY.frontend)
+        for backend in ("10.0.0.1:80,state=draining", "10.0.0.2:80,weight=0,state=down"):
+            services.add_backend(vip, backend)
+        for backend in (
+            "10.0.0.1:80,state=down",
+            "10.0.0.1:80",
+            "10.0.0.2:80,state=draining",
+            "10.0.0.2:80,weight=7,state=draining",
+        ):
+            assert services.set_backend(vip, backend) is not None
+            assert services.set_backend(vip, backend) is None
+            assert backend in [str(b) for b in services.get(vip).backends]
+        services.remove_backend(vip, "10.0.0.1:80")
+        assert services.get(vip) == Service.of(vip, "10.0.0.2:80,weight=7,state=draining")
+
+    def test_node_frontend(self, services: Services) -> None:
+        port = Service.of("node:30080/tcp", "10.0.0.1:80", "[fd00::1]:80", name="port")
+        udp = Service.of("node:30080/udp")
+        services.apply([udp, port, DNS, WEB6])
+        assert services.list() == [DNS, WEB6, port, udp]
+        assert services.get("node:30080/tcp") == port
+        assert [row.frontend for row in services.rows()][2:] == ["node:30080/tcp", "node:30080/udp"]
+        services.add_backend("node:30080/tcp", "[fd00::2]:80")
+        assert len(services.get("node:30080/tcp").backends) == 3
+        assert services.inspect("node:30080/udp") == (udp, [], [])
+        services.remove("node:30080/tcp")
+        assert services.list() == [DNS, WEB6, udp]
+
+    @pytest.mark.parametrize(
+        ("backends", "expected"),
+        [
+            pytest.param([], [], id="none"),
+            pytest.param(["10.0.0.1:1,weight=2", "10.0.0.2:1,weight=6"], [1, 3], id="weights"),
+            pytest.param(["10.0.0.1:1,state=draining", "10.0.0.2:1"], [0, 1], id="draining"),
+            pytest.param(["10.0.0.1:1,state=down", "10.0.0.2:1"], [0, 1], id="down"),
+            pytest.param(
+                ["10.0.0.1:1,state=draining,weight=2", "10.0.0.2:1,state=draining,weight=4"],
+                [1, 2],
+                id="all draining",
+            ),
+            pytest.param(
+                ["10.0.0.1:1,weight=0", "10.0.0.2:1,state=draining"], [0, 1], id="no weight"
+            ),
+            pytest.param(["10.0.0.1:1,state=down", "[fd00::1]:1,weight=0"], [0, 0], id="nothing"),
+            pytest.param(
+                ["[fd00::1]:1", "10.0.0.1:1,weight=4", "[fd00::2]:1", "10.0.0.2:1,weight=2"],
+                [1, 2, 1, 1],
+                id="two families",
+            ),
+            pytest.param(
+                ["[fd00::1]:1,state=draining", "10.0.0.1:1"], [1, 1], id="one draining of each"
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("algorithm", ["random", "least-conn"])
+    def test_shares(
+        self, services: Services, backends: list[str], expected: list[int], algorithm: str
+    ) -> None:
+        service = Service.of("node:1/tcp", *backends, algorithm=algorithm)
+        services.add(service)
+        assert services.shares("node:1/tcp") == expected
+        assert services.active("node:1/tcp") == [0] * len(expected)
+        assert services.inspect("node:1/tcp") == (service, expected, [0] * len(expected))
+
+    def test_shares_follow(self, services: Services, table: Table) -> None:
+        assert table.shares(DNS.frontend) == table.active(DNS.frontend) == []
+        with pytest.raises(NotFound, match="no such service"):
+            services.shares("10.96.0.10:53/udp")
+        services.apply([DNS, WEB6])
+        assert table.shares(DNS.frontend) == [1, 3]
+        services.set_backend(DNS.frontend, "10.0.0.3:53,weight=3,state=down")
+        assert table.shares(DNS.frontend) == [1, 0]
+        services.remove(DNS.frontend)
+        assert table.shares(DNS.frontend) == table.active(DNS.frontend) == []
+
+    def test_maglev_shares(self, services: Services) -> None:
+        services.add(
+            Service.of(
+                "node:1/tcp",
+                *(f"10.0.0.{i}:1" for i in range(1, 7)),
+                "10.0.0.7:1,state=down",
+                "[fd00::1]:1,weight=3",
+                "[fd00::2]:1,weight=1",
+                algorithm="maglev",
+            )
+        )
+        shares = services.shares("node:1/tcp")
+        assert shares[6] == 0
+        assert sum(shares[:6]) == 1021
+        assert max(shares[:6]) - min(shares[:6]) <= 1
+        assert sum(shares[7:]) == 251
+        assert shares[7] == pytest.approx(3 * shares[8], abs=4)
+
+    def test_maglev_starves_nobody(self, services: Services) -> None:
+        weights = ("10.0.0.1:1,weight=65535", "10.0.0.2:1", "10.0.0.3:1,weight=40")
+        services.add(Service.of("10.96.0.1:1/tcp", *weights, algorithm="maglev"))
+        shares = services.shares("10.96.0.1:1/tcp")
+        assert sum(shares) == 509
+        assert shares[1:] == [1, 1]
 
     def test_add_twice(self, services: Services) -> None:
         services.add(DNS)
@@ -230,9 +359,22 @@ class TableContract:
             services.add_backend(EMPTY.frontend, too_many[-1])
         assert len(services.get(EMPTY.frontend).backends) == BACKENDS
 
-    def test_differing(self, services: Services, table: Table) -> None:
+    def test_differing(self, services: Services, table: Table, cgroup: str) -> None:
         services.apply([DNS, EMPTY])
         renamed = Service.of("10.96.0.9:80/tcp", name="x")
+        vip = str(EMPTY.frontend)
+        for other in (
+            Service.of(vip, algorithm="maglev"),
+            Service.of(vip, affinity="1s"),
+            Service.of(vip, host_only=True),
+            Service.of(vip, from_cgroup=cgroup),
+            Service.of(vip, on_removal="keep"),
+            Service.of("node:80/tcp"),
+        ):
+            assert table.differing([other]) == [other]
+        drained = ("10.0.0.2:53", "10.0.0.3:53,weight=3,state=draining")
+        other = Service.of(str(DNS.frontend), *drained, name=DNS.name)
+        assert table.differing([other]) == [other]
         owned = Service.of("10.96.0.9:80/tcp", owner="x")
         reordered = Service.of("10.96.0.10:53/udp", "10.0.0.3:53,weight=3", "10.0.0.2:53")
         assert table.differing([DNS, EMPTY]) == []

@@ -43,7 +43,7 @@ def test_from_attach_to_purge(box: Box) -> None:
     assert hostreach("backend", "rm", FRONTEND, "10.0.0.2:8080").status == 0
     assert box.call(exchange, V4, TCP, VIP) == Seen("10.0.0.3:8080", VIP)
     shown = hostreach("svc", "show", FRONTEND, "--json").json["service"]
-    assert shown["backends"] == [{"address": "10.0.0.3:8080", "weight": 3}]
+    assert shown["backends"] == [{"address": "10.0.0.3:8080", "weight": 3, "state": "active"}]
 
     status = hostreach("status", "--json").json
     assert status["cgroup"] == str(box.cgroup)

@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 import hostreach
 from hostreach.cli import main
+from hostreach.exempt import Exemptions
 from hostreach.table import Services
 from hostreach.testing import MemoryTable
 
@@ -43,11 +44,27 @@ class FakeCapacities(NamedTuple):
     slots: int | None = None
 
 
-class FakeNode:
-    """As `hostreach.Node`, as far as services go."""
+class FakeAttachResult(NamedTuple):
+    """As `hostreach.node.AttachResult`."""
 
-    def __init__(self, table: MemoryTable) -> None:
+    cgroup: str
+    protocols: tuple[str, ...]
+    changes: list[tuple[str, str]]
+
+
+class FakeNode:
+    """As `hostreach.Node`, as far as tables go; ``attach`` notes what it was asked for."""
+
+    def __init__(self, table: MemoryTable, attached: list[dict[str, object]]) -> None:
         self.services = Services(table)
+        self.exempt = Exemptions(table)
+        self._attached = attached
+
+    def attach(
+        self, cgroup: str | None, protocols: tuple[str, ...], **options: object
+    ) -> FakeAttachResult:
+        self._attached.append(options)
+        return FakeAttachResult(cgroup or "/sys/fs/cgroup", protocols, [])
 
     def __enter__(self) -> Self:
         return self
@@ -61,6 +78,7 @@ class FakeHost:
 
     def __init__(self) -> None:
         self.tables: dict[str | None, MemoryTable] = {}
+        self.attached: list[dict[str, object]] = []
 
     def open(
         self,
@@ -72,7 +90,7 @@ class FakeHost:
         made = MemoryTable(
             max_services=services or 8, max_backends=backends or 32, max_slots=slots or 8192
         )
-        return FakeNode(self.tables.setdefault(pin, made))
+        return FakeNode(self.tables.setdefault(pin, made), self.attached)
 
     @property
     def services(self) -> Services:

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 from hypothesis import strategies as st
 
 from hostreach.models import Backend, Frontend, Service
-from hostreach.syntax import format_endpoint
+from hostreach.syntax import DURATION_MAX, NODE, format_duration, format_endpoint
 
 ports = st.integers(1, 65535)
 protocols = st.sampled_from(("tcp", "udp"))
@@ -65,20 +65,40 @@ tricky = st.sampled_from(
     )
 )
 labels = st.one_of(words, tricky)
+steps = st.one_of(words, tricky, st.just("a b")).map(lambda text: text.replace("/", "_"))
+cgroups = st.lists(steps.filter(lambda step: step not in (".", "..")), max_size=4).map(
+    lambda path: "/" + "/".join(path)
+)
+states = st.sampled_from(("active", "draining", "down"))
 
 
 @st.composite
 def services(draw: st.DrawFn) -> Service:
-    addresses = draw(st.sampled_from((addresses4, addresses6)))
+    frontends, addresses = draw(
+        st.sampled_from(
+            (
+                (addresses4, addresses4),
+                (addresses6, addresses6),
+                (st.just(NODE), addresses4 | addresses6),
+            )
+        )
+    )
     endpoints = st.builds(format_endpoint, addresses, ports)
     return Service(
-        frontend=draw(st.builds(Frontend, address=addresses, port=ports, protocol=protocols)),
+        frontend=draw(st.builds(Frontend, address=frontends, port=ports, protocol=protocols)),
         name=draw(st.none() | labels),
         owner=draw(st.just("manual") | labels.filter(lambda text: len(text.encode()) <= 63)),
+        algorithm=draw(st.sampled_from(("random", "maglev", "least-conn"))),
+        affinity=draw(st.none() | st.integers(1, DURATION_MAX).map(format_duration)),
+        host_only=draw(st.booleans()),
+        from_cgroup=draw(st.none() | cgroups),
+        on_removal=draw(st.sampled_from((None, "reset", "keep"))),
         backends=tuple(
             draw(
                 st.lists(
-                    st.builds(Backend, address=endpoints, weight=st.integers(0, 65535)),
+                    st.builds(
+                        Backend, address=endpoints, weight=st.integers(0, 65535), state=states
+                    ),
                     max_size=5,
                     unique_by=lambda backend: backend.address,
                 )

@@ -32,14 +32,17 @@ def test_add_list_show_remove(run: Run) -> None:
     )
     assert "10.96.0.10" not in run("svc", "ls", "--owner", "web").out
     assert run("svc", "show", VIP).out == (
-        "frontend   10.96.0.10:53/udp\n"
-        "name       kube/dns\n"
-        "owner      manual\n"
-        "algorithm  random\n"
+        "frontend    10.96.0.10:53/udp\n"
+        "name        kube/dns\n"
+        "owner       manual\n"
+        "algorithm   random\n"
+        "affinity    -\n"
+        "scope       everyone\n"
+        "on removal  reset\n"
         "\n"
-        "BACKEND      WEIGHT  SLOTS  SHARE    ERROR\n"
-        "10.0.0.2:53  1       1      25.000%  +0.000%\n"
-        "10.0.0.3:53  3       3      75.000%  +0.000%\n"
+        "BACKEND      WEIGHT  STATE   SLOTS  SHARE    ERROR    OPEN\n"
+        "10.0.0.2:53  1       active  1      25.000%  +0.000%  0\n"
+        "10.0.0.3:53  3       active  3      75.000%  +0.000%  0\n"
     )
     assert run("svc", "rm", VIP).out == f"removed {VIP}\n"
     assert run("svc", "rm", VIP, "--if-exists").out == f"unchanged {VIP}\n"
@@ -70,9 +73,13 @@ def test_json(run: Run, host: FakeHost) -> None:
         "name": None,
         "owner": "manual",
         "algorithm": "random",
+        "affinity": None,
+        "host_only": False,
+        "from_cgroup": None,
+        "on_removal": None,
         "backends": [
-            {"address": "10.0.0.2:53", "weight": 1},
-            {"address": "10.0.0.3:53", "weight": 3},
+            {"address": "10.0.0.2:53", "weight": 1, "state": "active"},
+            {"address": "10.0.0.3:53", "weight": 3, "state": "active"},
         ],
     }
     change = {"action": "add", "frontend": VIP, "before": None, "after": service}
@@ -85,6 +92,7 @@ def test_json(run: Run, host: FakeHost) -> None:
         "slots": 3,
         "share": 0.75,
         "error": 0.0,
+        "open": 0,
     }
     again = run("svc", "add", VIP, "--if-missing", "--json")
     assert json.loads(again.out) == {"schema": 1, "changes": []}
@@ -133,8 +141,119 @@ def test_capacities(run: Run, host: FakeHost) -> None:
 def test_share_error_is_shown(run: Run) -> None:
     run("svc", "add", VIP, "--backend", "10.0.0.2:53", "--backend", "10.0.0.3:53,weight=65535")
     assert run("svc", "show", VIP).out.splitlines()[-2:] == [
-        "10.0.0.2:53  1       1      0.024%   +1500.000%",
-        "10.0.0.3:53  65535   4095   99.976%  -0.023%",
+        "10.0.0.2:53  1       active  1      0.024%   +1500.000%  0",
+        "10.0.0.3:53  65535   active  4095   99.976%  -0.023%     0",
+    ]
+
+
+def test_show_all(run: Run, host: FakeHost) -> None:
+    service = Service.of(
+        "node:30080/tcp",
+        "10.0.0.2:80",
+        "10.0.0.3:80,state=draining",
+        "[fd00::2]:80,weight=2,state=draining",
+        "[fd00::3]:80,state=down",
+    )
+    run(
+        *("svc", "add", "node:30080/tcp", "--algorithm", "least-conn", "--affinity", "3h"),
+        *("--host-only", "--from-cgroup", "/sys/fs/cgroup/a", "--on-removal", "reset"),
+        *(word for backend in service.backends for word in ("--backend", str(backend))),
+    )
+    host.tables[None].connections[service.frontend, "10.0.0.3:80"] = 12
+    assert run("svc", "show", "node:30080/tcp").out == (
+        "frontend    node:30080/tcp\n"
+        "name        -\n"
+        "owner       manual\n"
+        "algorithm   least-conn\n"
+        "affinity    3h\n"
+        "scope       the host's network namespace, from /sys/fs/cgroup/a\n"
+        "on removal  reset\n"
+        "\n"
+        "BACKEND       WEIGHT  STATE     SLOTS  SHARE     ERROR    OPEN\n"
+        "10.0.0.2:80   1       active    1      100.000%  +0.000%  0\n"
+        "10.0.0.3:80   1       draining  0      0.000%    +0.000%  12\n"
+        "[fd00::2]:80  2       draining  1      100.000%  +0.000%  0\n"
+        "[fd00::3]:80  1       down      0      0.000%    +0.000%  0\n"
+    )
+    shown = json.loads(run("svc", "show", "node:30080/tcp", "--json").out)
+    assert [entry["open"] for entry in shown["shares"]] == [0, 12, 0, 0]
+    assert run("svc", "ls").out.splitlines()[1].split() == [
+        *("node:30080/tcp", "-", "manual", "least-conn", "4")
+    ]
+
+
+def test_set_options(run: Run, host: FakeHost) -> None:
+    run(*ADD)
+    changed = run(
+        *("svc", "set", VIP, "--backend", "10.0.0.2:53", "--backend"),
+        *("10.0.0.3:53,weight=3,state=down", "--affinity", "90s", "--algorithm", "maglev"),
+        *("--host-only", "--on-removal", "keep"),
+    )
+    assert changed.out == (
+        f"changed {VIP}: algorithm random -> maglev, affinity - -> 90s, host only no -> yes, "
+        "on removal - -> keep, 10.0.0.3:53 state active -> down\n"
+    )
+    again = ("svc", "set", VIP, "--backend", "10.0.0.2:53", "--affinity")
+    assert "affinity 90s -> -" in run(*again, "0").out
+    assert run(*again, "0s").out == f"unchanged {VIP}\n"
+    assert host.services.get(VIP).affinity is None
+    assert "affinity - -> 1h" in run(*again, "60m").out
+    assert run(*again[:-1], "--from-cgroup", "/a/").out == (
+        f"changed {VIP}: affinity 1h -> -, from cgroup - -> /a\n"
+    )
+
+
+def test_backend_states(run: Run, host: FakeHost) -> None:
+    run("svc", "add", VIP)
+    new = (VIP, "10.0.0.2:53")
+    assert run("backend", "add", *new, "--drain").out == (
+        f"changed {VIP}: +10.0.0.2:53,state=draining\n"
+    )
+    assert run("backend", "set", *new, "--down").out == (
+        f"changed {VIP}: 10.0.0.2:53 state draining -> down\n"
+    )
+    assert run("backend", "set", *new, "--drain", "--weight=2").out == (
+        f"changed {VIP}: 10.0.0.2:53 weight 1 -> 2, 10.0.0.2:53 state down -> draining\n"
+    )
+    assert run("backend", "set", *new, "--active", "--weight=2").out == (
+        f"changed {VIP}: 10.0.0.2:53 state draining -> active\n"
+    )
+    # `set` makes it exactly this.
+    assert run("backend", "set", *new).out == f"changed {VIP}: 10.0.0.2:53 weight 2 -> 1\n"
+    assert run("backend", "set", *new).out == f"unchanged {VIP}\n"
+    assert [str(backend) for backend in host.services.get(VIP).backends] == ["10.0.0.2:53"]
+
+
+def test_exempt(run: Run) -> None:
+    a, b = "/sys/fs/cgroup/a", "/sys/fs/cgroup/b"
+    assert run("exempt", "ls").out == "CGROUP\n"
+    assert run("exempt", "rm", a, "--if-exists").out == f"unchanged {a}\n"
+    assert run("exempt", "add", f"{b}/", a).out == f"added {b}\nadded {a}\n"
+    assert run("exempt", "ls").out == f"CGROUP\n{a}\n{b}\n"
+    assert json.loads(run("exempt", "ls", "--json").out) == {"schema": 1, "cgroups": [a, b]}
+    assert run("exempt", "add", a, "--if-missing").out == f"unchanged {a}\n"
+    assert run("exempt", "add", a) == (1, "", f"hostreach: {a}: is exempt already\n")
+    assert run("exempt", "rm", a, "/c") == (1, "", "hostreach: /c: is not exempt\n")
+    removed = json.loads(run("exempt", "rm", a, "/c", "--if-exists", "--json").out)
+    assert removed == {"schema": 1, "changes": [{"action": "remove", "cgroup": a}]}
+    assert run("exempt", "rm", b).out == f"removed {b}\n"
+    assert run("--pin", "/other", "exempt", "ls").out == "CGROUP\n"
+
+
+def test_attach_options(run: Run, host: FakeHost) -> None:
+    assert run("attach").code == 0
+    attached = run(
+        *("attach", "--protect-binds", "--host-netns", "/proc/1/ns/net"),
+        *("--node-addresses", "10.0.0.0/8,FD00::/8"),
+    )
+    assert attached.out == "attached to /sys/fs/cgroup for tcp, udp\nunchanged\n"
+    assert host.attached == [
+        {"protect_binds": False, "host_netns": None, "node_addresses": None},
+        {
+            "protect_binds": True,
+            "host_netns": "/proc/1/ns/net",
+            "node_addresses": ("10.0.0.0/8", "fd00::/8"),
+        },
     ]
 
 
@@ -147,7 +266,31 @@ def test_share_error_is_shown(run: Run) -> None:
         pytest.param(["svc", "add"], "svc add: missing argument 'FRONTEND'", id="no argument"),
         pytest.param(["apply"], "apply: missing option '--file' / '-f'", id="no file"),
         pytest.param(
-            ["backend", "set", VIP, "10.0.0.2:53"], "missing option '--weight'", id="no N"
+            ["backend", "set", VIP, "10.0.0.2:53", "--drain", "--down"],
+            "10.0.0.2:53: --active, --drain and --down exclude each other",
+            id="two states",
+        ),
+        pytest.param(
+            [*ADD, "--backend", "10.0.0.9:53,state=gone"],
+            "state must be active, draining or down, not 'gone'",
+            id="state",
+        ),
+        pytest.param([*ADD, "--affinity", "3"], "affinity '3' is no duration", id="affinity"),
+        pytest.param([*ADD, "--affinity", ""], "affinity '' is no duration", id="no affinity"),
+        pytest.param([*ADD, "--affinity", "50d"], "'50d' is too long", id="long affinity"),
+        pytest.param([*ADD, "--from-cgroup", "a"], "'a' is no absolute path", id="from cgroup"),
+        pytest.param([*ADD, "--on-removal", "x"], "must be reset or keep", id="on removal"),
+        pytest.param(["svc", "add", "node:0/tcp"], "'node:0': '0' is no port", id="node's port"),
+        pytest.param(["exempt", "add"], "exempt add: missing argument 'PATH...'", id="no cgroup"),
+        pytest.param(["exempt", "add", "a"], "'a' is no absolute path", id="relative cgroup"),
+        pytest.param(["exempt", "rm", "/a/../b"], "without . and ..", id="cgroup upwards"),
+        pytest.param(["exempt", "add", "/a", "/a/"], "/a: this cgroup is given twice", id="twice"),
+        pytest.param(["attach", "--host-netns", ""], "--host-netns is empty", id="no namespace"),
+        pytest.param(
+            ["attach", "--node-addresses", "10.0.0.1"], "write 10.0.0.1/32", id="no network"
+        ),
+        pytest.param(
+            ["attach", "--node-addresses", "10.0.0.1/8"], "write 10.0.0.0/8", id="wide network"
         ),
         pytest.param(["svc", "ls", "x"], "unexpected extra argument", id="extra argument"),
         pytest.param([*ADD, "--name"], "'--name' requires an argument", id="option's argument"),
@@ -169,7 +312,9 @@ def test_share_error_is_shown(run: Run) -> None:
         pytest.param([*ADD, "--name", "a b"], "has white space", id="blank in name"),
         pytest.param([*ADD, "--name", ""], "name is empty", id="empty name"),
         pytest.param([*ADD, "--owner", "x" * 64], "is 64 bytes long", id="long owner"),
-        pytest.param([*ADD, "--algorithm", "best"], "algorithm must be random", id="algorithm"),
+        pytest.param(
+            [*ADD, "--algorithm", "best"], "must be random, maglev or least-conn", id="algorithm"
+        ),
         pytest.param(["svc", "add", "a\nb\x1b[31m"], "has no protocol", id="line feed, escape"),
         pytest.param(["a\nb"], "no such command", id="command with line feed"),
         pytest.param(["apply", "-f", "/nonexistent"], "no such file", id="missing file"),
@@ -222,7 +367,7 @@ def test_wrong_file_applies_nothing(run: Run, host: FakeHost) -> None:
 
 
 def test_help(run: Run) -> None:
-    for argv in (["--help"], ["-h"], ["svc"], ["backend"], ["svc", "add", "--help"]):
+    for argv in (["--help"], ["-h"], ["svc"], ["backend"], ["exempt"], ["svc", "add", "--help"]):
         result = run(*argv)
         assert result.code == 0
         assert result.out.startswith("Usage: hostreach")

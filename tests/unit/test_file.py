@@ -34,12 +34,34 @@ services:
     weight: 3
 - frontend: "[fd00:96::a]:53/udp"
   owner: web
+- frontend: node:30080/tcp
+  algorithm: maglev
+  affinity: 3h
+  host_only: true
+  from_cgroup: /sys/fs/cgroup/system.slice
+  on_removal: reset
+  backends:
+  - address: 10.0.0.2:80
+    state: draining
+  - address: "[fd00::2]:80"
+    weight: 2
+    state: down
 """
 EXAMPLE_SERVICES = [
     Service.of(
         "10.96.0.10:53/udp", "10.0.0.2:53", "10.0.0.3:53,weight=3", name="kube-system/kube-dns:dns"
     ),
     Service.of("[fd00:96::a]:53/udp", owner="web"),
+    Service.of(
+        "node:30080/tcp",
+        "10.0.0.2:80,state=draining",
+        "[fd00::2]:80,weight=2,state=down",
+        algorithm="maglev",
+        affinity="3h",
+        host_only=True,
+        from_cgroup="/sys/fs/cgroup/system.slice",
+        on_removal="reset",
+    ),
 ]
 
 
@@ -67,13 +89,17 @@ def test_example(path: Path) -> None:
 
 
 def test_defaults_written_out(path: Path) -> None:
-    path.write_text(BACKEND + "    weight: 1\n  algorithm: random\n  owner: manual\n  name: ~\n")
+    path.write_text(
+        BACKEND
+        + "    weight: 1\n    state: active\n  algorithm: random\n  owner: manual\n  name: ~\n"
+        + "  affinity: ~\n  host_only: false\n  from_cgroup: ~\n  on_removal: ~\n"
+    )
     assert load(str(path)) == [Service.of("10.96.0.10:53/udp", "10.0.0.2:53")]
 
 
 def test_owner_is_for_services_without_one(path: Path) -> None:
     path.write_text(EXAMPLE)
-    assert [service.owner for service in load(str(path), owner="me")] == ["me", "web"]
+    assert [service.owner for service in load(str(path), owner="me")] == ["me", "web", "me"]
     with pytest.raises(InvalidInput, match="owner 'a b' has white space"):
         load(str(path), owner="a b")
 
@@ -168,8 +194,47 @@ NAMED = [
     (
         "algorithm",
         SERVICE + "  algorithm: best\n",
-        "f.yaml:4: algorithm must be random, not 'best'",
+        "f.yaml:4: algorithm must be random, maglev or least-conn, not 'best'",
     ),
+    (
+        "bare affinity",
+        SERVICE + "  affinity: 30\n",
+        "f.yaml:4: affinity must be a duration such as 3h, not 30",
+    ),
+    ("affinity 0", SERVICE + "  affinity: 0s\n", "f.yaml:4: affinity must be at least 1ms; leave"),
+    ("affinity 50d", SERVICE + "  affinity: 50d\n", "f.yaml:4: affinity '50d' is too long; at mo"),
+    (
+        "host_only 1",
+        SERVICE + "  host_only: 1\n",
+        "f.yaml:4: host_only must be true or false, not 1",
+    ),
+    (
+        "host_only in quotes",
+        SERVICE + "  host_only: 'true'\n",
+        "f.yaml:4: host_only must be true or false, not 'true'",
+    ),
+    (
+        "relative cgroup",
+        SERVICE + "  from_cgroup: system.slice\n",
+        "f.yaml:4: from_cgroup 'system.slice' is no absolute path; write it as /sys/fs/cgroup/",
+    ),
+    (
+        "on_removal",
+        SERVICE + "  on_removal: close\n",
+        "f.yaml:4: on_removal must be reset or keep, not 'close'",
+    ),
+    (
+        "node as a backend",
+        BACKENDS + "  - address: node:53\n",
+        "f.yaml:5: 'node:53': 'node' is no IPv4",
+    ),
+    ("node alone", HEAD + "- frontend: node\n", "f.yaml:3: 'node' has no protocol; write it as"),
+    (
+        "state",
+        BACKEND + "    state: drain\n",
+        "f.yaml:6: state must be active, draining or down, not 'drain'",
+    ),
+    ("null state", BACKEND + "    state:\n", "f.yaml:6: state must be active, draining or down, n"),
     (
         "null backends",
         BACKENDS,

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import hostreach
-from hostreach import errors, table, testing
+from hostreach import errors, exempt, table, testing
 from hostreach.errors import HostreachError, InvalidInput, Refused
 from hostreach.sources import file
 
@@ -32,6 +32,7 @@ def imported(*code: str) -> set[str]:
         "hostreach.syntax",
         "hostreach.models",
         "hostreach.table",
+        "hostreach.exempt",
         "hostreach.testing",
         "hostreach.sources.file",
         "hostreach.cli",
@@ -43,7 +44,14 @@ def test_imports_without_the_compiled_module(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["hostreach.syntax", "hostreach.table", "hostreach.testing", "hostreach.cli.app"]
+    "module",
+    [
+        "hostreach.syntax",
+        "hostreach.table",
+        "hostreach.exempt",
+        "hostreach.testing",
+        "hostreach.cli.app",
+    ],
 )
 def test_imports_without_pydantic(module: str) -> None:
     assert "pydantic" not in imported(f"import {module}")
@@ -53,15 +61,18 @@ def test_light_commands_stay_light() -> None:
     modules = imported(
         "import hostreach",
         "from hostreach.cli import main",
+        "from hostreach.exempt import Exemptions",
         "from hostreach.table import Services",
         "from hostreach.testing import MemoryTable",
         "class Node:",
         "    services = Services(MemoryTable())",
+        "    exempt = Exemptions(MemoryTable())",
         "    def __enter__(self): return self",
         "    def __exit__(self, *_): pass",
         "hostreach.open = lambda pin, capacities: Node()",
         "hostreach.Capacities = lambda *sizes: sizes",
         "assert main(['--help']) == main(['--version']) == main(['svc', 'ls']) == 0",
+        "assert main(['exempt', 'add', '/a']) == main(['exempt', 'ls']) == 0",
     )
     for heavy in ("pydantic", "rich", "yaml"):
         assert heavy not in modules
@@ -72,7 +83,7 @@ def test_models_do_no_input_or_output() -> None:
     assert not modules & {"yaml", "typer", "hostreach.table", "hostreach.sources"}
 
 
-@pytest.mark.parametrize("module", [hostreach, errors, table, testing, file])
+@pytest.mark.parametrize("module", [hostreach, errors, exempt, table, testing, file])
 def test_exports_are_sorted_and_there(module: object) -> None:
     names: list[str] = module.__all__  # type: ignore[attr-defined]
     assert names == sorted(names)

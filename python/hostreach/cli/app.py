@@ -9,7 +9,7 @@ import typer
 
 from hostreach import __version__
 
-from . import backend, files, node, svc
+from . import backend, exempt, files, node, svc
 from .options import Pin
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("detach")(node.detach)
 app.command("status")(node.status)
 app.add_typer(svc.app, name="svc")
 app.add_typer(backend.app, name="backend")
+app.add_typer(exempt.app, name="exempt")
 app.command("apply")(files.apply)
 app.command("export")(files.export)
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hostreach.errors import InvalidInput
+
 from .options import BackendText, FrontendText, IfExists, IfMissing, Json, Owner, Pin, open_node
 from .output import print_change
 
@@ -15,7 +17,15 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Add, change and remove backends.")
 
-_WEIGHT_HELP = "0 to 65535, relative to the others; 0 gets nothing new."
+Weight = Annotated[
+    int,
+    typer.Option(metavar="N", help="0 to 65535, relative to the others; 0 gets nothing new."),
+]
+Active = Annotated[bool, typer.Option("--active", help="As it is unless said: it takes all.")]
+Drain = Annotated[
+    bool, typer.Option("--drain", help="It keeps its connections and takes no new ones.")
+]
+Down = Annotated[bool, typer.Option("--down", help="It takes and keeps none.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -31,14 +41,17 @@ def add(
     context: typer.Context,
     frontend: FrontendText,
     backend: BackendText,
-    weight: Annotated[int, typer.Option(metavar="N", help=_WEIGHT_HELP)] = 1,
+    weight: Weight = 1,
+    active: Active = False,
+    drain: Drain = False,
+    down: Down = False,
     owner: Owner = "manual",
     if_missing: IfMissing = False,
     as_json: Json = False,
     pin: Pin = None,
 ) -> None:
     """Add a backend to a service."""
-    new = _backend(backend, weight)
+    new = _backend(backend, weight, active=active, draining=drain, down=down)
     with open_node(context, pin) as node:
         change = node.services.add_backend(frontend, new, if_missing=if_missing, owner=owner)
     print_change(change, frontend, as_json)
@@ -49,13 +62,16 @@ def set_(
     context: typer.Context,
     frontend: FrontendText,
     backend: BackendText,
-    weight: Annotated[int, typer.Option(metavar="N", help=_WEIGHT_HELP)],
+    weight: Weight = 1,
+    active: Active = False,
+    drain: Drain = False,
+    down: Down = False,
     owner: Owner = "manual",
     as_json: Json = False,
     pin: Pin = None,
 ) -> None:
     """Make a backend exactly this: add it, or change what is there."""
-    new = _backend(backend, weight)
+    new = _backend(backend, weight, active=active, draining=drain, down=down)
     with open_node(context, pin) as node:
         change = node.services.set_backend(frontend, new, owner=owner)
     print_change(change, frontend, as_json)
@@ -77,7 +93,11 @@ def rm(
     print_change(change, frontend, as_json)
 
 
-def _backend(address: str, weight: int) -> Backend:
+def _backend(address: str, weight: int, **states: bool) -> Backend:
     from hostreach.models import Backend, validate
 
-    return validate(Backend, {"address": address, "weight": weight})
+    chosen = [state for state, wanted in states.items() if wanted]
+    if len(chosen) > 1:
+        raise InvalidInput("--active, --drain and --down exclude each other", object=address)
+    state = chosen[0] if chosen else "active"
+    return validate(Backend, {"address": address, "weight": weight, "state": state})

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hostreach.errors import InvalidInput
+
 from .options import Json, MaxBackends, MaxServices, MaxSlots, Pin, open_node
 from .output import print_columns, print_json
 
@@ -23,6 +25,29 @@ def attach(
         ),
     ] = None,
     protocols: Annotated[str, typer.Option(metavar="LIST", help="tcp, udp or both.")] = "tcp,udp",
+    protect_binds: Annotated[
+        bool,
+        typer.Option(
+            "--protect-binds",
+            help="Refuse binds, in the host's network namespace, to a port that a service has on "
+            "this node's own addresses.",
+        ),
+    ] = False,
+    host_netns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="The host's network namespace, as in /proc/1/ns/net. Default: this one.",
+        ),
+    ] = None,
+    node_addresses: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CIDR[,CIDR]",
+            help="Where node: frontends are reached: this node's addresses in these networks. "
+            "Default: all of them.",
+        ),
+    ] = None,
     max_services: MaxServices = None,
     max_backends: MaxBackends = None,
     max_slots: MaxSlots = None,
@@ -30,11 +55,20 @@ def attach(
     pin: Pin = None,
 ) -> None:
     """Attach the programs to a cgroup, or bring them up to date."""
-    from hostreach.syntax import parse_protocols
+    from hostreach.syntax import parse_networks, parse_protocols
 
     wanted = parse_protocols(protocols)
+    networks = None if node_addresses is None else parse_networks(node_addresses)
+    if host_netns == "":
+        raise InvalidInput("--host-netns is empty")
     with open_node(context, pin, max_services, max_backends, max_slots) as node:
-        result = node.attach(cgroup, wanted)
+        result = node.attach(
+            cgroup,
+            wanted,
+            protect_binds=protect_binds,
+            host_netns=host_netns,
+            node_addresses=networks,
+        )
     if as_json:
         changes = [{"program": name, "action": action} for name, action in result.changes]
         print_json(cgroup=result.cgroup, protocols=result.protocols, changes=changes)

@@ -30,7 +30,11 @@ IfMissing = Annotated[
 ]
 IfExists = Annotated[bool, typer.Option("--if-exists", help="It is no error if it is not there.")]
 FrontendText = Annotated[
-    str, typer.Argument(metavar="FRONTEND", help="As in 10.96.0.10:53/udp, [fd00:96::a]:53/udp.")
+    str,
+    typer.Argument(
+        metavar="FRONTEND",
+        help="As in 10.96.0.10:53/udp, [fd00:96::a]:53/udp; node:30080/tcp is a NodePort.",
+    ),
 ]
 BackendText = Annotated[
     str, typer.Argument(metavar="BACKEND", help="As in 10.0.0.2:53 or [fd00::2]:53.")

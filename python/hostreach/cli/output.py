@@ -19,6 +19,14 @@ SCHEMA = 1
 _VERBS = {"add": "added", "set": "changed", "remove": "removed"}
 _SIGNS = {"add": "+", "set": "~", "remove": "-"}
 _DETAILS_MAX = 6
+_FIELDS = {
+    "name": "name",
+    "algorithm": "algorithm",
+    "affinity": "affinity",
+    "host_only": "host only",
+    "from_cgroup": "from cgroup",
+    "on_removal": "on removal",
+}
 
 
 def print_json(**values: object) -> None:
@@ -80,8 +88,8 @@ def _describe(change: Change) -> str:
 
 def _differences(before: Service, after: Service) -> list[str]:
     details = [
-        f"{field} {getattr(before, field) or '-'} -> {getattr(after, field) or '-'}"
-        for field in ("name", "algorithm")
+        f"{shown} {_word(getattr(before, field))} -> {_word(getattr(after, field))}"
+        for field, shown in _FIELDS.items()
         if getattr(before, field) != getattr(after, field)
     ]
     old = {backend.address: backend for backend in before.backends}
@@ -89,11 +97,18 @@ def _differences(before: Service, after: Service) -> list[str]:
     details += [f"+{backend}" for address, backend in new.items() if address not in old]
     details += [f"-{backend}" for address, backend in old.items() if address not in new]
     details += [
-        f"{address} weight {old[address].weight} -> {backend.weight}"
+        f"{address} {field} {getattr(old[address], field)} -> {getattr(backend, field)}"
         for address, backend in new.items()
-        if address in old and old[address].weight != backend.weight
+        for field in ("weight", "state")
+        if address in old and getattr(old[address], field) != getattr(backend, field)
     ]
     return details or ["backends in another order"]
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)
 
 
 def _count(backends: int) -> str:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,18 +23,50 @@ from .output import print_change, print_columns, print_json
 
 if TYPE_CHECKING:
     from hostreach.models import Service
+    from hostreach.table import Inspection
 
 app = typer.Typer(help="Add, change, remove and show services.")
+
+_NO_AFFINITY = ("0", "0ms", "0s", "0m", "0h", "0d")
 
 Backends = Annotated[
     list[str] | None,
     typer.Option(
-        "--backend", metavar="BACKEND[,weight=N]", help="As in 10.0.0.2:53,weight=3; repeatable."
+        "--backend",
+        metavar="BACKEND[,weight=N][,state=NAME]",
+        help="As in 10.0.0.2:53,weight=3; states are active, draining, down; repeatable.",
     ),
 ]
 Name = Annotated[str | None, typer.Option("--name", help="For people; up to 255 bytes.")]
 Algorithm = Annotated[
-    str, typer.Option("--algorithm", metavar="NAME", help="How a backend is chosen.")
+    str,
+    typer.Option(
+        "--algorithm", metavar="NAME", help="How a backend is chosen: random, maglev, least-conn."
+    ),
+]
+Affinity = Annotated[
+    str | None,
+    typer.Option(
+        "--affinity",
+        metavar="DURATION",
+        help="A client comes back to its backend for so long, as in 3h; 0 is not at all.",
+    ),
+]
+HostOnly = Annotated[
+    bool, typer.Option("--host-only", help="Only for the host's network namespace.")
+]
+FromCgroup = Annotated[
+    str | None,
+    typer.Option("--from-cgroup", metavar="PATH", help="Only for tasks below this cgroup."),
+]
+OnRemoval = Annotated[
+    str | None,
+    typer.Option(
+        "--on-removal",
+        metavar="reset|keep",
+        help="What becomes of a backend's connections when it goes. "
+        "Default: reset for UDP, keep for TCP.",
+    ),
 ]
 
 
@@ -53,6 +85,10 @@ def add(
     backend: Backends = None,
     name: Name = None,
     algorithm: Algorithm = "random",
+    affinity: Affinity = None,
+    host_only: HostOnly = False,
+    from_cgroup: FromCgroup = None,
+    on_removal: OnRemoval = None,
     owner: Owner = "manual",
     if_missing: IfMissing = False,
     max_services: MaxServices = None,
@@ -62,7 +98,17 @@ def add(
     pin: Pin = None,
 ) -> None:
     """Add a service."""
-    service = _service(frontend, backend, name, algorithm, owner)
+    service = _service(
+        frontend,
+        backend,
+        name=name,
+        owner=owner,
+        algorithm=algorithm,
+        affinity=affinity,
+        host_only=host_only,
+        from_cgroup=from_cgroup,
+        on_removal=on_removal,
+    )
     with open_node(context, pin, max_services, max_backends, max_slots) as node:
         change = node.services.add(service, if_missing=if_missing)
     print_change(change, str(service.frontend), as_json)
@@ -75,6 +121,10 @@ def set_(
     backend: Backends = None,
     name: Name = None,
     algorithm: Algorithm = "random",
+    affinity: Affinity = None,
+    host_only: HostOnly = False,
+    from_cgroup: FromCgroup = None,
+    on_removal: OnRemoval = None,
     owner: Owner = "manual",
     max_services: MaxServices = None,
     max_backends: MaxBackends = None,
@@ -83,7 +133,17 @@ def set_(
     pin: Pin = None,
 ) -> None:
     """Make a service exactly this: add it, or replace what is there."""
-    service = _service(frontend, backend, name, algorithm, owner)
+    service = _service(
+        frontend,
+        backend,
+        name=name,
+        owner=owner,
+        algorithm=algorithm,
+        affinity=affinity,
+        host_only=host_only,
+        from_cgroup=from_cgroup,
+        on_removal=on_removal,
+    )
     with open_node(context, pin, max_services, max_backends, max_slots) as node:
         change = node.services.set(service)
     print_change(change, str(service.frontend), as_json)
@@ -129,47 +189,81 @@ def show(
 ) -> None:
     """Show a service and the share of each backend."""
     with open_node(context, pin) as node:
-        service = node.services.get(frontend)
-    shares = _shares(service)
+        found = node.services.inspect(frontend)
+    service = found.service
+    rows = list(zip(service.backends, found.shares, _shares(found), found.active, strict=True))
     if as_json:
         print_json(
             service=service.model_dump(mode="json"),
             shares=[
-                {"address": backend.address, "slots": slots, "share": share, "error": error}
-                for backend, (slots, share, error) in zip(service.backends, shares, strict=True)
+                {
+                    "address": backend.address,
+                    "slots": slots,
+                    "share": share,
+                    "error": error,
+                    "open": active,
+                }
+                for backend, slots, (share, error), active in rows
             ],
         )
         return
-    typer.echo(f"frontend   {service.frontend}")
-    typer.echo(f"name       {service.name or '-'}")
-    typer.echo(f"owner      {service.owner}")
-    typer.echo(f"algorithm  {service.algorithm}")
+    typer.echo(f"frontend    {service.frontend}")
+    typer.echo(f"name        {service.name or '-'}")
+    typer.echo(f"owner       {service.owner}")
+    typer.echo(f"algorithm   {service.algorithm}")
+    typer.echo(f"affinity    {service.affinity or '-'}")
+    typer.echo(f"scope       {_scope(service)}")
+    typer.echo(f"on removal  {service.removal}")
     typer.echo("")
     print_columns(
-        ("BACKEND", "WEIGHT", "SLOTS", "SHARE", "ERROR"),
+        ("BACKEND", "WEIGHT", "STATE", "SLOTS", "SHARE", "ERROR", "OPEN"),
         [
-            (backend.address, backend.weight, slots, f"{share:.3%}", f"{error:+.3%}")
-            for backend, (slots, share, error) in zip(service.backends, shares, strict=True)
+            (
+                backend.address,
+                backend.weight,
+                backend.state,
+                slots,
+                f"{share:.3%}",
+                f"{error:+.3%}",
+                active,
+            )
+            for backend, slots, (share, error), active in rows
         ],
     )
 
 
 def _service(
-    frontend: str, backends: list[str] | None, name: str | None, algorithm: str, owner: str
+    frontend: str, backends: list[str] | None, *, affinity: str | None, **options: Any
 ) -> Service:
     from hostreach.models import Service
 
-    return Service.of(frontend, *(backends or ()), name=name, owner=owner, algorithm=algorithm)
+    if affinity in _NO_AFFINITY:
+        affinity = None
+    return Service.of(frontend, *(backends or ()), affinity=affinity, **options)
 
 
-def _shares(service: Service) -> list[tuple[int, float, float]]:
-    """Slots, share of all slots, and how far that is from the weight's share, relatively."""
-    from hostreach.table import slot_counts
+def _scope(service: Service) -> str:
+    who = "the host's network namespace" if service.host_only else "everyone"
+    return f"{who}, from {service.from_cgroup}" if service.from_cgroup else who
 
-    weights = [backend.weight for backend in service.backends]
-    counts = slot_counts(weights)
-    weight_sum, slot_sum = sum(weights) or 1, sum(counts) or 1
-    return [
-        (count, count / slot_sum, count * weight_sum / (slot_sum * weight) - 1 if weight else 0.0)
-        for count, weight in zip(counts, weights, strict=True)
-    ]
+
+def _shares(found: Inspection) -> list[tuple[float, float]]:
+    """Share of all slots, and how far that is from the weight's share, relatively.
+
+    Each family has slots of its own; backends without slots take no part.
+    """
+    backends = found.service.backends
+    slot_sums, weight_sums = {4: 0, 6: 0}, {4: 0, 6: 0}
+    for backend, slots in zip(backends, found.shares, strict=True):
+        if slots:
+            slot_sums[backend.family] += slots
+            weight_sums[backend.family] += backend.weight
+    shares = []
+    for backend, slots in zip(backends, found.shares, strict=True):
+        if slots:
+            all_slots, weights = slot_sums[backend.family], weight_sums[backend.family]
+            error = slots * weights / (all_slots * backend.weight) - 1
+            shares.append((slots / all_slots, error))
+        else:
+            shares.append((0.0, 0.0))
+    return shares

@@ -9,6 +9,15 @@
       - address: 10.0.0.2:53
       - address: 10.0.0.3:53
         weight: 3
+        state: draining
+    - frontend: node:30080/tcp
+      algorithm: least-conn
+      affinity: 3h
+      host_only: true
+      from_cgroup: /sys/fs/cgroup/system.slice
+      on_removal: reset
+
+All but version, services, frontend and address may be left out.
 
 The same in JSON is read too. Values are taken as they stand: ``weight: "3"`` is refused.
 """
@@ -23,10 +32,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from hostreach.errors import InvalidInput
-from hostreach.models import Frontend, Service, describe, explain
+from hostreach.models import Backend, Frontend, Service, describe, explain
 from hostreach.syntax import OWNER_MAX, check_label, quote
 
 from .document import Path, find_line, parse
@@ -162,12 +171,18 @@ def _gc_paused() -> Iterator[None]:
 
 # Left unquoted: only what no version of YAML takes for anything but a string.
 _PLAIN = re.compile(
-    r"[A-Za-z][\w./-]*(:[\w/][\w./-]*)*|[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+:[0-9]+(/[a-z]+)?", re.ASCII
+    r"[A-Za-z][\w./-]*(:[\w/][\w./-]*)*"
+    r"|[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+:[0-9]+(/[a-z]+)?"
+    r"|[1-9][0-9]*(ms|s|m|h|d)"
+    r"|(/[\w.-]+)+",
+    re.ASCII,
 )
 _WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
 
 
 def _scalar(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
     text = str(value)
     if isinstance(value, int) or (_PLAIN.fullmatch(text) and text.lower() not in _WORDS):
         return text
@@ -180,18 +195,26 @@ def _mapping(values: dict[str, object], first: str, rest: str) -> Iterator[str]:
         first = rest
 
 
-_DEFAULTS = {key: field.default for key, field in Service.model_fields.items()}
+def _options(model: type[BaseModel]) -> dict[str, object]:
+    """The fields that have a default, but for the lists, and it."""
+    return {
+        key: field.default
+        for key, field in model.model_fields.items()
+        if not field.is_required() and field.default != ()
+    }
+
+
+_SERVICE = _options(Service)
+_BACKEND = _options(Backend)
 
 
 def _entry(service: Service) -> dict[str, Any]:
-    entry: dict[str, Any] = {"frontend": str(service.frontend)}
-    for key in ("name", "owner", "algorithm"):
-        value = getattr(service, key)
-        if value != _DEFAULTS[key]:
-            entry[key] = value
+    entry: dict[str, Any] = {"frontend": str(service.frontend), **_set(service, _SERVICE)}
     if service.backends:
-        entry["backends"] = [
-            {"address": b.address} if b.weight == 1 else {"address": b.address, "weight": b.weight}
-            for b in service.backends
-        ]
+        entry["backends"] = [{"address": b.address, **_set(b, _BACKEND)} for b in service.backends]
     return entry
+
+
+def _set(model: BaseModel, defaults: dict[str, object]) -> dict[str, object]:
+    values = model.__dict__
+    return {key: values[key] for key, default in defaults.items() if values[key] != default}
