@@ -113,6 +113,8 @@ def _print_status(found: Status) -> None:
     typer.echo(f"instance   {found.pin}")
     typer.echo(f"cgroup     {found.cgroup or 'not attached'}")
     typer.echo(f"protocols  {', '.join(found.protocols) or '-'}")
+    if found.protect_binds:
+        typer.echo("binds      protected")
     if found.programs:
         typer.echo("")
         print_columns(
