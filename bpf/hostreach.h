@@ -246,6 +246,10 @@ struct hr_meta {
 	__u32 max_services;
 	__u32 max_backends; /* the array has room for one service's replacement beyond */
 	__u32 max_slots; /* selection slots that all services may use together */
+	__u32 next_services; /* while tables grow, what they grow to */
+	__u32 next_backends;
+	__u32 next_slots;
+	__u32 pad;
 	__u64 generation; /* odd while a writer is at work or after one was killed */
 	__u32 services_mark;
 	__u32 backends_mark;
@@ -253,7 +257,7 @@ struct hr_meta {
 	__u32 overflow_used; /* set by programs: `overflow` is worth a look */
 	__u64 host_netns; /* cookie of the host's network namespace; 0 = not known yet */
 	__u32 exempt_levels; /* bit n: `exempt` has a cgroup at depth n */
-	__u32 pad;
+	__u32 pad2;
 };
 
 #endif /* HOSTREACH_H */

@@ -176,11 +176,18 @@ void write(Table &table, const std::vector<PyService> &put, const std::vector<Py
 void bind_table(py::module_ &module) {
     using Unlocked = py::call_guard<py::gil_scoped_release>;
     py::class_<Table>(module, "Table")
-        .def(py::init([](std::string pin, unsigned timeout_ms) {
+        .def(py::init([](std::string pin, unsigned timeout_ms, std::string cgroup_mount) {
                  return std::make_unique<Table>(std::move(pin),
-                                                std::chrono::milliseconds(timeout_ms));
+                                                std::chrono::milliseconds(timeout_ms),
+                                                std::move(cgroup_mount));
              }),
-             py::arg("pin"), py::arg("timeout_ms"))
+             py::arg("pin"), py::arg("timeout_ms"), py::arg("cgroup_mount"))
+        .def(
+            "grow",
+            [](Table &table, __u32 services, __u32 backends, __u32 slots) {
+                return table.grow({services, backends, slots});
+            },
+            py::arg("services"), py::arg("backends"), py::arg("slots"), Unlocked())
         .def(
             "create",
             [](Table &table, __u32 services, __u32 backends, __u32 slots) {

@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "error.hpp"
+#include "growth.hpp"
 #include "host.hpp"
 #include "table.hpp"
 
@@ -30,6 +31,8 @@ bool Table::create(const Capacities &asked) {
 void Table::lock(Lock mode) {
     pin_.lock(mode, timeout_);
     try {
+        if (mode == Lock::exclusive)
+            recover_growth(pin_, cgroup_mount_);
         std::string identity = pin_.identity();
         if (!tables_ || identity != tables_of_) {
             generation_.reset();
@@ -41,6 +44,16 @@ void Table::lock(Lock mode) {
         throw;
     }
     held_ = mode;
+}
+
+bool Table::grow(const Capacities &asked) {
+    if (held_ != Lock::exclusive)
+        throw Error(Kind::refused, pin_.path(), "the table is not locked for writing");
+    close();
+    bool grown = hr::grow(pin_, asked, cgroup_mount_);
+    tables_ = Tables::open(pin_);
+    tables_of_ = pin_.identity();
+    return grown;
 }
 
 void Table::lock_only() {

@@ -37,8 +37,9 @@ struct Traffic {
 // Not thread-safe; one object per thread, or a lock around it.
 class Table {
   public:
-    Table(std::string pin, std::chrono::milliseconds lock_timeout)
-        : pin_(std::move(pin)), timeout_(lock_timeout) {}
+    // `cgroup_mount` is where cgroup v2 is mounted.
+    Table(std::string pin, std::chrono::milliseconds lock_timeout, std::string cgroup_mount)
+        : pin_(std::move(pin)), timeout_(lock_timeout), cgroup_mount_(std::move(cgroup_mount)) {}
 
     const PinDirectory &pin() const { return pin_; }
 
@@ -54,6 +55,10 @@ class Table {
     void close();
     // Removes tables and pins; the lock must be exclusive, and is given back.
     void purge();
+
+    // Makes the tables larger, under traffic; false if they are that large.
+    // Needs the exclusive lock.
+    bool grow(const Capacities &asked);
 
     // The calls below need a lock; write() the exclusive one.
     std::optional<Block> get(const hr_key &key);
@@ -104,6 +109,7 @@ class Table {
 
     PinDirectory pin_;
     std::chrono::milliseconds timeout_;
+    std::string cgroup_mount_;
     std::optional<Tables> tables_;
     std::string tables_of_; // the directory's identity when tables_ were opened
     std::optional<Lock> held_;

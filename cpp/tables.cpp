@@ -38,17 +38,20 @@ using MapOf = bpf_map *(*)(const Skeleton &);
 struct Pinned {
     const char *name;
     MapOf map;
+    bool sized; // by the capacities
 };
 // clang-format off
-#define PINNED(name) Pinned{#name, [](const Skeleton &s) { return s->maps.name; }}
+#define FIXED(name) Pinned{#name, [](const Skeleton &s) { return s->maps.name; }, false}
+#define SIZED(name) Pinned{#name, [](const Skeleton &s) { return s->maps.name; }, true}
 // clang-format on
 const std::array kPinned = {
-    PINNED(ports),       PINNED(services),     PINNED(records),        PINNED(slots),
-    PINNED(backends),    PINNED(active),       PINNED(node_addresses), PINNED(exempt),
-    PINNED(affinity),    PINNED(translations), PINNED(refusals),       PINNED(events),
-    PINNED(connections), PINNED(datagrams),    PINNED(overflow),       PINNED(meta),
+    SIZED(services),       SIZED(records),      SIZED(slots),    SIZED(backends),
+    SIZED(active),         SIZED(translations), SIZED(refusals), FIXED(ports),
+    FIXED(node_addresses), FIXED(exempt),       FIXED(affinity), FIXED(events),
+    FIXED(connections),    FIXED(datagrams),    FIXED(overflow), FIXED(meta),
 };
-#undef PINNED
+#undef FIXED
+#undef SIZED
 
 Fd open_table(const PinDirectory &pin, const std::string &name) {
     Fd fd = open_pinned(pin.file(name));
@@ -81,13 +84,7 @@ void create(const PinDirectory &pin, const Capacities &wanted) {
     Skeleton skeleton;
     bpf_program *program;
     bpf_object__for_each_program(program, skeleton->obj) bpf_program__set_autoload(program, false);
-    bpf_map__set_max_entries(skeleton->maps.services, wanted.services);
-    bpf_map__set_max_entries(skeleton->maps.records, wanted.services);
-    bpf_map__set_max_entries(skeleton->maps.translations, wanted.services);
-    bpf_map__set_max_entries(skeleton->maps.refusals, wanted.services);
-    bpf_map__set_max_entries(skeleton->maps.slots, slot_lines(wanted));
-    bpf_map__set_max_entries(skeleton->maps.backends, backend_entries(wanted));
-    bpf_map__set_max_entries(skeleton->maps.active, backend_entries(wanted));
+    size_maps(skeleton, wanted);
     skeleton.load();
 
     hr_meta meta = {};
@@ -143,7 +140,8 @@ Tables Tables::open_or_create(const PinDirectory &pin, const Capacities &asked, 
         throw Error(Kind::refused, pin.path(),
                     "the tables exist with room for " + std::to_string(have.services) +
                         " services, " + std::to_string(have.backends) + " backends and " +
-                        std::to_string(have.slots) + " slots; a new size needs `detach --purge`");
+                        std::to_string(have.slots) +
+                        " slots; `attach` with larger numbers makes them grow");
     return t;
 }
 
@@ -158,10 +156,33 @@ std::vector<std::string> table_names() {
     return names;
 }
 
-void lend_tables(const PinDirectory &pin, Skeleton &skeleton) {
-    for (const Pinned &pinned : kPinned)
-        if (int err = -bpf_map__reuse_fd(pinned.map(skeleton), open_table(pin, pinned.name).get()))
+void lend_tables(const PinDirectory &pin, Skeleton &skeleton, Lend which) {
+    PinDirectory next(pin.file(kNextTables));
+    for (const Pinned &pinned : kPinned) {
+        if (which == Lend::fixed_size && pinned.sized)
+            continue;
+        Fd fd = open_pinned(next.file(pinned.name));
+        if (!fd)
+            fd = open_table(pin, pinned.name);
+        if (int err = -bpf_map__reuse_fd(pinned.map(skeleton), fd.get()))
             raise_errno(pin.file(pinned.name), "use the pinned table", err);
+    }
+}
+
+void size_maps(Skeleton &skeleton, const Capacities &capacities) {
+    bpf_map__set_max_entries(skeleton->maps.services, capacities.services);
+    bpf_map__set_max_entries(skeleton->maps.records, capacities.services);
+    bpf_map__set_max_entries(skeleton->maps.translations, capacities.services);
+    bpf_map__set_max_entries(skeleton->maps.refusals, capacities.services);
+    bpf_map__set_max_entries(skeleton->maps.slots, slot_lines(capacities));
+    bpf_map__set_max_entries(skeleton->maps.backends, backend_entries(capacities));
+    bpf_map__set_max_entries(skeleton->maps.active, backend_entries(capacities));
+}
+
+void pin_sized(const PinDirectory &pin, const Skeleton &skeleton) {
+    for (const Pinned &pinned : kPinned)
+        if (pinned.sized)
+            pin_object(bpf_map__fd(pinned.map(skeleton)), pin.file(pinned.name));
 }
 
 } // namespace hr

@@ -50,7 +50,19 @@ class Tables {
 // What an instance's directory holds, its links aside.
 std::vector<std::string> table_names();
 
+// While tables grow, the directory of those that will take the others' place.
+inline constexpr char kNextTables[] = "next";
+
+enum class Lend {
+    all,        // those in `next/` where they are there
+    fixed_size, // only those whose size does not depend on the capacities
+};
+
 // Makes a skeleton use the instance's maps. Raises not_found, kernel_error.
-void lend_tables(const PinDirectory &pin, Skeleton &skeleton);
+void lend_tables(const PinDirectory &pin, Skeleton &skeleton, Lend which = Lend::all);
+
+// Sizes a skeleton's maps, and pins those that are of such a size.
+void size_maps(Skeleton &skeleton, const Capacities &capacities);
+void pin_sized(const PinDirectory &pin, const Skeleton &skeleton);
 
 } // namespace hr

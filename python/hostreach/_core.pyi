@@ -43,8 +43,14 @@ class Table:
     it exclusive.
     """
 
-    def __init__(self, pin: str, timeout_ms: int) -> None:
+    def __init__(self, pin: str, timeout_ms: int, cgroup_mount: str) -> None:
         """``timeout_ms``: how long to wait for the lock; Python sees no signal meanwhile."""
+
+    def grow(self, services: int, backends: int, slots: int) -> bool:
+        """Make the tables larger, under traffic; 0 leaves a capacity as it is.
+
+        False if they are that large already. Raises `Refused` if they are larger.
+        """
 
     def create(self, services: int, backends: int, slots: int) -> bool:
         """Make the tables with these capacities, unless they are there; True if it made them.

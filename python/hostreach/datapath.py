@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from . import _core
 from .cgroup import find_root
-from .errors import HostreachError, InvalidInput, NotFound, TableBusy
+from .errors import HostreachError, InvalidInput, NotFound, Refused, TableBusy
 from .table import Row
 
 if TYPE_CHECKING:
@@ -80,16 +80,20 @@ class KernelTable:
     """
 
     def __init__(self, pin: str, capacities: Capacities) -> None:
-        self._core = _core.Table(pin, _LOCK_SLICE_MS)
+        self._core = _core.Table(pin, _LOCK_SLICE_MS, _cgroup_mount())
         self._capacities = capacities
         self._checked = not any(capacities)
         self._thread = threading.RLock()
         self._depth = 0
         self._exclusive = False
 
+    @property
+    def _sizes(self) -> tuple[int, int, int]:
+        services, backends, slots = (size or 0 for size in self._capacities)
+        return services, backends, slots
+
     def _create(self) -> bool:
-        sizes = [size or 0 for size in self._capacities]
-        made = self._retry(lambda: self._core.create(*sizes))
+        made = self._retry(lambda: self._core.create(*self._sizes))
         self._checked = True
         return made
 
@@ -124,20 +128,25 @@ class KernelTable:
                     self._core.unlock()
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self, *, grow: bool = False) -> Iterator[None]:
         """See `hostreach.table.Table.exclusive`; makes the tables if need be.
 
-        Raises `Refused` if they are there and their size is not the one that was asked for. Tables
-        made for a batch that then fails are removed again: a failure changes nothing.
+        Raises `Refused` if they are there and their size is not the one that was asked for; with
+        ``grow`` only if it is larger, and otherwise lets them grow. Tables made for a batch that
+        then fails are removed again: a failure changes nothing.
         """
         with self._thread, ExitStack() as stack:
-            made = not self._depth and not self._checked and self._create()
+            check = not self._depth and not self._checked and not grow
+            made = check and self._create()
             try:
                 stack.enter_context(self.locked(exclusive=True))
             except NotFound:
                 made = self._create()
                 stack.enter_context(self.locked(exclusive=True))
             try:
+                if grow and any(self._capacities):
+                    self._core.grow(*self._sizes)
+                    self._checked = True
                 yield
             except HostreachError:
                 if made and not self._core.rows(None):
@@ -215,7 +224,7 @@ class KernelTable:
         tcp, udp = "tcp" in o.protocols, "udp" in o.protocols
         _core.check(o.cgroup, tcp, udp, o.protect_binds)
         netns = _core.netns_cookie(o.host_netns)
-        with self.exclusive():
+        with self.exclusive(grow=True):
             self._core.set_host_netns(netns)
             self._core.set_node_addresses(_own_addresses(o.node_addresses))
             return _core.attach(self._core, o.cgroup, tcp, udp, o.protect_binds, o.cgroup_mount)
@@ -299,6 +308,13 @@ def _service(plain: _core._Service) -> Service:
             Backend.model_construct(address=a, weight=w, state=s) for a, w, s in backends
         ),
     )
+
+
+def _cgroup_mount() -> str:
+    try:
+        return find_root()
+    except Refused:
+        return ""  # then nothing is attached either
 
 
 def _own_addresses(within: Sequence[str] | None) -> Hooks:
