@@ -207,8 +207,9 @@ struct hr_connection {
  * needs no lock: the kernel holds the socket's while these hooks run.
  */
 struct hr_datagrams {
-	__u32 version; /* HR_STORAGE_VERSION */
-	__u32 overflowed; /* 1: this socket has entries in `overflow` */
+	__u16 version; /* HR_STORAGE_VERSION */
+	__u16 overflowed; /* 1: this socket has entries in `overflow` */
+	__u32 silent; /* bit n: origin n keeps its backend, but names it no more */
 	__u64 clock; /* counts sends; the latest send to a backend names it */
 	__u64 stamp[HR_DATAGRAM_ORIGINS]; /* `clock` at the last send; 0 = free, as all after it */
 	struct hr_origin origin[HR_DATAGRAM_ORIGINS];

@@ -195,18 +195,38 @@ static __always_inline void forget_connection(struct bpf_sock_addr *ctx, const s
 }
 
 /* The backend that the socket is connected to, if it asked for this address to get there. */
-static __always_inline const struct hr_origin *connected_origin(struct bpf_sock *sk,
-								const struct hr_key *asked)
+static __always_inline const struct hr_origin *
+connected_origin(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct hr_key *asked)
 {
 	struct hr_connection *c = bpf_sk_storage_get(&connections, sk, NULL, 0);
+	const struct hr_origin *spilt;
+	struct hr_key peer = {};
 
-	if (!c)
-		return NULL;
-	if (was_asked(&c->latest, asked) && is_true(sk, &c->latest))
+	if (c && was_asked(&c->latest, asked) && is_true(sk, &c->latest))
 		return &c->latest;
-	if (was_asked(&c->before, asked) && is_true(sk, &c->before))
+	if (c && was_asked(&c->before, asked) && is_true(sk, &c->before))
 		return &c->before;
-	return NULL;
+	if (!overflow_used())
+		return NULL;
+	load_peer(&peer, sk);
+	spilt = overflow_get(ctx, &peer, HR_BY_PEER);
+	return spilt && was_asked(spilt, asked) ? spilt : NULL;
+}
+
+/*
+ * Where the socket was connected to for this service, before connect(AF_UNSPEC).
+ * To go on there is more than kind: the kernel leaves a disconnected IPv6 UDP
+ * socket deaf to all but its former peer.
+ */
+static __always_inline bool
+recall_disconnected(struct bpf_sock_addr *ctx, const struct hr_key *asked, struct hr_origin *origin)
+{
+	struct hr_connection *c = bpf_sk_storage_get(&connections, ctx->sk, NULL, 0);
+
+	if (!c || !c->latest.given_port || !was_asked(&c->latest, asked))
+		return false;
+	*origin = c->latest;
+	return true;
 }
 
 /* ---- unconnected UDP ---- */
@@ -232,6 +252,7 @@ static __always_inline bool recall_datagram(struct bpf_sock_addr *ctx, const str
 			if (!was_asked(&d->origin[i], asked))
 				continue;
 			d->stamp[i] = ++d->clock;
+			d->silent &= ~(1U << i);
 			*origin = d->origin[i];
 			found = true;
 			break;
@@ -274,6 +295,7 @@ static __always_inline int remember_datagram(struct bpf_sock_addr *ctx, const st
 			continue;
 		d->version = HR_STORAGE_VERSION;
 		d->stamp[i] = ++d->clock;
+		d->silent &= ~(1U << i);
 		d->origin[i] = *origin;
 		kept = true;
 		break;
@@ -288,7 +310,7 @@ static __always_inline int remember_datagram(struct bpf_sock_addr *ctx, const st
 
 /*
  * The socket is about to send straight to this address: what comes back from
- * it is no service's answer. The entry stays in its place, and matches nothing.
+ * it is no service's answer, until the service is sent to again.
  */
 static __always_inline void forget_datagram(struct bpf_sock_addr *ctx, const struct hr_key *to)
 {
@@ -301,7 +323,7 @@ static __always_inline void forget_datagram(struct bpf_sock_addr *ctx, const str
 			if (!d->stamp[i])
 				break;
 			if (was_given(&d->origin[i], to))
-				d->origin[i].given_port = 0;
+				d->silent |= 1U << i;
 		}
 		overflowed = d->overflowed;
 	}
@@ -323,7 +345,8 @@ static __always_inline bool recall_source(struct bpf_sock_addr *ctx, struct hr_k
 		for (i = 0; i < HR_DATAGRAM_ORIGINS; i++) {
 			if (!d->stamp[i])
 				break;
-			if (d->stamp[i] <= latest || !was_given(&d->origin[i], source))
+			if (d->stamp[i] <= latest || (d->silent & (1U << i)) ||
+			    !was_given(&d->origin[i], source))
 				continue;
 			latest = d->stamp[i];
 			copy_ip(asked.ip, d->origin[i].asked_ip);
