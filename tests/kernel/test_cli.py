@@ -34,7 +34,10 @@ def one_line(said: cli.Said, status: int, *parts: str) -> None:
 
 def test_from_attach_to_purge(box: Box) -> None:
     box.serve("10.0.0.2:8080/tcp", "10.0.0.3:8080/tcp")
-    hostreach = lambda *arguments: cli.run(box.pin, *arguments)  # noqa: E731
+
+    def hostreach(*arguments: str) -> cli.Said:
+        return cli.run(box.pin, *arguments)
+
     assert hostreach("svc", "add", FRONTEND, "--backend", "10.0.0.2:8080").status == 0
     assert hostreach("attach", "--cgroup", str(box.cgroup)).status == 0
     assert box.call(exchange, V4, TCP, VIP) == Seen("10.0.0.2:8080", VIP)

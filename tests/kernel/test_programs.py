@@ -66,7 +66,7 @@ def dns(box: Box, node: Node) -> None:
 def test_dig(box: Box, transport: str) -> None:
     """dig checks by itself that the answer comes from whom it asked."""
     dig = [need("dig"), f"@{DNS_VIP}", transport, "+tries=1", f"+time={scaled(5):.0f}"]
-    answers = set()
+    answers: set[str] = set()
     for _ in range(8):
         shown = box.run([*dig, "who.test", "TXT"])
         assert shown.returncode == 0, shown

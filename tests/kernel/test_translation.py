@@ -167,7 +167,7 @@ def test_no_usable_backend_refuses(
     vip = family.sockaddr(family.vip(), PORT)
 
     def try_all() -> list[object]:
-        found = []
+        found: list[object] = []
         for kind in (TCP, UDP_CONNECTED):
             with new_socket(family, kind, blocking=blocking) as client:
                 found.append(client.connect_ex(vip))

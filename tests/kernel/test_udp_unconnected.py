@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -241,11 +242,12 @@ def test_messages_received_without_a_name(box: Box, node: Node, family: Family) 
 
     def converse() -> None:
         with new_socket(family, UDP_UNCONNECTED) as client:
-            for fetch in (
+            fetches: list[Callable[[], bytes]] = [
                 lambda: client.recv(100),
                 lambda: os.read(client.fileno(), 100),
                 lambda: client.recvmsg(100)[0],
-            ):
+            ]
+            for fetch in fetches:
                 payload = fresh_payload()
                 client.sendto(payload.encode(), vip)
                 assert fetch().decode() == f"{server} {payload}"
@@ -283,7 +285,7 @@ def test_udplite_by_sendmsg(box: Box, node: Node, family: Family) -> None:
     backend = family.sockaddr(family.backend(2), 8053)
     vip = add(node, family, 10, family.endpoint(*backend))
 
-    def converse() -> None:
+    def converse() -> object:
         try:
             server = socket.socket(family.af, socket.SOCK_DGRAM, linux.IPPROTO_UDPLITE)
         except OSError:

@@ -2,12 +2,13 @@
 """The kernel tests' harness: sandboxes, identity servers, clients, and an eye on the kernel."""
 
 from . import cli, linux, rawbpf
-from .box import Box, mount_bpffs, sweep
+from .box import NO_STARVING, Box, mount_bpffs, sweep
 from .line import Line
 from .servers import Servers
 from .timing import SCALE, scaled, wait_until
 
 __all__ = [
+    "NO_STARVING",
     "SCALE",
     "Box",
     "Line",

@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 BPFFS = Path("/sys/fs/bpf")
 PREFIX = "hostreach-test-"  # then the pid of the test run, and a number
+NO_STARVING = "before Linux 6.8 optmem_max is one for all namespaces, and not ours to set"
+_OPTMEM = Path("/proc/sys/net/core/optmem_max")
 _numbers = itertools.count(1)
 
 
@@ -147,6 +149,16 @@ class Box:
         servers = Servers(self.enter, endpoints, reuse_port=reuse_port)
         self._servers.append(servers)
         return servers
+
+    def starve(self) -> bool:
+        """Lets sockets have no option memory, of which socket storage is made; False: cannot."""
+
+        def limit() -> bool:
+            if _OPTMEM.exists():
+                _OPTMEM.write_text("1")
+            return _OPTMEM.exists()
+
+        return self.call(limit)
 
     def close(self) -> None:
         """Takes everything away again; fails if a packet could have left the namespace."""

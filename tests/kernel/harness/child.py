@@ -61,7 +61,7 @@ class Pending(Generic[T]):
         def body(pipe: int) -> None:
             # Says where it hangs, before result() gives up. By a signal: faulthandler's own timer
             # is a thread, which a fork in here would wait for and not have.
-            faulthandler.register(signal.SIGALRM, file=sys.__stderr__)
+            faulthandler.register(signal.SIGALRM, file=2)
             signal.setitimer(signal.ITIMER_REAL, self._seconds * 0.9)
             try:
                 answer = pickle.dumps((True, function(*args), ""))

@@ -27,6 +27,10 @@ class Line:
         self.send(value)
         return self.recv()
 
+    def poll(self) -> bool:
+        """Has the other end said something, or gone?"""
+        return self._connection.poll()
+
     def close(self) -> None:
         self._connection.close()
 

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""load.c from Python: its compilation, its sockets, its calls."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import shutil
+import socket
+import struct
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from kernel.harness.namespace import BACKENDS_V4, BACKENDS_V6
+
+from hostreach import Service
+
+FAMILIES = (4, 6)
+SERVICES = 1000  # of each family and protocol
+BACKENDS = 10  # of each service
+
+_ADDRESSES = 40  # that backends have in the sandbox, of each family
+_PORT = 8000
+_PLACE = 28  # sizeof(struct sockaddr_in6)
+_IP_PKTINFO = 8
+
+AF = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+def services() -> list[Service]:
+    """All that the hooks look up: each backend address is many services', as entries of its own."""
+    made = []
+    for family in FAMILIES:
+        for n, (address, port) in enumerate(service_addresses(family)):
+            frontend = _endpoint(address, port)
+            hosts = [backend_addresses(family)[(n + b) % _ADDRESSES] for b in range(BACKENDS)]
+            endpoints = [_endpoint(*host) for host in hosts]
+            made += [Service.of(f"{frontend}/{proto}", *endpoints) for proto in ("tcp", "udp")]
+    return made
+
+
+def service_addresses(family: int) -> list[tuple[str, int]]:
+    """Where the services are; no route leads there, so whoever is not translated fails."""
+    if family == 4:
+        return [(f"10.96.{n // 250}.{n % 250 + 1}", 80) for n in range(SERVICES)]
+    return [(f"fd00:96::{n + 1:x}", 80) for n in range(SERVICES)]
+
+
+def backend_addresses(family: int) -> list[tuple[str, int]]:
+    """Where a backend may be; also what stands for "no service"."""
+    prefix, digits = (BACKENDS_V4, "d") if family == 4 else (BACKENDS_V6, "x")
+    return [(f"{prefix}{n + 1:{digits}}", _PORT) for n in range(_ADDRESSES)]
+
+
+class Load(ctypes.Structure):
+    """struct load."""
+
+    _fields_ = (
+        ("family", ctypes.c_int),
+        ("type", ctypes.c_int),
+        ("server", ctypes.c_int),
+        ("size", ctypes.c_uint),
+        ("targets", ctypes.c_uint),
+        ("sockets", ctypes.c_uint),
+        ("next", ctypes.c_uint),
+        ("to", ctypes.c_char_p),
+        ("own", ctypes.c_char_p),
+        ("fds", ctypes.POINTER(ctypes.c_int)),
+    )
+
+
+class Library:
+    """load.c, compiled for this run and loaded; children inherit it."""
+
+    def __init__(self) -> None:
+        compiler = shutil.which("cc") or shutil.which("gcc")
+        if compiler is None:
+            raise SystemExit("bench: no C compiler here: apt-get install gcc")
+        with tempfile.TemporaryDirectory(prefix="hostreach-bench-") as folder:
+            library = f"{folder}/load.so"
+            source = str(Path(__file__).parent / "load.c")
+            subprocess.run(
+                [compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, source],
+                check=True,
+            )
+            self._loaded = ctypes.CDLL(library)
+
+    def call(self, name: str, load: Load, count: int) -> None:
+        """Make so many calls; raises OSError."""
+        _check(self._loaded[name](ctypes.byref(load), ctypes.c_uint(count)), name)
+
+    def connect_timed(self, load: Load) -> list[int]:
+        """Connect each of the load's sockets once; nanoseconds of each call."""
+        took = (ctypes.c_longlong * load.sockets)()
+        _check(self._loaded.connect_timed(ctypes.byref(load), load.sockets, took), "connect")
+        self._loaded.drain(ctypes.byref(load))
+        return list(took)
+
+
+class Sockets:
+    """A load of one family and type, with its server. Made in the cgroup that it is to be in."""
+
+    def __init__(
+        self, family: int, kind: socket.SocketKind, targets: Sequence[tuple[str, int]]
+    ) -> None:
+        self._stack = ExitStack()
+        self._family = family
+        self._kind = kind
+        server = self._socket()
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if kind == socket.SOCK_STREAM:
+            server.setblocking(False)
+        elif family == 4:
+            server.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        else:
+            server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        server.bind(("::" if family == 6 else "0.0.0.0", _PORT))
+        if kind == socket.SOCK_STREAM:
+            server.listen(4096)
+        self.load = Load(
+            family=AF[family],
+            type=kind,
+            server=server.fileno(),
+            size=_PLACE if family == 6 else 16,
+        )
+        self.aim(targets)
+
+    def aim(self, targets: Sequence[tuple[str, int]]) -> None:
+        """From now on call these."""
+        self.load.targets = len(targets)
+        self.load.to = b"".join(map(self._packed, targets))
+        self._targets = targets
+
+    def open(self, count: int) -> list[socket.socket]:
+        """So many more sockets, bound, so that their own address is known."""
+        made = [self._socket() for _ in range(count)]
+        if self._kind == socket.SOCK_DGRAM:
+            for each in made:
+                each.bind((backend_addresses(self._family)[0][0], 0))
+        return made
+
+    def use(self, sockets: Sequence[socket.socket]) -> None:
+        """From now on call with these."""
+        self.load.sockets = len(sockets)
+        self.load.fds = (ctypes.c_int * len(sockets))(*(each.fileno() for each in sockets))
+        self.load.own = b"".join(self._packed(each.getsockname()[:2]) for each in sockets)
+        self.load.next = 0
+
+    def connect(self, sockets: Sequence[socket.socket]) -> None:
+        """Socket n to target n."""
+        for n, each in enumerate(sockets):
+            each.connect(self._targets[n % len(self._targets)])
+
+    def close(self) -> None:
+        """All of them, and the server."""
+        self._stack.close()
+
+    def _socket(self) -> socket.socket:
+        made = self._stack.enter_context(socket.socket(AF[self._family], self._kind))
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 2, 0))
+        if self._kind == socket.SOCK_STREAM:  # reset at the end: no TIME_WAIT fills the ports
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        return made
+
+    def _packed(self, address: tuple[str, int]) -> bytes:
+        host = socket.inet_pton(AF[self._family], address[0])
+        port = struct.pack("!H", address[1])
+        head = struct.pack("=H", AF[self._family]) + port
+        return (head + host if self._family == 4 else head + bytes(4) + host).ljust(_PLACE, b"\0")
+
+
+@contextmanager
+def sockets(
+    family: int, kind: socket.SocketKind, targets: Sequence[tuple[str, int]]
+) -> Iterator[Sockets]:
+    """A `Sockets` until the end of the block."""
+    made = Sockets(family, kind, targets)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def allow_many_files() -> None:
+    """As many descriptors as this process may have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _endpoint(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _check(result: int, what: str) -> None:
+    if result:
+        raise OSError(-result, f"{what}: {os.strerror(-result)}")

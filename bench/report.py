@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures as tables for people and as plain values for JSON."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hostreach
+
+from .hooks import EMPTY, NO_SERVICE, SERVICE, Cost
+from .latency import Latency
+from .programs import Info
+from .table import BACKENDS, Writing
+
+PERCENTILES = (50, 90, 99)
+
+
+def environment() -> dict[str, Any]:
+    """What a figure is worth depends on where it was measured."""
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith(("model name", "CPU part"))
+    ]
+    return {
+        "hostreach": hostreach.__version__,
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "cpu": models[0] if models else "unknown",
+        "cpus": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def hook_rows(costs: Sequence[Cost]) -> list[dict[str, Any]]:
+    """Net of the empty program, round by round, so that what slows a whole round cancels out."""
+    rounds = {(c.hook, c.call, c.contestant): c.rounds for c in costs}
+    rows = []
+    for hook, call in dict.fromkeys((c.hook, c.call) for c in costs):
+        empty = rounds[hook, call, EMPTY.text]
+        own = statistics.median(empty)
+        row: dict[str, Any] = {"hook": hook, "call": call, "empty_ns": round(own)}
+        for contestant in (SERVICE, NO_SERVICE):
+            took = rounds[hook, call, contestant.text]
+            low, median, high = quartiles([a - b for a, b in zip(took, empty, strict=True)])
+            row[contestant.text] = {
+                "net_ns": round(median),
+                "quartiles_ns": [round(low), round(high)],
+                "times_empty": round(median / own, 1),
+            }
+        rows.append(row)
+    return rows
+
+
+def latency_rows(latencies: Sequence[Latency]) -> list[dict[str, Any]]:
+    """Percentiles, and as multiples of the same without hostreach."""
+    rows = []
+    without: dict[str, list[float]] = {}
+    for latency in latencies:
+        took = sorted(latency.took)
+        cuts = [took[len(took) * p // 100] / 1000 for p in PERCENTILES]
+        base = without.setdefault(latency.protocol, cuts)
+        row: dict[str, Any] = {
+            "protocol": latency.protocol,
+            "way": latency.way,
+            "connections": len(took),
+        }
+        row |= {f"p{p}_us": round(cut, 2) for p, cut in zip(PERCENTILES, cuts, strict=True)}
+        for p, cut, own in zip(PERCENTILES, cuts, base, strict=True):
+            row[f"p{p}_x"] = round(cut / own, 2)
+        rows.append(row)
+    return rows
+
+
+def table_values(writing: Writing) -> dict[str, Any]:
+    """Medians; of single changes the 99th percentile too."""
+    backends = writing.services * BACKENDS
+    changes = sorted(writing.one_change)
+    put, unchanged = statistics.median(writing.put), statistics.median(writing.unchanged)
+    return {
+        "services": writing.services,
+        "backends": backends,
+        "put_ms": round(put / 1e6, 1),
+        "put_backends_per_s": round(backends / put * 1e9),
+        "unchanged_ms": round(unchanged / 1e6, 1),
+        "unchanged_backends_per_s": round(backends / unchanged * 1e9),
+        "one_backend_us_p50": round(statistics.median(changes) / 1e3, 1),
+        "one_backend_us_p99": round(changes[len(changes) * 99 // 100] / 1e3, 1),
+    }
+
+
+def program_rows(programs: dict[str, Info]) -> list[dict[str, Any]]:
+    """Sizes: of the translated program in instructions, of its machine code in bytes."""
+    return [
+        {
+            "hook": hook,
+            "instructions": info.instructions,
+            "jited_bytes": info.jited_bytes,
+            "verified_instructions": info.verified_instructions,
+        }
+        for hook, info in sorted(programs.items())
+    ]
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """The first, the median and the third."""
+    if len(values) < 2:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
+
+
+def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Prints one table; numbers to the right."""
+    print(f"\n{title}\n")
+    heads = [head.replace("_", " ") for head in rows[0]]
+    cells = [[_text(value) for value in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+    words = [isinstance(value, str) for value in rows[0].values()]
+    for line in [heads, *cells]:
+        parts = [
+            text.ljust(width) if word else text.rjust(width)
+            for text, width, word in zip(line, widths, words, strict=True)
+        ]
+        print("  ".join(parts).rstrip())
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        low, high = value["quartiles_ns"]
+        return f"{value['net_ns']:,} ({low:,} .. {high:,}) {value['times_empty']:5}x"
+    return f"{value:,}" if isinstance(value, (int, float)) else str(value)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sockets that the kernel gives no storage: the LRU remembers for them, and it is counted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hostreach import Service
+
+from .harness import NO_STARVING, Box, linux
+from .harness.clients import (
+    FAMILIES,
+    KINDS,
+    RAW_UNSPEC,
+    UDP_CONNECTED,
+    UDP_UNCONNECTED,
+    Family,
+    Seen,
+    ask,
+    connect,
+    exchange,
+    new_socket,
+    protocol_of,
+)
+
+if TYPE_CHECKING:
+    from hostreach.node import Node
+
+
+@pytest.fixture
+def starved(box: Box, node: Node) -> Node:
+    if not box.starve():
+        pytest.skip(NO_STARVING)
+    return node
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_without_socket_storage(box: Box, starved: Node, family: Family, kind: str) -> None:
+    protocol = protocol_of(kind)
+    servers = [family.endpoint(family.backend(n), 8053) for n in (2, 3)]
+    box.serve(*(f"{server}/{protocol}" for server in servers))
+    starved.services.add(Service.of(f"{family.endpoint(family.vip(), 53)}/{protocol}", *servers))
+    vip = family.sockaddr(family.vip(), 53)
+    for _ in range(4):
+        seen = box.call(exchange, family, kind, vip)
+        assert seen.peer == vip
+        assert seen.server in servers
+    assert starved.status().storage_failed >= 4
+    assert starved.status().unremembered == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_one_socket_without_storage(box: Box, starved: Node, family: Family) -> None:
+    servers = [family.endpoint(family.backend(n), 8053) for n in range(2, 6)]
+    box.serve(*(f"{server}/udp" for server in servers))
+    vips = []
+    for number, server in enumerate(servers, 1):
+        starved.services.add(Service.of(f"{family.endpoint(family.vip(number), 53)}/udp", server))
+        vips.append(family.sockaddr(family.vip(number), 53))
+
+    def converse() -> None:
+        with new_socket(family, UDP_UNCONNECTED) as client:
+            for _ in range(3):
+                for vip, server in zip(vips, servers, strict=True):
+                    assert ask(client, vip) == Seen(server, vip)
+        with new_socket(family, UDP_CONNECTED) as client:
+            for vip, server in zip(vips, servers, strict=True):
+                connect(client, vip)
+                assert client.getpeername()[:2] == vip
+                assert ask(client) == Seen(server, vip)
+                assert ask(client, vip) == Seen(server, vip)
+            linux.connect_raw(client.fileno(), RAW_UNSPEC)
+            direct = family.sockaddr(family.backend(5), 8053)
+            assert ask(client, direct) == Seen(servers[-1], direct)
+            connect(client, direct)
+            assert client.getpeername()[:2] == direct
+            assert ask(client) == Seen(servers[-1], direct)
+
+    box.call(converse)
