@@ -31,6 +31,7 @@ const volatile bool has_mptcp = true;
 
 #include "service.bpf.h"
 #include "select.bpf.h"
+#include "active.bpf.h"
 #include "origin.bpf.h"
 #include "bind.bpf.h"
 
@@ -100,7 +101,7 @@ static __always_inline bool sends_to_peer(struct bpf_sock_addr *ctx, const struc
 		return false;
 	if (peer_is(sk, key->ip, key->port))
 		return true;
-	origin = connected_origin(sk, key);
+	origin = connected_origin(ctx, sk, key);
 	if (!origin)
 		return false;
 	store_address(ctx, origin->given_ip, origin->given_port, v6);
@@ -124,6 +125,7 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 			forget_datagram(ctx, &key);
 			return 0;
 		}
+		known = known || recall_disconnected(ctx, &key, &origin);
 		if (!known ||
 		    !take_again(&choice, service.index, origin.backend, origin.incarnation)) {
 			if (!choose(ctx, &service, &key, &choice)) {
@@ -131,10 +133,10 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 				return -ECONNREFUSED;
 			}
 			make_origin(&origin, &key, &choice);
-			if (remember_datagram(ctx, &key, &origin)) {
-				count_event(HR_UNREMEMBERED);
-				return -ECONNREFUSED;
-			}
+		}
+		if (remember_datagram(ctx, &key, &origin)) {
+			count_event(HR_UNREMEMBERED);
+			return -ECONNREFUSED;
 		}
 	}
 	store_address(ctx, origin.given_ip, origin.given_port, v6);
@@ -151,13 +153,16 @@ static __always_inline int recvmsg(struct bpf_sock_addr *ctx, bool v6)
 	load_address(&source, ctx, v6);
 	if (source.protocol != IPPROTO_UDP || !sk)
 		return PASS;
-	/* a record from before connect(AF_UNSPEC) does not count; datagrams queued before do */
-	if (is_connected(sk)) {
+	/*
+	 * From the peer: what it was connected as, and nothing else. A record from
+	 * before connect(AF_UNSPEC) does not count; datagrams queued before
+	 * connect do.
+	 */
+	if (is_connected(sk) && peer_is(sk, source.ip, source.port)) {
 		origin = recall_connection(ctx, &source);
-		if (origin) {
+		if (origin)
 			store_address(ctx, origin->asked_ip, origin->asked_port, v6);
-			return PASS;
-		}
+		return PASS;
 	}
 	if (recall_source(ctx, &source))
 		store_address(ctx, source.ip, source.port, v6);

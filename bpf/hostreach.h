@@ -143,7 +143,7 @@ struct hr_backend {
 	__u8 reset; /* 1: its sockets are ended when it is removed or down */
 	__u32 service; /* index of the service that holds it, or HR_NO_SERVICE */
 	__u32 incarnation; /* from 1, one more each time that the id is given out */
-	__u32 pad2;
+	__u32 reset_before; /* the last one before, if its sockets are to be ended; else 0 */
 };
 
 /*

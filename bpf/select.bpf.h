@@ -71,11 +71,11 @@ static __always_inline __u32 client_hash(struct bpf_sock_addr *ctx)
 	return h >> 32;
 }
 
-static __always_inline __u64 open_connections(__u32 id)
+static __always_inline __s64 open_connections(__u32 id)
 {
 	const __u64 *count = bpf_map_lookup_elem(&active, &id);
 
-	return count ? *(const volatile __u64 *)count : 0;
+	return count ? *(const volatile __s64 *)count : 0;
 }
 
 /* One of count slots from base, by the service's algorithm. */

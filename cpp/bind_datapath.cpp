@@ -87,7 +87,7 @@ void bind_datapath(py::module_ &module) {
             std::optional<Cgroup> cgroup = Cgroup::by_id(id, mount);
             return cgroup ? std::optional(cgroup->path()) : std::nullopt;
         },
-        py::arg("id"), py::arg("cgroup_mount"));
+        py::arg("cgroup_id"), py::arg("cgroup_mount"));
     module.def("features", [] {
         Features f = probe_features();
         py::dict found;

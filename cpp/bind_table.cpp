@@ -81,6 +81,9 @@ ServiceSpec to_spec(const PyService &service) {
     if (backends.size() > HR_SLOTS_PER_SERVICE)
         throw Error(Kind::invalid_input, format_key(spec.key),
                     "more than " + std::to_string(HR_SLOTS_PER_SERVICE) + " backends");
+    if (spec.algorithm == HR_MAGLEV && backends.size() > 4093)
+        throw Error(Kind::invalid_input, format_key(spec.key),
+                    "maglev takes at most 4093 backends");
     for (const auto &[endpoint, weight, state] : backends)
         spec.backends.push_back({parse_endpoint(endpoint), weight, number_of(kStates, state)});
     return spec;

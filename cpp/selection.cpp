@@ -105,11 +105,14 @@ std::vector<__u32> maglev(const ServiceSpec &spec, std::vector<__u32> among) {
     });
     __u64 heaviest = 0;
     std::vector<Preference> preferences;
+    for (__u32 i : among)
+        heaviest = std::max<__u64>(heaviest, spec.backends[i].weight);
     for (__u32 i : among) {
         const Endpoint &endpoint = spec.backends[i].endpoint;
+        // credit for one turn to begin with, or the lightest might go without a slot
         preferences.push_back({i, hash(endpoint, 0) % size,
-                               hash(endpoint, 0x9e3779b97f4a7c15ULL) % (size - 1) + 1, 0});
-        heaviest = std::max<__u64>(heaviest, spec.backends[i].weight);
+                               hash(endpoint, 0x9e3779b97f4a7c15ULL) % (size - 1) + 1,
+                               heaviest - spec.backends[i].weight});
     }
     constexpr __u32 kFree = ~0U;
     std::vector<__u32> slots(size, kFree);

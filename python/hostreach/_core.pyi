@@ -145,7 +145,7 @@ def local_addresses() -> list[str]:
 def cgroup(path: str, cgroup_mount: str) -> tuple[int, int]:
     """Id and depth below the root. Raises `InvalidInput` for what is no cgroup v2 directory."""
 
-def cgroup_path(id: int, cgroup_mount: str) -> str | None:
+def cgroup_path(cgroup_id: int, cgroup_mount: str) -> str | None:
     """None if it is gone."""
 
 def features() -> dict[str, bool]:

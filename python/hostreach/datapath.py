@@ -179,13 +179,19 @@ class KernelTable:
 
     def shares(self, frontend: Frontend) -> Numbers:
         """See `hostreach.table.Table.shares`."""
-        with self.locked(exclusive=False):
-            return self._core.shares(_key(frontend))
+        try:
+            with self.locked(exclusive=False):
+                return self._core.shares(_key(frontend))
+        except NotFound:
+            return []
 
     def active(self, frontend: Frontend) -> Numbers:
         """See `hostreach.table.Table.active`."""
-        with self.locked(exclusive=False):
-            return self._core.active(_key(frontend))
+        try:
+            with self.locked(exclusive=False):
+                return self._core.active(_key(frontend))
+        except NotFound:
+            return []
 
     def exempt(self, cgroup: str) -> bool:
         """Leave this cgroup's tasks alone; False if that was so before. Raises `InvalidInput`."""
@@ -194,8 +200,11 @@ class KernelTable:
             return self._core.exempt(cgroup_id, level)
 
     def unexempt(self, cgroup: str) -> bool:
-        """False if it was not exempt. Raises `InvalidInput` for what is no cgroup v2."""
-        cgroup_id, _ = _core.cgroup(cgroup, find_root())
+        """False if it was not exempt, or is gone."""
+        try:
+            cgroup_id, _ = _core.cgroup(cgroup, find_root())
+        except InvalidInput:
+            return False
         try:
             with self.locked(exclusive=True):
                 return self._core.unexempt(cgroup_id)

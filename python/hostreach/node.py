@@ -12,6 +12,7 @@ from typing import Any, final
 from .cgroup import find_root
 from .datapath import AttachOptions, Capacities, KernelTable
 from .errors import InvalidInput, NotFound
+from .exempt import Exemptions
 from .table import Services
 
 __all__ = [
@@ -106,6 +107,7 @@ class Node:
         self.pin = pin
         self._table = KernelTable(pin, capacities)
         self.services = Services(self._table)
+        self.exempt = Exemptions(self._table)
 
     def __enter__(self) -> Node:
         return self
