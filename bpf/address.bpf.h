@@ -110,21 +110,4 @@ static __always_inline bool peer_is(struct bpf_sock *sk, const __u32 *ip, __u16 
 	       ip[0] == sk->dst_ip6[0];
 }
 
-/* volatile: the verifier allows loads from a socket, but no pointer that clang makes of two */
-#define LOAD(field) (*(const volatile typeof(field) *)&(field))
-
-static __always_inline void load_peer(struct hr_key *peer, struct bpf_sock *sk)
-{
-	if (sk->family == AF_INET) {
-		peer->ip[2] = V4_MAPPED;
-		peer->ip[3] = LOAD(sk->dst_ip4);
-	} else {
-		peer->ip[0] = LOAD(sk->dst_ip6[0]);
-		peer->ip[1] = LOAD(sk->dst_ip6[1]);
-		peer->ip[2] = LOAD(sk->dst_ip6[2]);
-		peer->ip[3] = LOAD(sk->dst_ip6[3]);
-	}
-	peer->port = LOAD(sk->dst_port);
-}
-
 #endif /* HR_ADDRESS_BPF_H */

@@ -220,6 +220,7 @@ enum hr_overflow_kind {
 	HR_BY_ASKED = 0, /* ip and port are the service's */
 	HR_BY_GIVEN = 1, /* ip and port are the backend's, of a datagram */
 	HR_BY_PEER = 2, /* ip and port are the backend's, of a connection */
+	HR_BY_CONNECTED = 3, /* ip and port are the service's, of a connection */
 };
 
 struct hr_overflow_key {

@@ -68,11 +68,17 @@ static __always_inline int overflow_put(void *ctx, const struct hr_origin *origi
 	m = bpf_map_lookup_elem(&meta, &zero);
 	if (m && !m->overflow_used)
 		m->overflow_used = 1;
-	if (kind == HR_BY_ASKED)
+	if (kind == HR_BY_ASKED || kind == HR_BY_CONNECTED)
 		overflow_key(&key, ctx, origin->asked_ip, origin->asked_port, kind);
 	else
 		overflow_key(&key, ctx, origin->given_ip, origin->given_port, kind);
 	return bpf_map_update_elem(&overflow, &key, origin, BPF_ANY);
+}
+
+/* Both ways: to go on to the same backend, and to know it again. */
+static __always_inline int spill(void *ctx, const struct hr_origin *origin, __u16 forth, __u16 back)
+{
+	return overflow_put(ctx, origin, forth) || overflow_put(ctx, origin, back) ? -1 : 0;
 }
 
 static __always_inline void overflow_drop(void *ctx, const struct hr_key *at, __u16 kind)
@@ -121,7 +127,7 @@ static __always_inline int remember_connection(struct bpf_sock_addr *ctx,
 		return 0;
 	}
 	count_event(HR_STORAGE_FAILED);
-	return overflow_put(ctx, origin, HR_BY_PEER);
+	return spill(ctx, origin, HR_BY_CONNECTED, HR_BY_PEER);
 }
 
 /* What the socket asked for, if it was sent to this peer. */
@@ -167,7 +173,6 @@ connected_origin(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct hr
 {
 	struct hr_connection *c = bpf_sk_storage_get(&connections, sk, NULL, 0);
 	const struct hr_origin *spilt;
-	struct hr_key peer = {};
 
 	if (c && was_asked(&c->latest, asked) && is_true(sk, &c->latest))
 		return &c->latest;
@@ -175,9 +180,8 @@ connected_origin(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct hr
 		return &c->before;
 	if (!overflow_used())
 		return NULL;
-	load_peer(&peer, sk);
-	spilt = overflow_get(ctx, &peer, HR_BY_PEER);
-	return spilt && was_asked(spilt, asked) ? spilt : NULL;
+	spilt = overflow_get(ctx, asked, HR_BY_CONNECTED);
+	return spilt && is_true(sk, spilt) ? spilt : NULL;
 }
 
 /*
@@ -238,13 +242,6 @@ static __always_inline bool recall_datagram(struct bpf_sock_addr *ctx, const str
 	return true;
 }
 
-static __always_inline int spill_datagram(struct bpf_sock_addr *ctx, const struct hr_origin *origin)
-{
-	if (overflow_put(ctx, origin, HR_BY_ASKED) || overflow_put(ctx, origin, HR_BY_GIVEN))
-		return -1;
-	return 0;
-}
-
 static __always_inline int remember_datagram(struct bpf_sock_addr *ctx, const struct hr_key *asked,
 					     const struct hr_origin *origin)
 {
@@ -255,7 +252,7 @@ static __always_inline int remember_datagram(struct bpf_sock_addr *ctx, const st
 	d = bpf_sk_storage_get(&datagrams, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!d) {
 		count_event(HR_STORAGE_FAILED);
-		return spill_datagram(ctx, origin);
+		return spill(ctx, origin, HR_BY_ASKED, HR_BY_GIVEN);
 	}
 	for (i = 0; i < HR_DATAGRAM_ORIGINS; i++) {
 		if (d->stamp[i] && !was_asked(&d->origin[i], asked))
@@ -272,7 +269,7 @@ static __always_inline int remember_datagram(struct bpf_sock_addr *ctx, const st
 	if (kept)
 		return 0;
 	count_event(HR_OVERFLOWED);
-	return spill_datagram(ctx, origin);
+	return spill(ctx, origin, HR_BY_ASKED, HR_BY_GIVEN);
 }
 
 /*
