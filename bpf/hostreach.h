@@ -259,7 +259,7 @@ struct hr_meta {
 	__u32 overflow_used; /* set by programs: `overflow` is worth a look */
 	__u64 host_netns; /* cookie of the host's network namespace; 0 = not known yet */
 	__u32 exempt_levels; /* bit n: `exempt` has a cgroup at depth n */
-	__u32 pad2;
+	__u32 ends_due; /* not 0: sockets may be waiting to be ended; rises with each cause */
 };
 
 #endif /* HOSTREACH_H */

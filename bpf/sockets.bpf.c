@@ -71,6 +71,11 @@ static __always_inline void copy_origin(struct hr_origin *to, const struct hr_or
 	to->incarnation = from->incarnation;
 }
 
+static __always_inline bool same_backend(const struct hr_origin *a, const struct hr_origin *b)
+{
+	return a->backend == b->backend && a->incarnation == b->incarnation;
+}
+
 /* Which of the flags hold, and by which of the two origins. */
 static __always_inline __u8 look(struct sock_common *sk, __u16 protocol,
 				 const struct hr_connection *c, struct hr_origin *origin)
@@ -124,6 +129,17 @@ int hr_records(struct bpf_iter__bpf_sk_storage_map *ctx)
 	return 0;
 }
 
+/* What was ended. A socket that is about to connect elsewhere goes on with that. */
+static __always_inline void forget(struct hr_connection *c, const struct hr_origin *ended)
+{
+	if (c->counted == ended->backend && c->incarnation == ended->incarnation)
+		uncount(c);
+	if (same_backend(&c->latest, ended))
+		c->latest.given_port = 0;
+	if (same_backend(&c->before, ended))
+		c->before.given_port = 0;
+}
+
 /*
  * Told first and ended then: a socket that is told twice, for want of room,
  * would not be found the second time.
@@ -143,7 +159,7 @@ static __always_inline int end(struct seq_file *out, struct sock_common *sk, __u
 	if (!(told.flags & HR_SOCKET_DUE) || !tell(out, sk, &told, c) || !ending)
 		return 0;
 	if (!bpf_sock_destroy(sk))
-		uncount(c);
+		forget(c, &told.origin);
 	return 0;
 }
 

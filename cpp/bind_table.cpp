@@ -205,6 +205,7 @@ void bind_table(py::module_ &module) {
             py::arg("exclusive"), Unlocked())
         .def("lock_only", &Table::lock_only, Unlocked())
         .def("unlock", &Table::unlock)
+        .def("ends_due", &Table::ends_due)
         .def("close", &Table::close)
         .def("purge", &Table::purge, Unlocked())
         .def(

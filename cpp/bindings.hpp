@@ -7,5 +7,6 @@ namespace hr {
 
 void bind_table(pybind11::module_ &module);
 void bind_datapath(pybind11::module_ &module);
+void bind_sockets(pybind11::module_ &module);
 
 } // namespace hr

@@ -13,6 +13,7 @@
 #include "hooks.hpp"
 #include "link.hpp"
 #include "skeleton.hpp"
+#include "sockets.hpp"
 #include "tables.hpp"
 
 namespace hr {
@@ -136,8 +137,13 @@ std::vector<ProgramChange> attach(const PinDirectory &pin, const Cgroup &cgroup,
             if (!hook.is_wanted(wanted, features))
                 continue;
             int program = bpf_program__fd(hook.program(skeleton));
-            if (auto settled = settle(pin, hook, program, cgroup))
-                done.push_back(std::move(*settled));
+            auto settled = settle(pin, hook, program, cgroup);
+            if (!settled)
+                continue;
+            // until now closing sockets told nobody, and from now on new ones count
+            if (hook.type == BPF_CGROUP_INET_SOCK_RELEASE && settled->action == Action::added)
+                recount(pin);
+            done.push_back(std::move(*settled));
         }
     } catch (...) {
         undo(pin, done);

@@ -17,9 +17,7 @@
 
 namespace hr {
 
-namespace {
-
-bool switched_off(std::string_view name) {
+bool is_switched_off(std::string_view name) {
     const char *value = std::getenv("HOSTREACH_WITHOUT");
     std::istringstream names(value ? value : "");
     for (std::string each; std::getline(names, each, ',');)
@@ -27,6 +25,8 @@ bool switched_off(std::string_view name) {
             return true;
     return false;
 }
+
+namespace {
 
 bpf_insn instruction(__u8 code, __u8 to, __u8 from, __s16 offset, __s32 immediate) {
     bpf_insn i = {};
@@ -68,10 +68,10 @@ Features probe_features() {
     if (err == EPERM || err == EACCES)
         raise_errno("BPF program", "load", err);
     auto has = [](const char *name, auto... what) {
-        return !switched_off(name) && !try_load(what...);
+        return !is_switched_off(name) && !try_load(what...);
     };
     return {
-        .connect = !err && !switched_off("connect"),
+        .connect = !err && !is_switched_off("connect"),
         .recvmsg = has("recvmsg", kAddress, BPF_CGROUP_UDP4_RECVMSG),
         .getpeername = has("getpeername", kAddress, BPF_CGROUP_INET4_GETPEERNAME),
         .set_retval = has("set_retval", kAddress, BPF_CGROUP_INET4_CONNECT, kSetRetval),

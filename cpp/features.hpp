@@ -2,6 +2,8 @@
 // What this kernel can do, found by doing it.
 #pragma once
 
+#include <string_view>
+
 namespace hr {
 
 struct Features {
@@ -14,9 +16,11 @@ struct Features {
     bool mptcp;        // bpf_skc_to_mptcp_sock in cgroup/connect4
 };
 
-// Loads one tiny program for each. Names in the environment variable
-// HOSTREACH_WITHOUT (comma-separated) are found missing, whatever the kernel has.
-// Raises permission_denied if it may load no program at all.
+// Is this name in the environment variable HOSTREACH_WITHOUT (comma-separated)?
+// What is named there is found missing, whatever the kernel has.
+bool is_switched_off(std::string_view name);
+
+// Loads one tiny program for each. Raises permission_denied if it may load no program at all.
 Features probe_features();
 
 } // namespace hr

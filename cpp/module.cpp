@@ -62,4 +62,5 @@ PYBIND11_MODULE(_core, module) {
     module.attr("ABI_VERSION") = HR_ABI_VERSION;
     hr::bind_table(module);
     hr::bind_datapath(module);
+    hr::bind_sockets(module);
 }

@@ -65,10 +65,12 @@ void Table::close() {
     tables_.reset();
     generation_.reset();
     index_.clear();
+    to_end_.clear();
 }
 
 void Table::unlock() {
     if (writing_) {
+        note_ends();
         __u64 &generation = tables_->meta[0].generation;
         publish(generation, generation + 1);
         generation_ = generation;
@@ -86,6 +88,8 @@ void Table::purge() {
     close();
     unlock();
 }
+
+bool Table::ends_due() const { return tables_ && observe(tables_->meta[0].ends_due); }
 
 std::optional<__u32> Table::find(const hr_key &key) {
     __u32 service;

@@ -60,6 +60,12 @@ class Table {
     // Needs the exclusive lock.
     bool grow(const Capacities &asked);
 
+    // Whether a write, by whomever, left sockets that may have to be ended, and no
+    // end_sockets() has been to its end since. Needs no lock.
+    bool ends_due() const;
+    // The maps, as they were at the last lock(); null if there was none.
+    const Tables *tables() const { return tables_ ? &*tables_ : nullptr; }
+
     // The calls below need a lock; write() the exclusive one.
     std::optional<Block> get(const hr_key &key);
     std::vector<hr_key> keys(); // sorted
@@ -103,6 +109,7 @@ class Table {
     void open_port(const hr_key &key);
     void close_port(const hr_key &key);
     void retire(const Block &old, const std::vector<__u32> &kept);
+    void note_ends();
 
     __u32 *words() const { return tables_->slots.data()->word; }
     std::size_t word_count() const { return tables_->slots.size() * HR_LINE_WORDS; }
@@ -120,6 +127,7 @@ class Table {
     bool writing_ = false; // the generation is odd, by us
     std::unordered_map<hr_key, __u32, KeyHash, KeyEqual> index_;
     std::unordered_map<__u32, __u32> port_users_; // services by scope, protocol and port
+    std::vector<__u32> to_end_; // backends whose sockets this batch wants ended
     Heap free_services_, free_backends_, free_words_;
     Counts counts_;
     __u64 words_used_ = 0;

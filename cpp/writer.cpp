@@ -4,6 +4,7 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <netinet/in.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -162,12 +163,14 @@ void Table::put(const ServiceSpec &spec) {
         ids[i] = claims.take(free_backends_, 1, meta.backends_mark);
         hr_backend &backend = tables_->backends[ids[i]];
         const BackendSpec &from = spec.backends[i];
+        // the sockets of the one before are told by these two, so they come first
+        publish(backend.reset_before, backend.reset ? backend.incarnation : 0);
+        publish(backend.incarnation, std::max(backend.incarnation + 1, 1U));
         std::copy(std::begin(from.endpoint.ip), std::end(from.endpoint.ip), backend.ip);
         backend.port = from.endpoint.port;
         backend.state = from.state;
         backend.reset = resets_sockets(spec);
         backend.service = service;
-        backend.incarnation = std::max(backend.incarnation + 1, 1U);
         tables_->active[ids[i]] = 0;
     }
     const __u32 base = claims.take(free_words_, length, meta.slots_mark);
@@ -185,6 +188,8 @@ void Table::put(const ServiceSpec &spec) {
     for (std::size_t i = 0; i < ids.size(); i++) {
         publish(tables_->backends[ids[i]].reset, resets_sockets(spec));
         publish(tables_->backends[ids[i]].state, spec.backends[i].state);
+        if (spec.backends[i].state == HR_DOWN && resets_sockets(spec))
+            to_end_.push_back(ids[i]);
     }
     if (!is_new)
         retire(old, ids);
@@ -228,6 +233,8 @@ void Table::retire(const Block &old, const std::vector<__u32> &kept) {
         if (std::binary_search(sorted.begin(), sorted.end(), id))
             continue;
         publish(tables_->backends[id].service, __u32{HR_NO_SERVICE});
+        if (tables_->backends[id].reset)
+            to_end_.push_back(id);
         free_backends_.retire({id, 1});
     }
     free_words_.retire({old.base, old.words});
@@ -255,6 +262,23 @@ void Table::remove(const hr_key &key) {
     retire(old, {});
     free_services_.retire({service, 1});
     counts_.services--;
+}
+
+// Most backends that go have no connection open: then nobody has to look for
+// sockets. Read as late as can be, for a connect that chose such a backend a
+// moment ago may not have been counted yet.
+void Table::note_ends() {
+    if (to_end_.empty())
+        return;
+    auto is_pinned = [&](const char *link) {
+        return ::access(pin_.file(link).c_str(), F_OK) == 0;
+    };
+    bool due = is_pinned("links/connect4") && !is_pinned("links/sock_release"); // nobody counts
+    for (__u32 id : to_end_)
+        due = due || observe(tables_->active[id]) > 0;
+    to_end_.clear();
+    if (due)
+        publish(tables_->meta[0].ends_due, std::max(tables_->meta[0].ends_due + 1, 1U));
 }
 
 void Table::begin_write() {
@@ -307,6 +331,7 @@ void Table::refresh() {
 // it, or a state that is not the published one. (A bit of `ports` that stayed
 // set costs a look-up and is no error; it goes with the next service there.)
 void Table::mend() {
+    publish(tables_->meta[0].ends_due, std::max(tables_->meta[0].ends_due + 1, 1U));
     std::vector<__u32> service_of(tables_->backends.size(), HR_NO_SERVICE);
     for (const auto &[key, service] : index_) {
         Block block = read(service);

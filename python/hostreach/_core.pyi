@@ -5,7 +5,7 @@ Ports are in host byte order and addresses are text. Every function may raise `P
 and `KernelError`; others are named where they occur.
 """
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 _Frontend: TypeAlias = tuple[str, int, str]
 """Address or "node", port, "tcp" or "udp"."""
@@ -66,6 +66,9 @@ class Table:
         """The exclusive lock without opening the tables, for `detach` and `purge`."""
 
     def unlock(self) -> None: ...
+    def ends_due(self) -> bool:
+        """Whether `end_sockets` should be called since some write; needs no lock."""
+
     def close(self) -> None:
         """Let go of the maps; `lock` opens them again."""
 
@@ -135,6 +138,22 @@ def detach(table: Table) -> list[str]:
 
 def status(table: Table, cgroup_mount: str) -> dict[str, object]:
     """Keys: cgroup (str or None), tcp, udp, protect_binds (bool), programs (list of `Program`)."""
+
+EndedSocket: TypeAlias = tuple[str, str, str, str, int, int]
+"""Protocol, frontend that was asked for, backend, own address, inode of the network namespace,
+cookie."""
+
+def end_sockets(
+    table: Table, dry_run: bool
+) -> tuple[list[EndedSocket], int, int, int | None, Literal["bpf", "netlink", ""], str]:
+    """End the sockets of backends that are gone; ``dry_run`` only finds them.
+
+    Needs no lock, but that the table was locked once. Namespaces looked into, those that could not
+    be, sockets left in those, "bpf", "netlink" or "" where the kernel cannot, and why.
+    """
+
+def count_sockets(table: Table) -> int | None:
+    """Those connected to where a service sent them; None where the kernel does not tell."""
 
 def netns_cookie(path: str | None) -> int:
     """Of the namespace there, or of our own; 0 before Linux 5.14. Raises `InvalidInput`."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from . import _core
 from .cgroup import find_root
+from .ending import EndedSocket, EndResult
 from .errors import HostreachError, InvalidInput, NotFound, Refused, TableBusy
 from .table import Row
 
@@ -86,6 +87,7 @@ class KernelTable:
         self._thread = threading.RLock()
         self._depth = 0
         self._exclusive = False
+        self.last_ended: EndResult | None = None
 
     @property
     def _sizes(self) -> tuple[int, int, int]:
@@ -134,8 +136,24 @@ class KernelTable:
         Raises `Refused` if they are there and their size is not the one that was asked for; with
         ``grow`` only if it is larger, and otherwise lets them grow. Tables made for a batch that
         then fails are removed again: a failure changes nothing.
+
+        Sockets whose backend went with the batch are ended after it, with the lock given back:
+        `last_ended` tells.
         """
-        with self._thread, ExitStack() as stack:
+        with self._thread:
+            if not self._depth:
+                self.last_ended = None
+            with self._batch(grow):
+                yield
+            if not self._depth and self._core.ends_due():
+                try:
+                    self.last_ended = self._end_sockets(dry_run=False)
+                except HostreachError as error:  # the batch is done all the same
+                    self.last_ended = EndResult(problem=str(error))
+
+    @contextmanager
+    def _batch(self, grow: bool) -> Iterator[None]:
+        with ExitStack() as stack:
             check = not self._depth and not self._checked and not grow
             made = check and self._create()
             try:
@@ -238,20 +256,43 @@ class KernelTable:
             self._core.set_node_addresses(_own_addresses(o.node_addresses))
             return _core.attach(self._core, o.cgroup, tcp, udp, o.protect_binds, o.cgroup_mount)
 
-    def detach(self, purge: bool) -> Hooks:
+    def end_sockets(self, dry_run: bool) -> EndResult:
+        """See `hostreach.node.Node.end_sockets`; raises `NotFound` if there are no tables."""
+        with self._thread:
+            with self.locked(exclusive=False):
+                pass  # opens the tables; writers need not wait for the rest
+            return self._end_sockets(dry_run)
+
+    def _end_sockets(self, dry_run: bool) -> EndResult:
+        sockets, namespaces, unreachable, left, method, problem = _core.end_sockets(
+            self._core, dry_run
+        )
+        return EndResult(
+            [EndedSocket(*socket) for socket in sockets],
+            dry_run,
+            method or None,
+            namespaces,
+            unreachable,
+            left,
+            problem or None,
+        )
+
+    def detach(self, purge: bool) -> tuple[Hooks, int | None]:
         """Remove the programs and, with ``purge``, the tables, of any version.
 
+        Also how many sockets are open that a service's connect sent somewhere.
         Raises `NotFound` if there is no such instance.
         """
         with self._thread:
             self._retry(lambda: self._core.lock_only())
             try:
                 hooks = _core.detach(self._core)
+                sockets = _count_sockets(self._core) if hooks else 0
                 if purge:
                     self._core.purge()
             finally:
                 self._core.unlock()
-        return hooks
+        return hooks, sockets
 
     def close(self) -> None:
         """Let go of the maps; the next use opens them again."""
@@ -317,6 +358,13 @@ def _service(plain: _core._Service) -> Service:
             Backend.model_construct(address=a, weight=w, state=s) for a, w, s in backends
         ),
     )
+
+
+def _count_sockets(table: _core.Table) -> int | None:
+    try:
+        return _core.count_sockets(table)
+    except HostreachError:
+        return None  # whatever it is, the programs are off
 
 
 def _cgroup_mount() -> str:

@@ -11,6 +11,7 @@ from typing import Any, final
 
 from .cgroup import find_root
 from .datapath import AttachOptions, Capacities, KernelTable
+from .ending import EndResult
 from .errors import InvalidInput, NotFound
 from .exempt import Exemptions
 from .table import Services
@@ -20,6 +21,7 @@ __all__ = [
     "AttachResult",
     "Capacities",
     "DetachResult",
+    "EndResult",
     "Node",
     "OtherProgram",
     "ProgramStatus",
@@ -43,10 +45,15 @@ class AttachResult:
 
 @dataclass(frozen=True)
 class DetachResult:
-    """What `Node.detach` did: the hooks that ran a program of ours, and whether tables went."""
+    """What `Node.detach` did: the hooks that ran a program of ours, and whether tables went.
+
+    ``sockets`` are connected to where a service sent them; from now on they see the backend as
+    their peer. None: this kernel does not tell.
+    """
 
     programs: list[str]
     purged: bool
+    sockets: int | None = 0
 
 
 @dataclass(frozen=True)
@@ -164,9 +171,32 @@ class Node:
         An instance that is not there is detached already.
         """
         try:
-            return DetachResult(self._table.detach(purge), purge)
+            programs, sockets = self._table.detach(purge)
+            return DetachResult(programs, purge, sockets)
         except NotFound:
             return DetachResult([], False)
+
+    @property
+    def last_ended(self) -> EndResult | None:
+        """What became of the sockets of those backends that the last change took away.
+
+        None if no socket was open to any of them, or if their services keep them.
+        """
+        return self._table.last_ended
+
+    def end_sockets(self, dry_run: bool = False) -> EndResult:
+        """End the sockets whose backend is removed or down, where its service says so.
+
+        Every change does this by itself. Left to do here is what it could not: sockets of a writer
+        that was killed, or in a network namespace that could not be entered then. ``dry_run``
+        lists them and ends none.
+
+        Raises `PermissionDenied`, `KernelError`.
+        """
+        try:
+            return self._table.end_sockets(dry_run)
+        except NotFound:
+            return EndResult(dry_run=dry_run)
 
     def status(self) -> Status:
         """What is attached and what the tables hold; raises `PermissionDenied`, `AbiMismatch`."""

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "iterators.hpp"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <netinet/in.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "error.hpp"
+#include "features.hpp"
+#include "skeleton.hpp"
+#include "sockets.skel.h"
+
+namespace hr {
+
+namespace {
+
+// Of the tables only these are read or written there.
+constexpr const char *kTables[] = {"connections", "backends", "active"};
+
+void lend(const PinDirectory &pin, ::sockets *skeleton) {
+    bpf_map *map;
+    bpf_object__for_each_map(map, skeleton->obj) {
+        const std::string name = bpf_map__name(map);
+        bool used = bpf_map__is_internal(map);
+        for (const char *table : kTables) {
+            if (name != table)
+                continue;
+            Fd fd = open_pinned(pin.file(name));
+            if (!fd)
+                throw Error(Kind::not_found, pin.path(), "the table '" + name + "' is missing",
+                            ENOENT);
+            if (int err = -bpf_map__reuse_fd(map, fd.get()))
+                raise_errno(pin.file(name), "use the pinned table", err);
+            used = true;
+        }
+        bpf_map__set_autocreate(map, used);
+    }
+}
+
+std::vector<hr_socket> read_all(const bpf_link *link) {
+    Fd iterator(bpf_iter_create(bpf_link__fd(link)));
+    if (!iterator)
+        raise_errno("sockets", "iterate", errno);
+    std::vector<hr_socket> found;
+    std::vector<char> bytes;
+    char buffer[1 << 15];
+    for (;;) {
+        ssize_t size = ::read(iterator.get(), buffer, sizeof(buffer));
+        if (size < 0 && (errno == EAGAIN || errno == EINTR))
+            continue; // a million sockets that were not worth a word
+        if (size < 0)
+            raise_errno("sockets", "iterate", errno);
+        if (size == 0)
+            break;
+        bytes.insert(bytes.end(), buffer, buffer + size);
+    }
+    found.resize(bytes.size() / sizeof(hr_socket));
+    std::memcpy(found.data(), bytes.data(), found.size() * sizeof(hr_socket));
+    return found;
+}
+
+// A link of an iterator is no more than the program and what it goes over.
+class IteratorLink {
+  public:
+    explicit IteratorLink(bpf_program *program, const bpf_iter_attach_opts *opts = nullptr)
+        : link_(bpf_program__attach_iter(program, opts)) {
+        if (!link_)
+            raise_errno("sockets", "iterate", errno);
+    }
+    ~IteratorLink() { bpf_link__destroy(link_); }
+    IteratorLink(const IteratorLink &) = delete;
+    IteratorLink &operator=(const IteratorLink &) = delete;
+
+    const bpf_link *get() const { return link_; }
+
+  private:
+    bpf_link *link_;
+};
+
+} // namespace
+
+bool Iterators::try_load(const PinDirectory &pin, bool with_end) {
+    LibbpfLog log;
+    ::sockets *skeleton = ::sockets::open();
+    if (!skeleton)
+        raise_errno("BPF object", "open", errno);
+    std::unique_ptr<::sockets, void (*)(::sockets *)> owned(skeleton, ::sockets::destroy);
+    lend(pin, skeleton);
+    bpf_program__set_autoload(skeleton->progs.hr_tcp, with_end);
+    bpf_program__set_autoload(skeleton->progs.hr_udp, with_end);
+    load_error_ = -::sockets::load(skeleton);
+    log_ = log.text();
+    if (load_error_)
+        return false;
+    skeleton_ = owned.release();
+    can_end_ = with_end;
+    return true;
+}
+
+Iterators::Iterators(const PinDirectory &pin) {
+    if (is_switched_off("btf"))
+        throw Error(Kind::program_rejected, "kernel", "it has no BTF", ENOENT);
+    if (!is_switched_off("sock_destroy") && try_load(pin, true))
+        return;
+    if (try_load(pin, false))
+        return;
+    if (load_error_ == EPERM)
+        raise_errno("BPF object", "load", load_error_);
+    Error error(Kind::program_rejected, "kernel",
+                std::string("it has no socket iterators: ") + std::strerror(load_error_),
+                load_error_);
+    error.log = log_;
+    throw error;
+}
+
+Iterators::~Iterators() { ::sockets::destroy(skeleton_); }
+
+std::vector<hr_socket> Iterators::records(__u32 wanted) {
+    skeleton_->bss->wanted = wanted;
+    bpf_iter_link_info over = {};
+    over.map.map_fd = bpf_map__fd(skeleton_->maps.connections);
+    LIBBPF_OPTS(bpf_iter_attach_opts, opts, .link_info = &over, .link_info_len = sizeof(over));
+    IteratorLink link(skeleton_->progs.hr_records, &opts);
+    return read_all(link.get());
+}
+
+std::vector<hr_socket> Iterators::walk(__u16 protocol, bool end) {
+    skeleton_->bss->ending = end;
+    IteratorLink link(protocol == IPPROTO_TCP ? skeleton_->progs.hr_tcp : skeleton_->progs.hr_udp);
+    return read_all(link.get());
+}
+
+} // namespace hr

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// bpf/sockets.bpf.c, loaded for an instance: reads, and ends, what sockets remember.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "pin.hpp"
+#include "socket_record.hpp"
+
+struct sockets; // the skeleton
+
+namespace hr {
+
+class Iterators {
+  public:
+    // Raises not_found where there are no tables, program_rejected where the kernel
+    // has no such iterators or no BTF, permission_denied, kernel_error.
+    explicit Iterators(const PinDirectory &pin);
+    ~Iterators();
+    Iterators(const Iterators &) = delete;
+    Iterators &operator=(const Iterators &) = delete;
+
+    // Whether walk() can be called: the kernel has bpf_sock_destroy.
+    bool can_end() const { return can_end_; }
+
+    // Sockets of all network namespaces with one of these flags, not looked at
+    // under their locks. Raises kernel_error, as walk() does.
+    std::vector<hr_socket> records(__u32 wanted);
+
+    // The sockets of this protocol in the calling thread's network namespace
+    // that are to be ended, each decided under its lock; `end` ends them.
+    std::vector<hr_socket> walk(__u16 protocol, bool end);
+
+  private:
+    bool try_load(const PinDirectory &pin, bool with_end);
+
+    ::sockets *skeleton_ = nullptr;
+    bool can_end_ = false;
+    std::string log_;
+    int load_error_ = 0;
+};
+
+} // namespace hr

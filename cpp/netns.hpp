@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// Network namespaces: found wherever something holds them, and entered.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <set>
+
+#include "fd.hpp"
+
+namespace hr {
+
+// By the inode that the kernel numbers them with.
+using Namespaces = std::map<std::uint32_t, Fd>;
+
+// Those with these inodes, as far as they can be found and opened. In turn: our
+// own, every process's, what is mounted, every thread's, and what is open
+// somewhere or has a socket open; no further than needed.
+Namespaces find_namespaces(std::set<std::uint32_t> wanted);
+
+// All that can be found in these ways.
+Namespaces find_all_namespaces();
+
+// Calls visit(inode) on a thread that is in each of these. Returns those that
+// could not be entered. Rethrows what `visit` throws.
+std::set<std::uint32_t> visit_namespaces(const Namespaces &namespaces,
+                                         const std::function<void(std::uint32_t)> &visit);
+
+} // namespace hr
