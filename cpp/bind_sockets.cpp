@@ -35,10 +35,10 @@ PySocket to_python(const hr_socket &socket) {
             socket.cookie};
 }
 
-PyEndResult end(const Table &table, bool dry_run) {
+PyEndResult end(Table &table, bool dry_run) {
     if (!table.tables())
         throw Error(Kind::not_found, table.pin().path(), "the tables are not open", ENOENT);
-    EndResult result = end_sockets(table.pin(), *table.tables(), dry_run);
+    EndResult result = end_sockets(table.pin(), *table.tables(), table.iterators(), dry_run);
     std::vector<PySocket> sockets;
     for (const hr_socket &socket : result.sockets)
         sockets.push_back(to_python(socket));

@@ -10,6 +10,7 @@
 
 #include "error.hpp"
 #include "features.hpp"
+#include "maps.hpp"
 #include "skeleton.hpp"
 #include "sockets.skel.h"
 
@@ -131,6 +132,27 @@ std::vector<hr_socket> Iterators::walk(__u16 protocol, bool end) {
     skeleton_->bss->ending = end;
     IteratorLink link(protocol == IPPROTO_TCP ? skeleton_->progs.hr_tcp : skeleton_->progs.hr_udp);
     return read_all(link.get());
+}
+
+Iterators *IteratorCache::get(const PinDirectory &pin) {
+    Fd backends = open_pinned(pin.file("backends"));
+    __u32 id = backends ? map_info(backends.get(), "backends").id : 0;
+    if (id && id == backends_)
+        return iterators_.get();
+    drop();
+    try {
+        iterators_ = std::make_unique<Iterators>(pin);
+    } catch (const Error &error) {
+        if (error.kind != Kind::program_rejected)
+            throw;
+    }
+    backends_ = id;
+    return iterators_.get();
+}
+
+void IteratorCache::drop() {
+    iterators_.reset();
+    backends_ = 0;
 }
 
 } // namespace hr

@@ -41,4 +41,16 @@ class Iterators {
     int load_error_ = 0;
 };
 
+// Loading takes 25 ms, for the kernel's BTF is large: once will do.
+class IteratorCache {
+  public:
+    // Null where the kernel has no such iterators; otherwise raises as Iterators().
+    Iterators *get(const PinDirectory &pin);
+    void drop();
+
+  private:
+    std::unique_ptr<Iterators> iterators_;
+    __u32 backends_ = 0; // the map's id: tables may have been replaced
+};
+
 } // namespace hr

@@ -7,13 +7,12 @@
 #include <chrono>
 #include <cstring>
 #include <functional>
-#include <memory>
+#include <set>
 #include <thread>
 
 #include "diag.hpp"
 #include "error.hpp"
 #include "features.hpp"
-#include "iterators.hpp"
 #include "netns.hpp"
 
 namespace hr {
@@ -26,16 +25,6 @@ constexpr int kRounds = 8;
 // From the connect hook to the peer's address in the socket it is microseconds,
 // unless the task is put aside between.
 constexpr std::chrono::milliseconds kOnItsWay{20};
-
-std::unique_ptr<Iterators> iterators(const PinDirectory &pin) {
-    try {
-        return std::make_unique<Iterators>(pin);
-    } catch (const Error &error) {
-        if (error.kind != Kind::program_rejected)
-            throw;
-        return nullptr;
-    }
-}
 
 bool leads_to(const hr_origin &origin, const DiagSocket &socket) {
     return origin.given_port && origin.given_port == socket.id.idiag_dport &&
@@ -66,9 +55,9 @@ std::optional<hr_socket> due(const DiagSocket &socket, const Tables &tables, __u
 
 class Ending {
   public:
-    Ending(const PinDirectory &pin, const Tables &tables, bool dry_run)
+    Ending(const PinDirectory &pin, const Tables &tables, Iterators *iterators, bool dry_run)
         : tables_(tables), dry_run_(dry_run), connections_(open_pinned(pin.file("connections"))),
-          iterators_(iterators(pin)) {}
+          iterators_(iterators) {}
 
     EndResult run() {
         if (!iterators_ || !iterators_->can_end()) {
@@ -177,7 +166,7 @@ class Ending {
     const Tables &tables_;
     const bool dry_run_;
     Fd connections_;
-    std::unique_ptr<Iterators> iterators_;
+    Iterators *const iterators_; // null: only netlink
     EndResult result_;
     std::set<__u32> visited_, unreachable_;
     __u32 left_ = 0;
@@ -186,10 +175,11 @@ class Ending {
 
 } // namespace
 
-EndResult end_sockets(const PinDirectory &pin, const Tables &tables, bool dry_run) {
+EndResult end_sockets(const PinDirectory &pin, const Tables &tables, IteratorCache &cache,
+                      bool dry_run) {
     __u32 &ends_due = tables.meta[0].ends_due;
     __u32 before = observe(ends_due);
-    EndResult result = Ending(pin, tables, dry_run).run();
+    EndResult result = Ending(pin, tables, cache.get(pin), dry_run).run();
     // unless a writer has asked for more meanwhile
     if (!dry_run)
         __atomic_compare_exchange_n(&ends_due, &before, 0U, false, __ATOMIC_ACQ_REL,
@@ -198,14 +188,16 @@ EndResult end_sockets(const PinDirectory &pin, const Tables &tables, bool dry_ru
 }
 
 std::optional<__u64> count_sockets(const PinDirectory &pin) {
-    std::unique_ptr<Iterators> found = iterators(pin);
+    IteratorCache iterators;
+    Iterators *found = iterators.get(pin);
     if (!found)
         return std::nullopt;
     return found->records(HR_SOCKET_THERE).size();
 }
 
 bool recount(const PinDirectory &pin) {
-    std::unique_ptr<Iterators> found = iterators(pin);
+    IteratorCache iterators;
+    Iterators *found = iterators.get(pin);
     if (!found)
         return false;
     MappedArray<hr_backend> backends(open_pinned(pin.file("backends")), "backends");

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "iterators.hpp"
 #include "socket_record.hpp"
 #include "tables.hpp"
 
@@ -25,7 +26,8 @@ struct EndResult {
 // whoever removed the backend and whenever. Never one that is not connected
 // there by a service. `dry_run` only finds them. Needs no lock. Raises
 // kernel_error.
-EndResult end_sockets(const PinDirectory &pin, const Tables &tables, bool dry_run);
+EndResult end_sockets(const PinDirectory &pin, const Tables &tables, IteratorCache &cache,
+                      bool dry_run);
 
 // Sockets that are open and connected to where a service's connect sent them.
 // Nothing where the kernel does not tell.

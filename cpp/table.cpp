@@ -66,6 +66,7 @@ void Table::close() {
     generation_.reset();
     index_.clear();
     to_end_.clear();
+    iterators_.drop();
 }
 
 void Table::unlock() {

@@ -11,6 +11,7 @@
 
 #include "grace.hpp"
 #include "heap.hpp"
+#include "iterators.hpp"
 #include "spec.hpp"
 #include "tables.hpp"
 
@@ -65,6 +66,7 @@ class Table {
     bool ends_due() const;
     // The maps, as they were at the last lock(); null if there was none.
     const Tables *tables() const { return tables_ ? &*tables_ : nullptr; }
+    IteratorCache &iterators() { return iterators_; }
 
     // The calls below need a lock; write() the exclusive one.
     std::optional<Block> get(const hr_key &key);
@@ -121,6 +123,7 @@ class Table {
     std::string tables_of_; // the directory's identity when tables_ were opened
     std::optional<Lock> held_;
     GracePeriod grace_;
+    IteratorCache iterators_;
 
     // Derived from the tables at generation_, and only by a writer.
     std::optional<__u64> generation_;
