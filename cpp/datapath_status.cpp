@@ -39,15 +39,26 @@ void describe_effect(ProgramStatus &program, const Cgroup &cgroup, bpf_attach_ty
     }
 }
 
+// Off unless it is asked for, and then no sign of anything missing.
+bool is_optional(const Hook &hook) {
+    Features all;
+    std::memset(&all, 1, sizeof(all));
+    return !hook.is_wanted({.tcp = true, .udp = true, .protect_binds = false}, all);
+}
+
 } // namespace
 
 DatapathStatus datapath_status(const PinDirectory &pin, const std::string &cgroup_mount) {
     DatapathStatus status;
     std::optional<Cgroup> cgroup;
+    std::vector<bpf_attach_type> types;
     for (const Hook &hook : all_hooks()) {
         ProgramStatus program;
         program.hook = hook.name;
-        if (std::optional<LinkInfo> info = link_info(open_link(pin, hook))) {
+        std::optional<LinkInfo> info = link_info(open_link(pin, hook));
+        if (!info && is_optional(hook))
+            continue;
+        if (info) {
             program.attached = info->cgroup_id != 0;
             program.program_id = info->program_id;
             if (!cgroup)
@@ -61,10 +72,11 @@ DatapathStatus datapath_status(const PinDirectory &pin, const std::string &cgrou
                 status.wanted.protect_binds = true;
         }
         status.programs.push_back(program);
+        types.push_back(hook.type);
     }
     if (cgroup)
-        for (std::size_t i = 0; i < status.programs.size(); i++)
-            describe_effect(status.programs[i], *cgroup, all_hooks()[i].type);
+        for (std::size_t i = 0; i < types.size(); i++)
+            describe_effect(status.programs[i], *cgroup, types[i]);
     return status;
 }
 

@@ -19,6 +19,7 @@ from .harness.bpf import attached, link_ids, map_ids, program_ids
 from .harness.clients import TCP, UDP_CONNECTED, V4, Seen, exchange, outcome
 
 TCP_HOOKS = {f"cgroup_inet{v}_{what}" for v in "46" for what in ("connect", "getpeername")}
+TCP_HOOKS |= {"cgroup_inet_sock_release"}
 UDP_HOOKS = {f"cgroup_udp{v}_{what}" for v in "46" for what in ("sendmsg", "recvmsg")}
 VIP = ("10.96.0.10", 80)
 
@@ -58,7 +59,7 @@ def test_every_hook_is_attached(box: Box) -> None:
         result = node.attach(cgroup=str(box.cgroup))
         assert result.cgroup == str(box.cgroup)
         assert tuple(result.protocols) == ("tcp", "udp")
-        assert len(result.changes) == 8
+        assert len(result.changes) == 9
     assert set(attached(box.cgroup)) == TCP_HOOKS | UDP_HOOKS
     assert not attached(box.bare)
 
@@ -136,7 +137,7 @@ def test_detach_leaves_the_tables(box: Box) -> None:
         serve(box, node)
         with nothing_left():
             node.attach(cgroup=str(box.cgroup))
-            assert len(node.detach().programs) == 8
+            assert len(node.detach().programs) == 9
         assert not attached(box.cgroup)
         assert not node.detach().programs
         assert len(node.services) == 2
@@ -215,7 +216,7 @@ def test_two_instances_on_one_cgroup(box: Box) -> None:
             before = attached(box.cgroup)
             two.attach(cgroup=str(box.cgroup))
             for node in (one, two):
-                assert [len(program.others) for program in node.status().programs] == [1] * 8
+                assert [len(program.others) for program in node.status().programs] == [1] * 9
             serve(box, two)
             assert reaches(box, TCP)
             two.detach(purge=True)
@@ -375,7 +376,7 @@ def test_attached_by_many_at_once(box: Box) -> None:
             return len(node.attach(cgroup=str(box.cgroup)).changes)
 
     attempts = [box.start(attach) for _ in range(4)]
-    assert sorted(attempt.result() for attempt in attempts) == [0, 0, 0, 8]
+    assert sorted(attempt.result() for attempt in attempts) == [0, 0, 0, 9]
     assert set(attached(box.cgroup)) == TCP_HOOKS | UDP_HOOKS
 
 

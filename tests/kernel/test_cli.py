@@ -104,7 +104,7 @@ services:
 
 def test_attach_twice(box: Box) -> None:
     attach = ("attach", "--cgroup", str(box.cgroup))
-    assert len(cli.run(box.pin, *attach, "--json").json["changes"]) == 8
+    assert len(cli.run(box.pin, *attach, "--json").json["changes"]) == 9
     before = attached(box.cgroup)
     assert cli.run(box.pin, *attach, "--json").json["changes"] == []
     assert cli.run(box.pin, *attach).status == 0
@@ -256,7 +256,7 @@ def test_root_cgroup_is_found(box: Box, where: str) -> None:
     said = cli.run(box.pin, "attach", "--json", prepare=hierarchies(box, where))
     assert said.status == 0, said
     assert said.json["cgroup"] == where
-    assert len(attached(box.cgroup)) == 8
+    assert len(attached(box.cgroup)) == 9
 
 
 def test_no_cgroup_v2(box: Box) -> None:
