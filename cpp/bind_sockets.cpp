@@ -7,6 +7,7 @@
 
 #include "address.hpp"
 #include "bindings.hpp"
+#include "counting.hpp"
 #include "error.hpp"
 #include "sockets.hpp"
 #include "table.hpp"

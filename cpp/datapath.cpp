@@ -8,12 +8,12 @@
 #include <cerrno>
 #include <ranges>
 
+#include "counting.hpp"
 #include "error.hpp"
 #include "features.hpp"
 #include "hooks.hpp"
 #include "link.hpp"
 #include "skeleton.hpp"
-#include "sockets.hpp"
 #include "tables.hpp"
 
 namespace hr {

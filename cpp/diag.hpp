@@ -8,43 +8,41 @@
 #include <vector>
 
 #include "fd.hpp"
-#include "socket_record.hpp"
+#include "layout.hpp"
 
 namespace hr {
 
-// One socket with a record, as the kernel describes it.
+// One socket, as the kernel describes it.
 struct DiagSocket {
     __u8 family;
-    __u16 protocol;
+    __u8 protocol;
     inet_diag_sockid id; // with the cookie: no other socket is ever meant
-    hr_connection record;
-    __u32 peer_ip[4]; // network byte order, IPv4 as IPv6-mapped
+    __u32 peer_ip[4];    // network byte order, IPv4 as IPv6-mapped
     __u32 local_ip[4];
+
+    __u64 cookie() const { return id.idiag_cookie[0] | __u64{id.idiag_cookie[1]} << 32; }
 };
 
 // Of the network namespace that the thread is in when it is made.
 class SockDiag {
   public:
-    // `connections` is the socket storage with the records. Raises kernel_error.
-    explicit SockDiag(int connections);
+    // Raises kernel_error.
+    SockDiag();
 
-    // Does this kernel show socket storage here (Linux 5.7)?
-    bool shows_records();
-    // Connected sockets of this protocol that have a record and somebody who has
-    // them open. Raises kernel_error.
-    std::vector<DiagSocket> connected(__u16 protocol);
+    // Connected sockets of this protocol that somebody has open. (They could be
+    // asked for their storage since Linux 5.7, but only TCP's answer.) Raises
+    // kernel_error.
+    std::vector<DiagSocket> connected(__u8 protocol);
     // 0; ENOENT if it is gone or connected elsewhere by now; EOPNOTSUPP where the
     // kernel was built without CONFIG_INET_DIAG_DESTROY.
     int end(const DiagSocket &socket);
 
   private:
-    int dump(__u8 family, __u16 protocol, int map, std::vector<DiagSocket> *found);
-    void request(__u16 type, __u16 flags, const inet_diag_req_v2 &about, int map);
+    void request(__u16 type, __u16 flags, const inet_diag_req_v2 &about);
     // Reads until the end of a dump or an acknowledgement, and returns its errno.
-    int receive(const std::function<void(const inet_diag_msg &, std::size_t)> &visit);
+    int receive(const std::function<void(const inet_diag_msg &)> &visit);
 
     Fd socket_;
-    int connections_;
 };
 
 } // namespace hr

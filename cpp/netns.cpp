@@ -1,54 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "netns.hpp"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <linux/sched.h>
-#include <linux/sockios.h>
 #include <sched.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 
-#include <cctype>
 #include <cerrno>
 #include <cstdlib>
 #include <exception>
 #include <fstream>
-#include <optional>
 #include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "open_sockets.hpp"
+
 namespace hr {
 
 namespace {
-
-#ifndef SYS_pidfd_open
-#define SYS_pidfd_open 434
-#endif
-#ifndef SYS_pidfd_getfd
-#define SYS_pidfd_getfd 438
-#endif
-
-std::vector<std::string> numbers_in(const std::string &directory) {
-    std::vector<std::string> names;
-    DIR *dir = ::opendir(directory.c_str());
-    if (!dir)
-        return names; // the process is gone, or we may not look
-    while (const dirent *entry = ::readdir(dir))
-        if (std::isdigit(static_cast<unsigned char>(entry->d_name[0])))
-            names.emplace_back(entry->d_name);
-    ::closedir(dir);
-    return names;
-}
-
-std::string read_link(const std::string &path) {
-    char target[64];
-    ssize_t size = ::readlink(path.c_str(), target, sizeof(target));
-    return size > 0 ? std::string(target, static_cast<std::size_t>(size)) : std::string();
-}
 
 // "net:[4026531840]" -> 4026531840; 0 for anything else.
 std::uint32_t inode_in(const std::string &link) {
@@ -73,8 +44,7 @@ std::string unescape(const std::string &path) {
 
 class Search {
   public:
-    // Nothing: whatever there is.
-    explicit Search(std::optional<std::set<std::uint32_t>> wanted) : wanted_(std::move(wanted)) {}
+    explicit Search(std::set<std::uint32_t> wanted) : wanted_(std::move(wanted)) {}
 
     Namespaces run() {
         look_at("/proc/thread-self/ns/net");
@@ -88,27 +58,26 @@ class Search {
                 look_at("/proc/" + pid + "/task/" + thread + "/ns/net");
         for (const std::string &pid : pids_)
             for (const std::string &fd : rest("/proc/" + pid + "/fd"))
-                look_at_fd(pid, fd);
+                look_at("/proc/" + pid + "/fd/" + fd);
+        if (!done())
+            look_at_sockets();
         return std::move(found_);
     }
 
   private:
-    bool done() const { return wanted_ && wanted_->empty(); }
+    bool done() const { return wanted_.empty(); }
 
     std::vector<std::string> rest(const std::string &directory) const {
         return done() ? std::vector<std::string>() : numbers_in(directory);
     }
 
-    bool needs(std::uint32_t inode) const {
-        return inode && !found_.count(inode) && (!wanted_ || wanted_->count(inode));
-    }
+    bool needs(std::uint32_t inode) const { return wanted_.count(inode); }
 
     void take(std::uint32_t inode, Fd fd) {
         if (!fd || !needs(inode))
             return;
         found_.emplace(inode, std::move(fd));
-        if (wanted_)
-            wanted_->erase(inode);
+        wanted_.erase(inode);
     }
 
     // The link names the inode: most need not be opened.
@@ -146,37 +115,20 @@ class Search {
         }
     }
 
-    void look_at_fd(const std::string &pid, const std::string &fd) {
-        if (done())
-            return;
-        std::string path = "/proc/" + pid + "/fd/" + fd;
-        std::string link = read_link(path);
-        if (link.rfind("socket:[", 0) == 0)
-            look_at_socket(pid, std::atoi(fd.c_str()));
-        else
-            look_at(path);
-    }
-
     // A socket keeps its namespace, though nobody else may be in there any more.
-    void look_at_socket(const std::string &pid, int number) {
-        if (pid != pidfd_of_) {
-            pidfd_ = Fd(static_cast<int>(::syscall(SYS_pidfd_open, std::atoi(pid.c_str()), 0)));
-            pidfd_of_ = pid;
-        }
-        Fd socket(static_cast<int>(::syscall(SYS_pidfd_getfd, pidfd_.get(), number, 0)));
-        if (!socket)
-            return;
-        Fd ns(::ioctl(socket.get(), SIOCGSKNS));
-        struct stat about;
-        if (ns && !::fstat(ns.get(), &about))
-            take(static_cast<std::uint32_t>(about.st_ino), std::move(ns));
+    void look_at_sockets() {
+        for_each_open_socket([&](const Fd &socket) {
+            Fd ns = namespace_of(socket);
+            struct stat about;
+            if (ns && !::fstat(ns.get(), &about))
+                take(static_cast<std::uint32_t>(about.st_ino), std::move(ns));
+            return !done();
+        });
     }
 
-    std::optional<std::set<std::uint32_t>> wanted_;
+    std::set<std::uint32_t> wanted_; // and not found yet
     Namespaces found_;
     std::vector<std::string> pids_;
-    Fd pidfd_;
-    std::string pidfd_of_;
 };
 
 } // namespace
@@ -184,8 +136,6 @@ class Search {
 Namespaces find_namespaces(std::set<std::uint32_t> wanted) {
     return Search(std::move(wanted)).run();
 }
-
-Namespaces find_all_namespaces() { return Search(std::nullopt).run(); }
 
 std::set<std::uint32_t> visit_namespaces(const Namespaces &namespaces,
                                          const std::function<void(std::uint32_t)> &visit) {

@@ -19,9 +19,6 @@ using Namespaces = std::map<std::uint32_t, Fd>;
 // somewhere or has a socket open; no further than needed.
 Namespaces find_namespaces(std::set<std::uint32_t> wanted);
 
-// All that can be found in these ways.
-Namespaces find_all_namespaces();
-
 // Calls visit(inode) on a thread that is in each of these. Returns those that
 // could not be entered. Rethrows what `visit` throws.
 std::set<std::uint32_t> visit_namespaces(const Namespaces &namespaces,

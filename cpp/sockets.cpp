@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sockets.hpp"
 
+#include <bpf/bpf.h>
 #include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <functional>
+#include <map>
 #include <set>
 #include <thread>
 
@@ -14,6 +17,7 @@
 #include "error.hpp"
 #include "features.hpp"
 #include "netns.hpp"
+#include "open_sockets.hpp"
 
 namespace hr {
 
@@ -26,30 +30,79 @@ constexpr int kRounds = 8;
 // unless the task is put aside between.
 constexpr std::chrono::milliseconds kOnItsWay{20};
 
+// Sockets that are to be ended, or nearly so: by what they remember, and not yet
+// by where they are.
+struct Candidates {
+    std::vector<hr_socket> due; // for sure; only if the iterators told
+    std::map<__u64, hr_connection> by_cookie;
+    std::map<__u32, __u32> by_netns; // how many are in each
+    Namespaces open;                 // those of them that are open already
+    bool on_their_way = false;       // some are not connected, or not yet
+};
+
+Candidates ask_iterators(Iterators &iterators) {
+    Candidates found;
+    for (const hr_socket &socket : iterators.records(HR_SOCKET_DUE | HR_SOCKET_ON_ITS_WAY)) {
+        if (!(socket.flags & HR_SOCKET_DUE)) {
+            found.on_their_way = true;
+            continue;
+        }
+        found.due.push_back(socket);
+        found.by_cookie[socket.cookie].latest = socket.origin;
+        found.by_netns[socket.netns]++;
+    }
+    return found;
+}
+
+bool is_due(const hr_origin &origin, const Tables &tables) {
+    return origin.given_port && origin.backend < tables.backends.size() &&
+           hr_is_due(&tables.backends[origin.backend], &origin);
+}
+
+// Without iterators: borrow every process's sockets and read what they remember.
+// False if this kernel has no way to do so.
+bool ask_processes(int connections, const Tables &tables, Candidates *found) {
+    return for_each_open_socket([&](const Fd &socket) {
+        hr_connection record;
+        __u64 cookie;
+        socklen_t size = sizeof(cookie);
+        int fd = socket.get();
+        if (bpf_map_lookup_elem(connections, &fd, &record) ||
+            (!is_due(record.latest, tables) && !is_due(record.before, tables)) ||
+            ::getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &size) ||
+            !found->by_cookie.emplace(cookie, record).second)
+            return true;
+        Fd ns = namespace_of(socket);
+        struct stat about;
+        if (ns && !::fstat(ns.get(), &about)) {
+            found->by_netns[static_cast<__u32>(about.st_ino)]++;
+            found->open.emplace(static_cast<std::uint32_t>(about.st_ino), std::move(ns));
+        }
+        return true;
+    });
+}
+
 bool leads_to(const hr_origin &origin, const DiagSocket &socket) {
     return origin.given_port && origin.given_port == socket.id.idiag_dport &&
            !std::memcmp(origin.given_ip, socket.peer_ip, sizeof(socket.peer_ip));
 }
 
-// The same as look() in bpf/sockets.bpf.c, of a connected socket.
-std::optional<hr_socket> due(const DiagSocket &socket, const Tables &tables, __u32 netns) {
-    const hr_connection &record = socket.record;
-    const hr_origin *origin = leads_to(record.latest, socket)   ? &record.latest
-                              : leads_to(record.before, socket) ? &record.before
-                                                                : nullptr;
-    if (!origin || origin->backend >= tables.backends.size() ||
-        !hr_is_due(&tables.backends[origin->backend], origin))
-        return std::nullopt;
+// How the socket got to its peer; null if by no service.
+const hr_origin *origin_of(const DiagSocket &socket, const hr_connection &record) {
+    if (leads_to(record.latest, socket))
+        return &record.latest;
+    return leads_to(record.before, socket) ? &record.before : nullptr;
+}
+
+hr_socket describe(const DiagSocket &socket, const hr_origin &origin, __u32 netns) {
     hr_socket told = {};
-    told.cookie = socket.id.idiag_cookie[0] | __u64{socket.id.idiag_cookie[1]} << 32;
+    told.cookie = socket.cookie();
     told.netns = netns;
     told.protocol = socket.protocol;
     told.flags = HR_SOCKET_THERE | HR_SOCKET_DUE;
     std::copy(std::begin(socket.local_ip), std::end(socket.local_ip), told.local_ip);
     told.local_port = socket.id.idiag_sport;
-    told.counted = record.counted;
-    told.incarnation = record.incarnation;
-    told.origin = *origin;
+    told.origin = origin;
     return told;
 }
 
@@ -60,80 +113,67 @@ class Ending {
           iterators_(iterators) {}
 
     EndResult run() {
-        if (!iterators_ || !iterators_->can_end()) {
-            if (!has_netlink())
-                return std::move(result_);
-            result_.method = "netlink";
-        } else {
-            result_.method = "bpf";
+        const bool by_bpf = iterators_ && iterators_->can_end();
+        result_.method = by_bpf ? "bpf" : "netlink";
+        if (!by_bpf && is_switched_off("sock_diag"))
+            give_up("this kernel has no way to end sockets");
+        bool waited = false;
+        for (int round = 0; round < kRounds && !result_.method.empty(); round++) {
+            std::size_t before = result_.sockets.size();
+            Candidates found = look();
+            if (dry_run_ && iterators_)
+                result_.sockets = found.due;
+            else
+                visit(found);
+            if (dry_run_)
+                break;
+            if (result_.sockets.size() > before)
+                continue;
+            if (waited || !found.on_their_way)
+                break;
+            std::this_thread::sleep_for(kOnItsWay);
+            waited = true;
         }
-        if (iterators_)
-            run_where_due();
-        else
-            run_everywhere();
         result_.namespaces = static_cast<__u32>(visited_.size());
         return std::move(result_);
     }
 
   private:
-    bool has_netlink() {
-        if (is_switched_off("sock_diag"))
-            result_.problem = "this kernel has no way to end sockets";
-        else if (!SockDiag(connections_.get()).shows_records())
-            result_.problem = "this kernel does not tell which sockets are a service's";
-        return result_.problem.empty();
+    void give_up(const std::string &why) {
+        result_.method.clear();
+        result_.problem = why;
     }
 
-    // The records say which namespaces are worth a visit.
-    void run_where_due() {
-        for (int round = 0; round < kRounds; round++) {
-            std::vector<hr_socket> due, on_their_way;
-            for (const hr_socket &socket :
-                 iterators_->records(HR_SOCKET_DUE | HR_SOCKET_ON_ITS_WAY))
-                (socket.flags & HR_SOCKET_DUE ? due : on_their_way).push_back(socket);
-            if (dry_run_) {
-                result_.sockets = due;
-                note(due);
-                return;
-            }
-            std::set<__u32> namespaces;
-            for (const hr_socket &socket : due)
-                namespaces.insert(socket.netns);
-            std::size_t before = result_.sockets.size();
-            unreachable_ = visit(find_namespaces(namespaces), &namespaces);
-            left_ = static_cast<__u32>(std::count_if(due.begin(), due.end(), [&](auto &socket) {
-                return unreachable_.count(socket.netns);
-            }));
-            if (result_.sockets.size() == before) {
-                if (waited_ || on_their_way.empty())
-                    break;
-                std::this_thread::sleep_for(kOnItsWay);
-                waited_ = true;
-            }
-        }
-        result_.unreachable = static_cast<__u32>(unreachable_.size());
-        result_.left = left_;
+    Candidates look() {
+        if (iterators_)
+            return ask_iterators(*iterators_);
+        Candidates found;
+        if (is_switched_off("pidfd") || !ask_processes(connections_.get(), tables_, &found))
+            give_up("this kernel does not tell which sockets are a service's");
+        return found;
     }
 
-    void run_everywhere() {
-        Namespaces all = find_all_namespaces();
-        result_.unreachable = static_cast<__u32>(visit(all, nullptr).size());
-    }
-
-    // Returns those that could not be entered, and those of `wanted` not found.
-    std::set<__u32> visit(const Namespaces &namespaces, const std::set<__u32> *wanted) {
-        std::set<__u32> closed = visit_namespaces(namespaces, [&](__u32 inode) {
-            visited_.insert(inode);
+    // Only the namespaces that have candidates.
+    void visit(const Candidates &found) {
+        std::set<__u32> wanted;
+        for (const auto &[netns, count] : found.by_netns)
+            wanted.insert(netns);
+        Namespaces searched = iterators_ ? find_namespaces(wanted) : Namespaces();
+        const Namespaces &namespaces = iterators_ ? searched : found.open;
+        std::set<__u32> closed = visit_namespaces(namespaces, [&](__u32 netns) {
+            visited_.insert(netns);
             if (result_.method == "bpf")
                 end_by_walking();
             else
-                end_by_netlink(inode);
+                end_by_netlink(found, netns);
         });
-        if (wanted)
-            for (__u32 inode : *wanted)
-                if (!namespaces.count(inode))
-                    closed.insert(inode);
-        return closed;
+        result_.unreachable = result_.left = 0;
+        for (const auto &[netns, count] : found.by_netns) {
+            if (namespaces.count(netns) && !closed.count(netns))
+                continue;
+            result_.unreachable++;
+            result_.left += count;
+        }
     }
 
     void end_by_walking() {
@@ -142,35 +182,31 @@ class Ending {
                 result_.sockets.push_back(socket);
     }
 
-    void end_by_netlink(__u32 inode) {
-        SockDiag diag(connections_.get());
-        for (__u16 protocol : {IPPROTO_TCP, IPPROTO_UDP})
+    void end_by_netlink(const Candidates &found, __u32 netns) {
+        SockDiag diag;
+        for (__u8 protocol : {IPPROTO_TCP, IPPROTO_UDP})
             for (const DiagSocket &socket : diag.connected(protocol)) {
-                std::optional<hr_socket> found = due(socket, tables_, inode);
-                if (!found)
+                auto record = found.by_cookie.find(socket.cookie());
+                if (record == found.by_cookie.end())
+                    continue;
+                const hr_origin *origin = origin_of(socket, record->second);
+                if (!origin || !is_due(*origin, tables_))
                     continue;
                 int err = dry_run_ ? 0 : diag.end(socket);
                 if (!err)
-                    result_.sockets.push_back(*found);
+                    result_.sockets.push_back(describe(socket, *origin, netns));
                 else if (err != ENOENT)
                     result_.problem =
                         std::string("the kernel ends no sockets: ") + std::strerror(err);
             }
     }
 
-    void note(const std::vector<hr_socket> &sockets) {
-        for (const hr_socket &socket : sockets)
-            visited_.insert(socket.netns);
-    }
-
     const Tables &tables_;
     const bool dry_run_;
     Fd connections_;
-    Iterators *const iterators_; // null: only netlink
+    Iterators *const iterators_; // null: the kernel has none
     EndResult result_;
-    std::set<__u32> visited_, unreachable_;
-    __u32 left_ = 0;
-    bool waited_ = false;
+    std::set<__u32> visited_;
 };
 
 } // namespace
@@ -185,47 +221,6 @@ EndResult end_sockets(const PinDirectory &pin, const Tables &tables, IteratorCac
         __atomic_compare_exchange_n(&ends_due, &before, 0U, false, __ATOMIC_ACQ_REL,
                                     __ATOMIC_ACQUIRE);
     return result;
-}
-
-std::optional<__u64> count_sockets(const PinDirectory &pin) {
-    IteratorCache iterators;
-    Iterators *found = iterators.get(pin);
-    if (!found)
-        return std::nullopt;
-    return found->records(HR_SOCKET_THERE).size();
-}
-
-bool recount(const PinDirectory &pin) {
-    IteratorCache iterators;
-    Iterators *found = iterators.get(pin);
-    if (!found)
-        return false;
-    MappedArray<hr_backend> backends(open_pinned(pin.file("backends")), "backends");
-    MappedArray<__u64> active(open_pinned(pin.file("active")), "active");
-    auto snapshot = [&] {
-        return std::vector<__u64>(active.data(), active.data() + active.size());
-    };
-    std::vector<bool> settled(active.size());
-    // A count that fell while the sockets were gone over is taken again.
-    for (int round = 0, unsettled = 1; unsettled && round < kRounds; round++) {
-        std::vector<__u64> before = snapshot(), counted(active.size());
-        for (const hr_socket &socket : found->records(HR_SOCKET_COUNTED))
-            if (socket.counted < counted.size() &&
-                backends[socket.counted].incarnation == socket.incarnation)
-                counted[socket.counted]++;
-        std::vector<__u64> after = snapshot();
-        unsettled = 0;
-        for (std::size_t id = 0; id < counted.size(); id++) {
-            if (settled[id])
-                continue;
-            settled[id] = before[id] == after[id];
-            if (settled[id] || round == kRounds - 1)
-                __atomic_fetch_add(&active[id], counted[id] - after[id], __ATOMIC_ACQ_REL);
-            else
-                unsettled++;
-        }
-    }
-    return true;
 }
 
 } // namespace hr

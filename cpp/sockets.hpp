@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ending the sockets whose backend is gone, and counting those that are there.
+// Ending the sockets whose backend is gone.
 #pragma once
 
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,7 +15,7 @@ struct EndResult {
     std::vector<hr_socket> sockets; // ended, or that would be
     __u32 namespaces = 0;           // looked into
     __u32 unreachable = 0;          // that could not be
-    std::optional<__u32> left;      // sockets in those; unknown by netlink alone
+    __u32 left = 0;                 // sockets in those
     std::string method;             // "bpf", "netlink", or "" where this kernel cannot
     std::string problem;            // why not
 };
@@ -28,14 +27,5 @@ struct EndResult {
 // kernel_error.
 EndResult end_sockets(const PinDirectory &pin, const Tables &tables, IteratorCache &cache,
                       bool dry_run);
-
-// Sockets that are open and connected to where a service's connect sent them.
-// Nothing where the kernel does not tell.
-std::optional<__u64> count_sockets(const PinDirectory &pin);
-
-// Counts the open connections of every backend anew. To be called while sockets
-// are uncounted when they close, but nothing counts new ones. False where the
-// kernel does not tell: the counts stay as they are.
-bool recount(const PinDirectory &pin);
 
 } // namespace hr

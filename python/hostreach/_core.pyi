@@ -145,7 +145,7 @@ cookie."""
 
 def end_sockets(
     table: Table, dry_run: bool
-) -> tuple[list[EndedSocket], int, int, int | None, Literal["bpf", "netlink", ""], str]:
+) -> tuple[list[EndedSocket], int, int, int, Literal["bpf", "netlink", ""], str]:
     """End the sockets of backends that are gone; ``dry_run`` only finds them.
 
     Needs no lock, but that the table was locked once. Namespaces looked into, those that could not

@@ -39,8 +39,8 @@ class EndResult:
     """Network namespaces that were looked into."""
     unreachable: int = 0
     """Those that should have been, but could not be entered."""
-    left: int | None = None
-    """Sockets in those. None: unknown."""
+    left: int = 0
+    """Sockets in those."""
     problem: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
