@@ -9,7 +9,7 @@ import typer
 
 from hostreach import __version__
 
-from . import backend, exempt, files, node, svc
+from . import backend, exempt, files, node, sockets, svc
 from .options import Pin
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("status")(node.status)
 app.add_typer(svc.app, name="svc")
 app.add_typer(backend.app, name="backend")
 app.add_typer(exempt.app, name="exempt")
+app.add_typer(sockets.app, name="sockets")
 app.command("apply")(files.apply)
 app.command("export")(files.export)
 

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``sockets``: those that services' connects made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import Json, Pin, open_node
+from .output import print_columns, print_json
+
+if TYPE_CHECKING:
+    from hostreach.ending import EndResult
+
+app = typer.Typer(help="End the sockets whose backend is gone.")
+
+
+@app.callback(invoke_without_command=True)
+def root(context: typer.Context, pin: Pin = None) -> None:
+    if pin is not None:
+        context.obj = pin
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def end(
+    context: typer.Context,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the sockets that would be ended.")
+    ] = False,
+    as_json: Json = False,
+    pin: Pin = None,
+) -> None:
+    """End sockets of backends that are removed or down, as their services' --on-removal says.
+
+    Every change does so by itself; this finds what a killed command left, or what was in a network
+    namespace that could not be entered then.
+    """
+    with open_node(context, pin) as node:
+        result = node.end_sockets(dry_run)
+    if as_json:
+        print_json(**result.to_dict())
+        return
+    if result.sockets:
+        print_columns(
+            ("SERVICE", "BACKEND", "LOCAL", "NETNS"),
+            [(each.service, each.backend, each.local, each.netns) for each in result.sockets],
+        )
+    typer.echo(summary(result))
+
+
+def summary(result: EndResult) -> str:
+    """What was ended, in a line; and what could not be, in another."""
+    count = {0: "no sockets", 1: "1 socket"}.get(
+        len(result.sockets), f"{len(result.sockets)} sockets"
+    )
+    said = f"{'would end' if result.dry_run else 'ended'} {count}"
+    if result.unreachable:
+        spaces = f"{result.unreachable} network namespace{'s' * (result.unreachable > 1)}"
+        said += f"\n{spaces}, with {result.left} of them, could not be entered"
+    if result.problem:
+        said += f"\n{result.problem}"
+    return said
