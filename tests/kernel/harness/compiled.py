@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clients that have to be compiled first, once in a test run."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from .box import environment
+
+SOURCES = Path(__file__).parent.parent / "clients"
+
+
+def need(program: str) -> str:
+    found = shutil.which(program, path=environment()["PATH"])
+    if found is None:
+        pytest.skip(f"{program} is not installed")
+    return found
+
+
+@cache
+def _directory() -> Path:
+    made, owner = tempfile.mkdtemp(prefix="hostreach-clients-"), os.getpid()
+    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(made, ignore_errors=True))
+    return Path(made)
+
+
+@cache
+def c_program(source: str) -> str:
+    """clients/SOURCE by gcc; returns the program's path."""
+    program = _directory() / Path(source).stem
+    command = [need("gcc"), "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(program)]
+    subprocess.run([*command, str(SOURCES / source)], check=True)
+    return str(program)
+
+
+@cache
+def go_program(source: str) -> str:
+    """clients/SOURCE by go, linked statically."""
+    program = _directory() / (Path(source).stem + "-go")
+    settings = {"CGO_ENABLED": "0", "GO111MODULE": "off", "GOFLAGS": "", "GOTOOLCHAIN": "local"}
+    cache_directory = str(_directory() / "go-cache")
+    subprocess.run(
+        [need("go"), "build", "-o", str(program), str(SOURCES / source)],
+        check=True,
+        env={**environment(), **settings, "GOCACHE": cache_directory, "HOME": cache_directory},
+    )
+    return str(program)
