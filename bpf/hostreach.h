@@ -251,7 +251,7 @@ struct hr_meta {
 	__u32 next_services; /* while tables grow, what they grow to */
 	__u32 next_backends;
 	__u32 next_slots;
-	__u32 pad;
+	__u32 addresses_given; /* 1: `node_addresses` is what somebody said, not all there are */
 	__u64 generation; /* odd while a writer is at work or after one was killed */
 	__u32 services_mark;
 	__u32 backends_mark;

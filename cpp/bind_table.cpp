@@ -230,7 +230,9 @@ void bind_table(py::module_ &module) {
             "active", [](Table &table, const PyKey &key) { return table.active(to_key(key)); },
             py::arg("frontend"))
         .def("set_host_netns", &Table::set_host_netns, py::arg("cookie"))
-        .def("set_node_addresses", &Table::set_node_addresses, py::arg("addresses"))
+        .def("set_node_addresses", &Table::set_node_addresses, py::arg("addresses"),
+             py::arg("given"))
+        .def("refresh_node_addresses", &Table::refresh_node_addresses)
         .def("exempt", py::overload_cast<__u64, __u8>(&Table::exempt), py::arg("cgroup_id"),
              py::arg("level"))
         .def("unexempt", &Table::unexempt, py::arg("cgroup_id"))

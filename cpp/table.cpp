@@ -131,8 +131,15 @@ std::vector<hr_key> Table::keys() {
 
 void Table::set_host_netns(__u64 cookie) { publish(tables_->meta[0].host_netns, cookie); }
 
-void Table::set_node_addresses(const std::vector<std::string> &addresses) {
+void Table::set_node_addresses(const std::vector<std::string> &addresses, bool given) {
+    publish(tables_->meta[0].addresses_given, __u32{given});
     write_addresses(tables_->node_addresses.get(), addresses);
+}
+
+void Table::refresh_node_addresses() {
+    const hr_meta &meta = tables_->meta[0];
+    if (!meta.addresses_given && meta.host_netns && meta.host_netns == netns_cookie(std::nullopt))
+        write_addresses(tables_->node_addresses.get(), local_addresses());
 }
 
 bool Table::exempt(__u64 cgroup_id, __u8 level) {

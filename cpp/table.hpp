@@ -79,7 +79,10 @@ class Table {
     // Which network namespace is the host's, by its cookie.
     void set_host_netns(__u64 cookie);
     // The addresses that an HR_NODE service is reached at.
-    void set_node_addresses(const std::vector<std::string> &addresses);
+    // `given`: by somebody who knows better than refresh_node_addresses().
+    void set_node_addresses(const std::vector<std::string> &addresses, bool given);
+    // Reads them anew, if this is the host's network namespace and none were given.
+    void refresh_node_addresses();
     // Tasks in this cgroup or below it see no service. False if it was so before.
     bool exempt(__u64 cgroup_id, __u8 level);
     // False if it was not exempt.
@@ -130,7 +133,7 @@ class Table {
     bool writing_ = false; // the generation is odd, by us
     std::unordered_map<hr_key, __u32, KeyHash, KeyEqual> index_;
     std::unordered_map<__u32, __u32> port_users_; // services by scope, protocol and port
-    std::vector<__u32> to_end_; // backends whose sockets this batch wants ended
+    std::vector<__u32> to_end_;                   // backends whose sockets this batch wants ended
     Heap free_services_, free_backends_, free_words_;
     Counts counts_;
     __u64 words_used_ = 0;

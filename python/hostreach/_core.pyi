@@ -94,8 +94,11 @@ class Table:
     def set_host_netns(self, cookie: int) -> None:
         """Which network namespace is the host's. Needs the exclusive lock, as all below."""
 
-    def set_node_addresses(self, addresses: list[str]) -> None:
-        """Where node frontends are reached, in place of what it was."""
+    def set_node_addresses(self, addresses: list[str], given: bool) -> None:
+        """Where node frontends are reached, in place of what it was; ``given`` by somebody."""
+
+    def refresh_node_addresses(self) -> None:
+        """Read them anew, if this is the host's network namespace and none were given."""
 
     def exempt(self, cgroup_id: int, level: int) -> bool:
         """Leave tasks of this cgroup alone; False if it was so before."""

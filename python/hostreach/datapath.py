@@ -243,6 +243,8 @@ class KernelTable:
     def write(self, put: Sequence[Service], remove: Sequence[Frontend] = ()) -> None:
         """See `hostreach.table.Table.write`."""
         with self.exclusive():
+            if any(service.frontend.address == "node" for service in put):
+                self._core.refresh_node_addresses()
             self._core.write([_plain(s) for s in put], [_key(f) for f in remove])
 
     def attach(self, options: AttachOptions) -> HookChanges:
@@ -253,7 +255,9 @@ class KernelTable:
         netns = _core.netns_cookie(o.host_netns)
         with self.exclusive(grow=True):
             self._core.set_host_netns(netns)
-            self._core.set_node_addresses(_own_addresses(o.node_addresses))
+            self._core.set_node_addresses(
+                _own_addresses(o.node_addresses), o.node_addresses is not None
+            )
             return _core.attach(self._core, o.cgroup, tcp, udp, o.protect_binds, o.cgroup_mount)
 
     def end_sockets(self, dry_run: bool) -> EndResult:

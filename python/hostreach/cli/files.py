@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import Json, MaxBackends, MaxServices, MaxSlots, Owner, Pin, open_node
-from .output import print_diff
+from .output import print_diff, warn_hidden
 
 
 def apply(
@@ -36,6 +36,8 @@ def apply(
     services = load(file, owner=owner)
     with open_node(context, pin, max_services, max_backends, max_slots) as node:
         changes = node.services.apply(services, owner=owner, prune=prune, dry_run=dry_run)
+    if not dry_run:
+        warn_hidden([change.after for change in changes if change.after is not None])
     print_diff(changes, as_json)
 
 

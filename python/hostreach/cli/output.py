@@ -55,6 +55,20 @@ def print_change(change: Change | None, frontend: str, as_json: bool) -> None:
         typer.echo(f"{_VERBS[change.action]} {_describe(change)}")
 
 
+def warn_hidden(services: Iterable[Service]) -> None:
+    """A line on stderr for each server of this host that local clients no longer reach."""
+    from hostreach.listeners import hidden
+
+    for service in services:
+        at = service.frontend
+        if bound := hidden(at.address, at.port, at.protocol):
+            typer.echo(
+                f"hostreach: warning: {at} hides the server bound to {', '.join(bound)} "
+                "from clients on this node",
+                err=True,
+            )
+
+
 def print_diff(changes: Sequence[Change], as_json: bool) -> None:
     """What many writes did or would do, in lines that begin with ``+``, ``~`` or ``-``."""
     if as_json:

@@ -19,7 +19,7 @@ from .options import (
     Pin,
     open_node,
 )
-from .output import print_change, print_columns, print_json
+from .output import print_change, print_columns, print_json, warn_hidden
 
 if TYPE_CHECKING:
     from hostreach.models import Service
@@ -111,6 +111,8 @@ def add(
     )
     with open_node(context, pin, max_services, max_backends, max_slots) as node:
         change = node.services.add(service, if_missing=if_missing)
+    if change is not None:
+        warn_hidden([service])
     print_change(change, str(service.frontend), as_json)
 
 
@@ -146,6 +148,8 @@ def set_(
     )
     with open_node(context, pin, max_services, max_backends, max_slots) as node:
         change = node.services.set(service)
+    if change is not None:
+        warn_hidden([service])
     print_change(change, str(service.frontend), as_json)
 
 
