@@ -166,6 +166,7 @@ class Ending {
                 end_by_walking();
             else
                 end_by_netlink(found, netns);
+            end_mptcp(found, netns);
         });
         result_.unreachable = result_.left = 0;
         for (const auto &[netns, count] : found.by_netns) {
@@ -199,6 +200,25 @@ class Ending {
                     result_.problem =
                         std::string("the kernel ends no sockets: ") + std::strerror(err);
             }
+    }
+
+    // The record is the MPTCP socket's, but what can be ended is the TCP socket
+    // below it, which has the same two addresses.
+    void end_mptcp(const Candidates &found, __u32 netns) {
+        auto is_below = [&](const hr_socket &above, const DiagSocket &socket) {
+            return above.protocol == IPPROTO_MPTCP && above.netns == netns &&
+                   above.local_port == socket.id.idiag_sport &&
+                   !std::memcmp(above.local_ip, socket.local_ip, sizeof(above.local_ip)) &&
+                   leads_to(above.origin, socket);
+        };
+        if (std::none_of(found.due.begin(), found.due.end(),
+                         [](const hr_socket &socket) { return socket.protocol == IPPROTO_MPTCP; }))
+            return;
+        SockDiag diag;
+        for (const DiagSocket &socket : diag.connected(IPPROTO_TCP))
+            for (const hr_socket &above : found.due)
+                if (is_below(above, socket) && !diag.end(socket))
+                    result_.sockets.push_back(above);
     }
 
     const Tables &tables_;

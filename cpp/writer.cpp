@@ -270,9 +270,7 @@ void Table::remove(const hr_key &key) {
 void Table::note_ends() {
     if (to_end_.empty())
         return;
-    auto is_pinned = [&](const char *link) {
-        return ::access(pin_.file(link).c_str(), F_OK) == 0;
-    };
+    auto is_pinned = [&](const char *link) { return ::access(pin_.file(link).c_str(), F_OK) == 0; };
     bool due = is_pinned("links/connect4") && !is_pinned("links/sock_release"); // nobody counts
     for (__u32 id : to_end_)
         due = due || observe(tables_->active[id]) > 0;

@@ -137,7 +137,7 @@ def test_loopback_is_shown_as_without_hostreach(box: Box, host: Node) -> None:
         assert shown <= {(way.shown, 90)}, way
 
 
-def test_a_pods_loopback_is_its_own(box: Box, host: Node, pod: Pod) -> None:
+def test_a_pods_loopback_is_its_own(host: Node, pod: Pod) -> None:
     """Nor does the host's service hide what listens there; the node's addresses reach it."""
     servers = [f"{server}/{protocol}" for server in BACKENDS.values() for protocol in TYPES]
     own = [f"{address}:{PORT}/{protocol}" for address in ("127.0.0.1", "127.0.0.2", "[::1]")
@@ -296,7 +296,7 @@ def test_addresses_on_loopback_links_count(box: Box, host: Node) -> None:
     """Hosts that route by BGP have theirs on lo."""
     serve_backends(box)
     add(host)
-    done = box.run("ip address add 203.0.113.5/32 dev lo".split(), bare=True)
+    done = box.run(["ip", "address", "add", "203.0.113.5/32", "dev", "lo"], bare=True)
     assert done.returncode == 0, done
     attach_inside(box, host)
     seen = box.call(outcome, exchange, V4, TCP, ("203.0.113.5", PORT))

@@ -80,8 +80,7 @@ class Pod:
 def pods(box: Box, count: int) -> Iterator[list[Pod]]:
     made: list[Pod] = []
     try:
-        for _ in range(count):
-            made.append(Pod(box))
+        made.extend(Pod(box) for _ in range(count))
         yield made
     finally:
         for pod in made:
@@ -93,8 +92,7 @@ def cgroups(parent: Path, *names: str) -> Iterator[list[Path]]:
     """Cgroups below parent, such as "a" and "a/b"; gone again at the end."""
     made: list[Cgroup] = []
     try:
-        for name in names:
-            made.append(Cgroup(parent / name))
+        made.extend(Cgroup(parent / name) for name in names)
         yield [each.path for each in made]
     finally:
         for each in reversed(made):
