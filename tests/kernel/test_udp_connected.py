@@ -228,7 +228,7 @@ def test_naming_the_connected_service_after_a_set(box: Box, node: Node, family: 
     with box.talk(converse) as client:
         server = client.recv()
         others = [backend for backend in place.first if backend != server]
-        node.services.set(Service.of(frontend, *others))
+        node.services.set(Service.of(frontend, *others, on_removal="keep"))
         client.send()
 
 
