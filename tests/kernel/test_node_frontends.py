@@ -29,7 +29,7 @@ from .harness.clients import (
     outcome,
     protocol_of,
 )
-from .harness.host import HOST_V4, HOST_V6, PORT, Pod, attach_inside, give_addresses, pods
+from .harness.host import HOST_V4, HOST_V6, PORT, Pod, attach_inside, give_addresses, opened, pods
 
 if TYPE_CHECKING:
     from hostreach.node import Node
@@ -71,11 +71,12 @@ WAYS = [
 
 
 @pytest.fixture
-def host(box: Box, node: Node) -> Node:
+def host(box: Box) -> Iterator[Node]:
     """The node, whose host network namespace is the box's."""
     give_addresses(box)
-    attach_inside(box, node)
-    return node
+    with opened(box) as node:
+        attach_inside(box, node)
+        yield node
 
 
 @pytest.fixture

@@ -34,6 +34,17 @@ def give_addresses(box: Box) -> None:
         assert done.returncode == 0, done
 
 
+@contextmanager
+def opened(box: Box) -> Iterator[Node]:
+    """An instance with small tables, as the fixture `node` is, but not attached."""
+    import hostreach
+    from hostreach.node import Capacities
+
+    capacities = Capacities(services=256, backends=1024, slots=16384)
+    with hostreach.open(str(box.pin), capacities=capacities) as node:
+        yield node
+
+
 def attach_inside(
     box: Box,
     node: Node,
