@@ -186,11 +186,12 @@ void Table::put(const ServiceSpec &spec) {
 
     // The service is as asked; the rest is housekeeping, and mend() can do it too.
     for (std::size_t i = 0; i < ids.size(); i++) {
-        publish(tables_->backends[ids[i]].reset, resets_sockets(spec));
         publish(tables_->backends[ids[i]].state, spec.backends[i].state);
         if (spec.backends[i].state == HR_DOWN && resets_sockets(spec))
             to_end_.push_back(ids[i]);
     }
+    for (__u32 id : old.ids) // what goes with this change goes by its rule
+        publish(tables_->backends[id].reset, resets_sockets(spec));
     if (!is_new)
         retire(old, ids);
     counts_.backends += static_cast<__u32>(ids.size());
