@@ -23,6 +23,9 @@ class Line:
             raise TimeoutError("the other end of the line says nothing")
         return self._connection.recv()
 
+    def has_news(self) -> bool:
+        return self._connection.poll()
+
     def ask(self, value: object = None) -> Any:
         self.send(value)
         return self.recv()

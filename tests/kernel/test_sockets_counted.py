@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Open connections are counted anew when programs are attached, and told when they go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .harness import Box, Line, wait_until
+from .harness.clients import FAMILIES, TCP, UDP_CONNECTED, V4, Family
+from .harness.fates import ENDED, Place, disconnected, straight_there, unconnected, unused
+
+if TYPE_CHECKING:
+    from hostreach.node import Node
+
+
+FAMILY = pytest.mark.parametrize("family", FAMILIES, ids=str)
+
+KIND = pytest.mark.parametrize("kind", [TCP, UDP_CONNECTED])
+
+
+def counts(node: Node, frontend: str) -> int:
+    return sum(node.services.active(frontend))
+
+
+@KIND
+def test_counted_anew(box: Box, node: Node, kind: str) -> None:
+    """What closed while nobody was attached is not counted any more."""
+    place = Place(box, node, V4, kind)
+
+    def converse(test: Line) -> None:
+        sockets = [place.new() for _ in range(5)]
+        for client in sockets:
+            place.reach(client, place.vip)
+        while sockets:
+            test.ask()
+            sockets.pop().close()
+        test.ask()
+
+    with box.talk(converse) as test:
+        test.recv()
+        assert counts(node, place.frontend) == 5
+        assert node.detach().sockets == 5
+        for _ in range(2):
+            test.ask()
+        assert counts(node, place.frontend) == 5
+        node.attach(cgroup=str(box.cgroup))
+        assert counts(node, place.frontend) == 3
+        for left in (2, 1, 0):
+            test.ask()
+            assert counts(node, place.frontend) == left
+        test.send()
+
+
+@FAMILY
+@KIND
+def test_detach_counts(box: Box, node: Node, family: Family, kind: str) -> None:
+    place = Place(box, node, family, kind)
+
+    def converse(test: Line) -> None:
+        first, second = place.new(), place.new()
+        place.reach(first, place.vip)
+        place.reach(second, place.other_vip)
+        spared = [disconnected(place), unused(place), straight_there(place), unconnected(place)]
+        test.ask(len(spared))
+
+    with box.talk(converse) as test:
+        test.recv()
+        assert node.detach().sockets == 2
+        assert node.detach().sockets == 0
+        test.send()
+
+
+def test_ended_and_counted(box: Box, node: Node) -> None:
+    """An ended socket is no open connection, though the client has yet to close it."""
+    place = Place(box, node, V4, UDP_CONNECTED)
+    with place.clients() as (test, _):
+        for backend in place.backends:
+            node.services.set_backend(place.frontend, f"{backend},state=down")
+        assert counts(node, place.frontend) == 0
+        assert set(test.ask("fates")) == {ENDED}
+    wait_until(lambda: counts(node, place.frontend) == 0, "no count below zero")
