@@ -98,8 +98,11 @@ static __always_inline bool find_key(const struct hr_key *key, struct service *s
 	return true;
 }
 
-/* Is the calling task in a cgroup that is exempt, or below one? */
-static __always_inline bool is_exempt(void)
+/*
+ * Is the calling task in a cgroup that is exempt, or below one? A function of
+ * its own: inlined at each use, its loop is most of what the verifier walks.
+ */
+static __noinline bool is_exempt(void)
 {
 	const struct hr_meta *m = get_meta();
 	__u32 levels = m ? m->exempt_levels : 0;
