@@ -147,8 +147,8 @@ static __always_inline bool find_service(struct bpf_sock_addr *ctx, const struct
 {
 	struct hr_key node = {};
 
-	if (has_port(key, HR_EXACT) && find_key(key, service))
-		return may_use(ctx, service->set);
+	if (has_port(key, HR_EXACT) && find_key(key, service) && may_use(ctx, service->set))
+		return true;
 	if (!has_port(key, HR_NODE) || !is_node_address(ctx, key))
 		return false;
 	node.port = key->port;

@@ -66,6 +66,12 @@ void bind_datapath(py::module_ &module) {
             check_kernel({tcp, udp, protect_binds});
         },
         py::arg("cgroup"), py::arg("tcp"), py::arg("udp"), py::arg("protect_binds"));
+    module.def(
+        "check_attached",
+        [](const Table &table, const std::string &cgroup) {
+            check_cgroup(table.pin(), Cgroup::open(cgroup), table.cgroup_mount());
+        },
+        py::arg("table"), py::arg("cgroup"));
     module.def("attach", attach_programs, py::arg("table"), py::arg("cgroup"), py::arg("tcp"),
                py::arg("udp"), py::arg("protect_binds"), py::arg("cgroup_mount"),
                py::call_guard<py::gil_scoped_release>());

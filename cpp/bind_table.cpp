@@ -171,7 +171,7 @@ void write(Table &table, const std::vector<PyService> &put, const std::vector<Py
     for (const PyKey &frontend : remove)
         keys.push_back(to_key(frontend));
     py::gil_scoped_release release;
-    table.write(specs, keys);
+    table.write(std::move(specs), keys);
 }
 
 } // namespace

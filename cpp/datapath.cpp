@@ -121,6 +121,10 @@ void undo(const PinDirectory &pin, std::vector<Settled> &done) {
 
 void check_kernel(Wanted wanted) { require_features(wanted); }
 
+void check_cgroup(const PinDirectory &pin, const Cgroup &cgroup, const std::string &cgroup_mount) {
+    refuse_other_cgroup(pin, cgroup, cgroup_mount);
+}
+
 std::vector<ProgramChange> attach(const PinDirectory &pin, const Cgroup &cgroup, Wanted wanted,
                                   const std::string &cgroup_mount) {
     Features features = require_features(wanted);

@@ -49,6 +49,9 @@ void check_kernel(Wanted wanted);
 // For the rest the caller holds the instance's exclusive lock, or for status
 // the shared one; `cgroup_mount` is where cgroup v2 is mounted.
 
+// Raises attached_elsewhere if the instance is attached to another cgroup.
+void check_cgroup(const PinDirectory &pin, const Cgroup &cgroup, const std::string &cgroup_mount);
+
 // Brings the hooks to what is asked, by the least that does it: the same again
 // changes nothing, a program that is there is replaced in place without a moment
 // between. All or nothing. Raises attached_elsewhere, refused (UDP is impossible

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "cgroup.hpp"
+#include "counting.hpp"
 #include "datapath.hpp"
 #include "error.hpp"
 #include "hooks.hpp"
@@ -155,6 +156,7 @@ bool grow(const PinDirectory &pin, const Capacities &asked, const std::string &c
         throw;
     }
     commit(pin);
+    recount(pin); // what was counted in the old table while it was copied
     return true;
 }
 
@@ -169,6 +171,13 @@ void recover_growth(const PinDirectory &pin, const std::string &cgroup_mount) {
     }
     attach_again(pin, cgroup_mount);
     commit(pin);
+    recount(pin);
+}
+
+void discard_growth(const PinDirectory &pin) {
+    struct stat st;
+    if (::stat(next_of(pin).path().c_str(), &st) == 0)
+        discard(pin);
 }
 
 } // namespace hr

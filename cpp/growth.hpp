@@ -21,4 +21,7 @@ bool grow(const PinDirectory &pin, const Capacities &asked, const std::string &c
 // To be called by whoever takes the exclusive lock.
 void recover_growth(const PinDirectory &pin, const std::string &cgroup_mount);
 
+// Before a purge: neither back nor forward.
+void discard_growth(const PinDirectory &pin);
+
 } // namespace hr

@@ -63,20 +63,41 @@ void make_directory(const std::string &path) {
         raise_errno(path, "make the pin directory", errno);
 }
 
-} // namespace
+[[noreturn]] void refuse_place(const std::string &path) {
+    throw Error(Kind::invalid_input, path,
+                "no directory of a BPF file system; use a path below /sys/fs/bpf");
+}
 
-namespace {
-
-// On a bpffs that all may write to, somebody else may have made the directory.
-void require_private(const Fd &directory, const std::string &path) {
-    struct stat st;
-    if (::fstat(directory.get(), &st))
+// A directory of ours is on bpffs, below its root, and nobody else's: where all
+// may write to the root, somebody else may have made it.
+void require_ours(const Fd &directory, const std::string &path) {
+    struct statfs fs;
+    struct stat st, above;
+    if (::fstatfs(directory.get(), &fs) || ::fstat(directory.get(), &st) ||
+        ::fstatat(directory.get(), "..", &above, 0))
         raise_errno(path, "look at the pin directory", errno);
-    bool mount_point = st.st_mode & S_ISVTX;
-    if (st.st_uid != ::geteuid() || (!mount_point && (st.st_mode & (S_IWGRP | S_IWOTH))))
+    if (fs.f_type != BPF_FS_MAGIC)
+        refuse_place(path);
+    if (st.st_dev != above.st_dev)
+        throw Error(Kind::invalid_input, path,
+                    "the root of a BPF file system; name a directory below it");
+    if (st.st_uid != ::geteuid() || (st.st_mode & (S_IWGRP | S_IWOTH)))
         throw Error(Kind::refused, path,
                     "the pin directory belongs to user " + std::to_string(st.st_uid) +
                         " or others may write to it; remove it, or use another --pin");
+}
+
+// Could the directory be made? It could not where nothing above it is on bpffs,
+// unless bpffs itself is only not mounted.
+void require_possible(const std::string &path) {
+    struct stat st;
+    std::string existing = path;
+    while (existing != "/" && ::stat(existing.c_str(), &st))
+        existing = parent_of(existing);
+    bool unmounted = path.compare(0, sizeof(kBpffs) - 1, kBpffs) == 0 && !on_bpffs(kBpffs);
+    if (!unmounted &&
+        (!on_bpffs(existing) || ::stat(existing.c_str(), &st) || !S_ISDIR(st.st_mode)))
+        refuse_place(path);
 }
 
 } // namespace
@@ -93,17 +114,11 @@ bool PinDirectory::exists() const {
 void PinDirectory::create() {
     if (exists() && on_bpffs(path_))
         return;
-    if (path_.compare(0, sizeof(kBpffs) - 1, kBpffs) == 0 && !on_bpffs(kBpffs) &&
+    require_possible(path_);
+    if (!on_bpffs(kBpffs) && path_.compare(0, sizeof(kBpffs) - 1, kBpffs) == 0 &&
         ::mount("bpf", kBpffs, "bpf", 0, "mode=0700"))
         raise_errno(kBpffs, "mount bpffs", errno);
-    std::string existing = path_;
-    struct stat st;
-    while (existing != "/" && ::stat(existing.c_str(), &st))
-        existing = parent_of(existing);
-    if (!on_bpffs(existing) || !S_ISDIR(st.st_mode))
-        throw Error(Kind::invalid_input, path_,
-                    "no directory of a BPF file system; use a path below /sys/fs/bpf");
-    if (path_.find('.', existing.size()) != std::string::npos)
+    if (path_.find('.') != std::string::npos)
         throw Error(Kind::invalid_input, path_, "a BPF file system takes no name with a dot");
     make_directory(path_);
 }
@@ -115,12 +130,14 @@ void PinDirectory::lock(Lock mode, std::chrono::milliseconds timeout) {
     for (;;) {
         if (!fd) {
             fd = Fd(::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-            if (!fd && (errno == ENOENT || errno == ENOTDIR))
+            if (!fd && (errno == ENOENT || errno == ENOTDIR)) {
+                require_possible(path_);
                 throw Error(Kind::not_found, path_,
-                            "no tables here; `attach` and `svc add` make them", errno);
+                            "no tables here; `attach` and `svc add` make them", ENOENT);
+            }
             if (!fd)
                 raise_errno(path_, "open the pin directory", errno);
-            require_private(fd, path_);
+            require_ours(fd, path_);
         }
         if (::flock(fd.get(), (mode == Lock::shared ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0) {
             // purged and made again while we waited? then this is the wrong directory

@@ -17,13 +17,15 @@ struct BackendSpec {
     bool operator==(const BackendSpec &) const = default;
 };
 
-// A cgroup, by the id that it had when the service was written.
+// A cgroup, by the id that it had when the service was written; 0 if there is none now.
 struct Subtree {
     std::string path;
     __u64 id = 0;
     __u8 level = 0;
 
-    bool operator==(const Subtree &) const = default;
+    bool operator==(const Subtree &other) const {
+        return path == other.path && (id == other.id || !id || !other.id);
+    }
 };
 
 struct ServiceSpec {

@@ -84,6 +84,7 @@ void Table::unlock() {
 void Table::purge() {
     if (held_ != Lock::exclusive)
         throw Error(Kind::refused, pin_.path(), "the table is not locked for writing");
+    discard_growth(pin_);
     pin_.remove(table_names());
     writing_ = false;
     close();

@@ -43,6 +43,7 @@ class Table {
         : pin_(std::move(pin)), timeout_(lock_timeout), cgroup_mount_(std::move(cgroup_mount)) {}
 
     const PinDirectory &pin() const { return pin_; }
+    const std::string &cgroup_mount() const { return cgroup_mount_; }
 
     // Makes the tables, and returns true, unless they are there; needs no lock held.
     bool create(const Capacities &asked);
@@ -74,7 +75,7 @@ class Table {
     bool differs(const ServiceSpec &spec);
     // Removes those, adds or replaces these; raises table_full before anything
     // is written. A key that is not there is passed over.
-    void write(const std::vector<ServiceSpec> &put, const std::vector<hr_key> &remove);
+    void write(std::vector<ServiceSpec> put, const std::vector<hr_key> &remove);
 
     // Which network namespace is the host's, by its cookie.
     void set_host_netns(__u64 cookie);
@@ -106,6 +107,7 @@ class Table {
     void refresh();
     void mend();
     void begin_write();
+    void resolve(std::vector<ServiceSpec> &specs);
     void check_room(const std::vector<ServiceSpec> &put, const std::vector<hr_key> &remove);
     void put(const ServiceSpec &spec);
     void remove(const hr_key &key);

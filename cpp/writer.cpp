@@ -94,13 +94,26 @@ class Table::Claims {
     std::vector<std::pair<Heap *, Range>> taken_;
 };
 
-void Table::write(const std::vector<ServiceSpec> &to_put, const std::vector<hr_key> &to_remove) {
+void Table::write(std::vector<ServiceSpec> to_put, const std::vector<hr_key> &to_remove) {
     refresh();
+    resolve(to_put);
     check_room(to_put, to_remove);
     for (const hr_key &key : to_remove)
         remove(key);
     for (const ServiceSpec &spec : to_put)
         put(spec);
+}
+
+// A cgroup that is gone, which has no id, keeps that of the same service.
+void Table::resolve(std::vector<ServiceSpec> &specs) {
+    for (ServiceSpec &spec : specs) {
+        if (spec.subtree.path.empty() || spec.subtree.id)
+            continue;
+        std::optional<Block> old = get(spec.key);
+        if (!old || old->spec.subtree.path != spec.subtree.path)
+            throw Error(Kind::invalid_input, spec.subtree.path, "no cgroup v2 directory", ENOENT);
+        spec.subtree = old->spec.subtree;
+    }
 }
 
 void Table::check_room(const std::vector<ServiceSpec> &to_put,

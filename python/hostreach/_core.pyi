@@ -127,6 +127,9 @@ class Table:
 def check(cgroup: str, tcp: bool, udp: bool, protect_binds: bool) -> None:
     """Whether `attach` is worth trying: raises as it does, and changes nothing."""
 
+def check_attached(table: Table, cgroup: str) -> None:
+    """Raises `AttachedElsewhere` if the instance is attached to another cgroup."""
+
 def attach(
     table: Table, cgroup: str, tcp: bool, udp: bool, protect_binds: bool, cgroup_mount: str
 ) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from errno import ENOENT
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from . import _core
@@ -130,12 +131,12 @@ class KernelTable:
                     self._core.unlock()
 
     @contextmanager
-    def exclusive(self, *, grow: bool = False) -> Iterator[None]:
+    def exclusive(self, *, grow: Callable[[], None] | None = None) -> Iterator[None]:
         """See `hostreach.table.Table.exclusive`; makes the tables if need be.
 
         Raises `Refused` if they are there and their size is not the one that was asked for; with
-        ``grow`` only if it is larger, and otherwise lets them grow. Tables made for a batch that
-        then fails are removed again: a failure changes nothing.
+        ``grow`` only if it is larger, and otherwise lets them grow, unless ``grow`` raises. Tables
+        made for a batch that then fails are removed again: a failure changes nothing.
 
         Sockets whose backend went with the batch are ended after it, with the lock given back:
         `last_ended` tells.
@@ -152,7 +153,7 @@ class KernelTable:
                     self.last_ended = EndResult(problem=str(error))
 
     @contextmanager
-    def _batch(self, grow: bool) -> Iterator[None]:
+    def _batch(self, grow: Callable[[], None] | None) -> Iterator[None]:
         with ExitStack() as stack:
             check = not self._depth and not self._checked and not grow
             made = check and self._create()
@@ -162,9 +163,11 @@ class KernelTable:
                 made = self._create()
                 stack.enter_context(self.locked(exclusive=True))
             try:
-                if grow and any(self._capacities):
-                    self._core.grow(*self._sizes)
-                    self._checked = True
+                if grow:
+                    grow()
+                    if any(self._capacities):
+                        self._core.grow(*self._sizes)
+                        self._checked = True
                 yield
             except HostreachError:
                 if made and not self._core.rows(None):
@@ -213,8 +216,12 @@ class KernelTable:
 
     def exempt(self, cgroup: str) -> bool:
         """Leave this cgroup's tasks alone; False if that was so before. Raises `InvalidInput`."""
-        cgroup_id, level = _core.cgroup(cgroup, find_root())
+        root = find_root()
+        cgroup_id, level = _core.cgroup(cgroup, root)
         with self.exclusive():
+            for other in self._core.exempted():  # pods come and go: theirs must not pile up
+                if _core.cgroup_path(other, root) is None:
+                    self._core.unexempt(other)
             return self._core.exempt(cgroup_id, level)
 
     def unexempt(self, cgroup: str) -> bool:
@@ -253,12 +260,12 @@ class KernelTable:
         tcp, udp = "tcp" in o.protocols, "udp" in o.protocols
         _core.check(o.cgroup, tcp, udp, o.protect_binds)
         netns = _core.netns_cookie(o.host_netns)
-        with self.exclusive(grow=True):
+        addresses = _own_addresses(o.node_addresses)
+        with self.exclusive(grow=lambda: _core.check_attached(self._core, o.cgroup)):
+            changes = _core.attach(self._core, o.cgroup, tcp, udp, o.protect_binds, o.cgroup_mount)
             self._core.set_host_netns(netns)
-            self._core.set_node_addresses(
-                _own_addresses(o.node_addresses), o.node_addresses is not None
-            )
-            return _core.attach(self._core, o.cgroup, tcp, udp, o.protect_binds, o.cgroup_mount)
+            self._core.set_node_addresses(addresses, o.node_addresses is not None)
+            return changes
 
     def end_sockets(self, dry_run: bool) -> EndResult:
         """See `hostreach.node.Node.end_sockets`; raises `NotFound` if there are no tables."""
@@ -329,7 +336,7 @@ def _key(frontend: Frontend) -> tuple[str, int, str]:
 def _plain(service: Service) -> _core._Service:
     subtree = None
     if service.from_cgroup is not None:
-        subtree = (service.from_cgroup, *_core.cgroup(service.from_cgroup, find_root()))
+        subtree = (service.from_cgroup, *_cgroup(service.from_cgroup))
     return (
         *_key(service.frontend),
         service.name,
@@ -369,6 +376,16 @@ def _count_sockets(table: _core.Table) -> int | None:
         return _core.count_sockets(table)
     except HostreachError:
         return None  # whatever it is, the programs are off
+
+
+def _cgroup(path: str) -> tuple[int, int]:
+    """Id and depth; 0 for a cgroup that is gone, which the table accepts where it knew it."""
+    try:
+        return _core.cgroup(path, find_root())
+    except InvalidInput as error:
+        if error.errno == ENOENT:
+            return 0, 0
+        raise
 
 
 def _cgroup_mount() -> str:

@@ -160,6 +160,8 @@ class Node:
         wanted = tuple(name for name in ("tcp", "udp") if name in protocols)
         if not wanted or not {*protocols} <= {"tcp", "udp"}:
             raise InvalidInput(f"protocols are tcp and udp, not {', '.join(protocols) or 'none'}")
+        if cgroup == "":
+            raise InvalidInput("--cgroup is empty")
         root = find_root()
         path = os.path.realpath(cgroup) if cgroup is not None else root
         options = AttachOptions(path, root, wanted, protect_binds, host_netns, node_addresses)
