@@ -273,7 +273,7 @@ def test_clients_never_reach_another_services_backend(box: Box, kind: str) -> No
     chance = random.Random(4)
     with hostreach.open(str(box.pin), capacities=capacities) as node:
         for number in range(2):
-            node.services.add(Service.of(frontends[number], *halves[number]))
+            node.services.add(Service.of(frontends[number], *halves[number], on_removal="keep"))
         node.attach(cgroup=str(box.cgroup))
         clients = [box.start(check, number, timeout=SECONDS + 30) for number in range(2)]
         deadline = time.monotonic() + SECONDS
@@ -281,7 +281,7 @@ def test_clients_never_reach_another_services_backend(box: Box, kind: str) -> No
             number = chance.randrange(2)
             some = chance.sample(halves[number], chance.randint(1, 12))
             backends = [f"{server},weight={chance.randint(1, 5)}" for server in some]
-            node.services.set(Service.of(frontends[number], *backends))
+            node.services.set(Service.of(frontends[number], *backends, on_removal="keep"))
         assert all(client.result() > 10 for client in clients)
 
 
@@ -307,7 +307,8 @@ def test_clients_never_reach_a_recycled_service(box: Box) -> None:
         deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline:
             for number in range(2):
-                node.services.add(Service.of(f"10.96.0.{number}:80/udp", servers[number]))
+                frontend = f"10.96.0.{number}:80/udp"
+                node.services.add(Service.of(frontend, servers[number], on_removal="keep"))
                 time.sleep(0.005)
-                node.services.remove(f"10.96.0.{number}:80/udp")
+                node.services.remove(frontend)
         assert all(client.result() for client in clients)
