@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from hostreach.cli.sockets import summary
+from hostreach.cli.output import summary
 from hostreach.ending import EndedSocket, EndResult
 
 SOCKET = EndedSocket("udp", "10.96.0.10:53/udp", "10.0.0.2:53", "10.0.0.1:40000", 4026531840, 7)
