@@ -93,6 +93,21 @@ static __always_inline void store_address(struct bpf_sock_addr *ctx, const __u32
 	ctx->user_port = port;
 }
 
+/* Loopback of the family that the address is of, and port 0. */
+static __always_inline void store_loopback(struct bpf_sock_addr *ctx, const struct hr_key *key,
+					   bool v6)
+{
+	__u32 ip[4] = {};
+
+	if (is_v4(key->ip)) {
+		ip[2] = V4_MAPPED;
+		ip[3] = bpf_htonl(0x7f000001);
+	} else {
+		ip[3] = bpf_htonl(1);
+	}
+	store_address(ctx, ip, 0, v6);
+}
+
 /* A UDP socket's state is "established" while it is connected, and closed otherwise. */
 static __always_inline bool is_connected(struct bpf_sock *sk)
 {

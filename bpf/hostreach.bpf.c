@@ -43,7 +43,7 @@ static __always_inline bool is_balanced(__u8 protocol)
 	return (with_tcp && protocol == IPPROTO_TCP) || (with_udp && protocol == IPPROTO_UDP);
 }
 
-/* Without bpf_set_retval the kernel knows one errno for a refusal: EPERM. */
+/* Without bpf_set_retval the kernel knows one errno for what a program refuses: EPERM. */
 static __always_inline int verdict(int err)
 {
 	if (!err)
@@ -71,7 +71,12 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 	}
 	if (!choose(ctx, &service, &key, &choice)) {
 		count_refusal(service.index);
-		return -ECONNREFUSED;
+		if (has_set_retval)
+			return -ECONNREFUSED;
+		/* nobody can listen on port 0: the kernel itself refuses then, and not with EPERM
+		 */
+		store_loopback(ctx, &key, v6);
+		return 0;
 	}
 	make_origin(&origin, &key, &choice);
 	if (remember_connection(ctx, &origin)) {

@@ -170,7 +170,7 @@ struct hr_origin {
 struct hr_affinity_key {
 	__u64 client; /* network namespace cookie */
 	__u32 service; /* index */
-	__u32 pad;
+	__u32 is_v4; /* a client of both families has a backend of each */
 };
 
 struct hr_affinity {
@@ -257,6 +257,8 @@ struct hr_meta {
 	__u32 backends_mark;
 	__u32 slots_mark;
 	__u32 overflow_used; /* set by programs: `overflow` is worth a look */
+	__u32 moved; /* set by programs: a socket may be connected to a backend uncounted */
+	__u32 pad;
 	__u64 host_netns; /* cookie of the host's network namespace; 0 = not known yet */
 	__u32 exempt_levels; /* bit n: `exempt` has a cgroup at depth n */
 	__u32 ends_due; /* not 0: sockets may be waiting to be ended; rises with each cause */

@@ -62,10 +62,8 @@ static __always_inline struct hr_origin *overflow_get(void *ctx, const struct hr
 static __always_inline int overflow_put(void *ctx, const struct hr_origin *origin, __u16 kind)
 {
 	struct hr_overflow_key key;
-	struct hr_meta *m;
-	__u32 zero = 0;
+	struct hr_meta *m = get_meta();
 
-	m = bpf_map_lookup_elem(&meta, &zero);
 	if (m && !m->overflow_used)
 		m->overflow_used = 1;
 	if (kind == HR_BY_ASKED || kind == HR_BY_CONNECTED)
@@ -112,14 +110,25 @@ static __always_inline struct hr_connection *connection_to_write(struct bpf_sock
 	return bpf_sk_storage_get(&connections, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 }
 
+/* A connected socket counts elsewhere now, and stays where it is if that fails. */
+static __always_inline void note_move(void)
+{
+	struct hr_meta *m = get_meta();
+
+	if (m && !m->moved)
+		m->moved = 1;
+}
+
 static __always_inline int remember_connection(struct bpf_sock_addr *ctx,
 					       const struct hr_origin *origin)
 {
 	struct hr_connection *c = connection_to_write(ctx);
 
 	if (c) {
-		if (c->version && is_true(ctx->sk, &c->latest))
+		if (c->version && is_true(ctx->sk, &c->latest)) {
 			c->before = c->latest;
+			note_move();
+		}
 		c->latest = *origin;
 		c->version = HR_STORAGE_VERSION;
 		if (has_sock_release)
@@ -160,8 +169,11 @@ static __always_inline void forget_connection(struct bpf_sock_addr *ctx, const s
 			c->latest.given_port = 0;
 		if (was_given(&c->before, to))
 			c->before.given_port = 0;
-		if (has_sock_release)
+		if (has_sock_release && c->incarnation) {
+			if (is_true(ctx->sk, &c->latest))
+				note_move();
 			uncount(c);
+		}
 	}
 	if (overflow_used())
 		overflow_drop(ctx, to, HR_BY_PEER);

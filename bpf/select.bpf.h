@@ -20,14 +20,22 @@ static __always_inline bool take(struct choice *choice, __u32 id)
 
 /*
  * Takes what a socket or a client had before, if it may go on there: an id may
- * have been given to another backend since, which its incarnation tells.
+ * have been given to another backend since, which its incarnation tells. The
+ * service is read first: a writer stores it last.
  */
 static __always_inline bool take_again(struct choice *choice, __u32 service, __u32 id,
 				       __u32 incarnation)
 {
-	return take(choice, id) && choice->incarnation == incarnation &&
-	       *(const volatile __u32 *)&choice->backend->service == service &&
-	       choice->backend->state != HR_DOWN;
+	const struct hr_backend *backend = bpf_map_lookup_elem(&backends, &id);
+
+	if (!backend || *(const volatile __u32 *)&backend->service != service ||
+	    *(const volatile __u32 *)&backend->incarnation != incarnation ||
+	    backend->state == HR_DOWN)
+		return false;
+	choice->backend = backend;
+	choice->id = id;
+	choice->incarnation = incarnation;
+	return true;
 }
 
 /*
@@ -38,12 +46,13 @@ static __always_inline bool take_known(struct bpf_sock_addr *ctx, const struct h
 				       const struct hr_origin *origin, struct service *service)
 {
 	const struct hr_record *record;
-	struct choice choice;
+	const struct hr_backend *backend = bpf_map_lookup_elem(&backends, &origin->backend);
 
-	if (!take(&choice, origin->backend))
+	if (!backend)
 		return false;
-	service->index = *(const volatile __u32 *)&choice.backend->service;
-	if (choice.incarnation != origin->incarnation || choice.backend->state == HR_DOWN)
+	service->index = *(const volatile __u32 *)&backend->service;
+	if (*(const volatile __u32 *)&backend->incarnation != origin->incarnation ||
+	    backend->state == HR_DOWN)
 		return false;
 	record = bpf_map_lookup_elem(&records, &service->index); /* none for HR_NO_SERVICE */
 	if (!record || !same_key(&record->key, key))
@@ -71,11 +80,13 @@ static __always_inline __u32 client_hash(struct bpf_sock_addr *ctx)
 	return h >> 32;
 }
 
+/* A count may be one below the truth for a moment, and so below zero. */
 static __always_inline __s64 open_connections(__u32 id)
 {
 	const __u64 *count = bpf_map_lookup_elem(&active, &id);
+	__s64 open = count ? *(const volatile __s64 *)count : 0;
 
-	return count ? *(const volatile __s64 *)count : 0;
+	return open > 0 ? open : 0;
 }
 
 /* One of count slots from base, by the service's algorithm. */
@@ -118,15 +129,16 @@ static __always_inline bool choose_by_affinity(struct bpf_sock_addr *ctx,
 	struct hr_affinity_key client = {
 	    .client = bpf_get_netns_cookie(ctx),
 	    .service = service->index,
+	    .is_v4 = is_v4(key->ip),
 	};
 	struct hr_affinity *known = bpf_map_lookup_elem(&affinity, &client);
 	struct hr_affinity latest = {};
 	__u64 lasts_ns;
 
 	lasts_ns = detail(service->set, offsetof(struct hr_details, affinity_ms)) * 1000000ULL;
-	if (known && now - known->used_ns < lasts_ns &&
-	    take_again(choice, service->index, known->backend, known->incarnation) &&
-	    is_v4(choice->backend->ip) == is_v4(key->ip)) {
+	/* signed: another CPU may have renewed it since we read the clock */
+	if (known && (__s64)(now - known->used_ns) < (__s64)lasts_ns &&
+	    take_again(choice, service->index, known->backend, known->incarnation)) {
 		known->used_ns = now;
 		return true;
 	}

@@ -9,7 +9,7 @@ struct service {
 	__u64 set;
 };
 
-static __always_inline const struct hr_meta *get_meta(void)
+static __always_inline struct hr_meta *get_meta(void)
 {
 	__u32 zero = 0;
 

@@ -129,11 +129,10 @@ int hr_records(struct bpf_iter__bpf_sk_storage_map *ctx)
 	return 0;
 }
 
-/* What was ended. A socket that is about to connect elsewhere goes on with that. */
+/* What was ended; it counts until its last close. A socket that is about to connect elsewhere goes
+ * on with that. */
 static __always_inline void forget(struct hr_connection *c, const struct hr_origin *ended)
 {
-	if (c->counted == ended->backend && c->incarnation == ended->incarnation)
-		uncount(c);
 	if (same_backend(&c->latest, ended))
 		c->latest.given_port = 0;
 	if (same_backend(&c->before, ended))

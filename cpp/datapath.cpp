@@ -107,14 +107,15 @@ std::optional<Settled> settle(const PinDirectory &pin, const Hook &hook, int pro
     return Settled{&hook, Action::added, Fd()};
 }
 
-// As if attach() had never begun.
+// As if attach() had never begun, in the order of detaching.
 void undo(const PinDirectory &pin, std::vector<Settled> &done) {
-    for (Settled &each : done) {
+    for (Settled &each : std::views::reverse(done)) {
         if (each.action == Action::added)
             drop_link(pin, *each.hook);
         else
             bpf_link_update(open_link(pin, *each.hook).get(), each.old.get(), nullptr);
     }
+    ::rmdir(pin.file("links").c_str()); // if it is empty
 }
 
 } // namespace
@@ -144,10 +145,11 @@ std::vector<ProgramChange> attach(const PinDirectory &pin, const Cgroup &cgroup,
             auto settled = settle(pin, hook, program, cgroup);
             if (!settled)
                 continue;
-            // until now closing sockets told nobody, and from now on new ones count
-            if (hook.type == BPF_CGROUP_INET_SOCK_RELEASE && settled->action == Action::added)
-                recount(pin);
+            bool counts_anew =
+                hook.type == BPF_CGROUP_INET_SOCK_RELEASE && settled->action == Action::added;
             done.push_back(std::move(*settled));
+            if (counts_anew) // until now closing sockets told nobody
+                recount(pin);
         }
     } catch (...) {
         undo(pin, done);

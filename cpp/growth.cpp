@@ -152,7 +152,8 @@ bool grow(const PinDirectory &pin, const Capacities &asked, const std::string &c
     try {
         attach_again(pin, cgroup_mount); // all or nothing
     } catch (...) {
-        discard(pin);
+        if (!in_use(pin)) // else whoever comes next goes forward
+            discard(pin);
         throw;
     }
     commit(pin);
@@ -169,7 +170,8 @@ void recover_growth(const PinDirectory &pin, const std::string &cgroup_mount) {
         discard(pin);
         return;
     }
-    attach_again(pin, cgroup_mount);
+    if (!committed)
+        attach_again(pin, cgroup_mount);
     commit(pin);
     recount(pin);
 }

@@ -2,9 +2,11 @@
 #include "netns.hpp"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/sched.h>
 #include <sched.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 #include <cerrno>
 #include <cstdlib>
@@ -40,6 +42,19 @@ std::string unescape(const std::string &path) {
         }
     }
     return plain;
+}
+
+// A path in a container's hands may lead to a device or a pipe by the time that
+// we open it: O_PATH neither waits nor has effects, and shows what it is.
+Fd open_namespace(const std::string &path, std::uint32_t inode) {
+    Fd place(::open(path.c_str(), O_PATH | O_CLOEXEC));
+    struct statfs fs;
+    struct stat about;
+    if (!place || ::fstatfs(place.get(), &fs) || fs.f_type != NSFS_MAGIC ||
+        ::fstat(place.get(), &about) || about.st_ino != inode)
+        return Fd();
+    return Fd(
+        ::open(("/proc/self/fd/" + std::to_string(place.get())).c_str(), O_RDONLY | O_CLOEXEC));
 }
 
 class Search {
@@ -83,7 +98,7 @@ class Search {
     // The link names the inode: most need not be opened.
     void look_at(const std::string &path) {
         if (std::uint32_t inode = inode_in(read_link(path)); needs(inode))
-            take(inode, Fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC)));
+            take(inode, open_namespace(path, inode));
     }
 
     // In each mount namespace: `ip netns` and container runtimes keep them so.
@@ -110,7 +125,7 @@ class Search {
             fields >> skip >> skip >> skip >> link >> path;
             if (std::uint32_t inode = inode_in(link); needs(inode)) {
                 path = root + unescape(path);
-                take(inode, Fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC)));
+                take(inode, open_namespace(path, inode));
             }
         }
     }

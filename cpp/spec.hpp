@@ -54,6 +54,10 @@ struct Block {
 
 struct Selection;
 
+// Words of the largest block: slots for both families, members, details, and a
+// name, an owner and a path of the greatest length.
+constexpr __u32 kLargestBlock = 2 * HR_SLOTS_PER_SERVICE + 2 * HR_SLOTS_PER_SERVICE + 6 + 1152;
+
 // How many words encode_block() will give.
 __u32 block_words(const ServiceSpec &spec, std::size_t selection);
 

@@ -44,6 +44,8 @@ void Table::lock(Lock mode) {
         throw;
     }
     held_ = mode;
+    if (mode == Lock::exclusive && observe(tables_->meta[0].generation) % 2)
+        refresh(); // mends what a killed writer left
 }
 
 bool Table::grow(const Capacities &asked) {
@@ -62,6 +64,8 @@ void Table::lock_only() {
 }
 
 void Table::close() {
+    if (writing_)
+        throw Error(Kind::refused, pin_.path(), "a batch is open");
     tables_.reset();
     generation_.reset();
     index_.clear();
@@ -73,9 +77,13 @@ void Table::unlock() {
     if (writing_) {
         note_ends();
         __u64 &generation = tables_->meta[0].generation;
-        publish(generation, generation + 1);
-        generation_ = generation;
-        writing_ = false;
+        if (failed_) {
+            generation_.reset();
+        } else {
+            publish(generation, generation + 1);
+            generation_ = generation;
+        }
+        writing_ = failed_ = false;
     }
     held_.reset();
     pin_.unlock();
@@ -84,6 +92,7 @@ void Table::unlock() {
 void Table::purge() {
     if (held_ != Lock::exclusive)
         throw Error(Kind::refused, pin_.path(), "the table is not locked for writing");
+    check_pins(pin_);
     discard_growth(pin_);
     pin_.remove(table_names());
     writing_ = false;
@@ -144,6 +153,8 @@ void Table::refresh_node_addresses() {
 }
 
 bool Table::exempt(__u64 cgroup_id, __u8 level) {
+    if (level >= 32)
+        throw Error(Kind::refused, "exemptions", "a cgroup deeper than 31 cannot be exempt");
     __u32 value = level;
     if (bpf_map_update_elem(tables_->exempt.get(), &cgroup_id, &value, BPF_NOEXIST)) {
         if (errno == EEXIST)
@@ -201,7 +212,9 @@ std::vector<__u64> Table::active(const hr_key &key) {
     std::vector<__u64> counts;
     if (std::optional<Block> block = get(key))
         for (__u32 id : block->ids)
-            counts.push_back(observe(tables_->active[id]));
+            // one below zero for a moment, where a count was taken while sockets closed
+            counts.push_back(static_cast<__u64>(
+                std::max<__s64>(static_cast<__s64>(observe(tables_->active[id])), 0)));
     return counts;
 }
 

@@ -108,6 +108,7 @@ class Table {
     void mend();
     void begin_write();
     void resolve(std::vector<ServiceSpec> &specs);
+    __s64 growth(const ServiceSpec &spec) const;
     void check_room(const std::vector<ServiceSpec> &put, const std::vector<hr_key> &remove);
     void put(const ServiceSpec &spec);
     void remove(const hr_key &key);
@@ -133,6 +134,7 @@ class Table {
     // Derived from the tables at generation_, and only by a writer.
     std::optional<__u64> generation_;
     bool writing_ = false; // the generation is odd, by us
+    bool failed_ = false;  // and stays so, for the next writer to mend
     std::unordered_map<hr_key, __u32, KeyHash, KeyEqual> index_;
     std::unordered_map<__u32, __u32> port_users_; // services by scope, protocol and port
     std::vector<__u32> to_end_;                   // backends whose sockets this batch wants ended

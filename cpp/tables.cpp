@@ -4,11 +4,14 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <array>
 #include <cerrno>
 
 #include "error.hpp"
+#include "spec.hpp"
 
 namespace hr {
 
@@ -19,7 +22,7 @@ namespace {
 // the reserve, which also holds a block while it is rewritten.
 constexpr __u64 kWordsPerService = 24;
 constexpr __u64 kWordsPerBackend = 2;
-constexpr __u64 kReserveWords = 4 * HR_SLOTS_PER_SERVICE;
+constexpr __u64 kReserveWords = 2 * kLargestBlock;
 
 __u32 slot_lines(const Capacities &c) {
     __u64 words =
@@ -80,7 +83,26 @@ void check_abi(const PinDirectory &pin, int meta_fd) {
         refuse_abi(pin, meta.abi);
 }
 
+// Raises refused if one of our names is the pin of something else: nothing that
+// is not ours may be unlinked.
+void refuse_foreign_pins(const PinDirectory &pin) {
+    for (const Pinned &pinned : kPinned) {
+        std::string path = pin.file(pinned.name);
+        struct stat st;
+        if (::lstat(path.c_str(), &st))
+            continue;
+        Fd fd(bpf_obj_get(path.c_str()));
+        bpf_map_info info = {};
+        __u32 size = sizeof(info);
+        if (!fd || bpf_map_get_info_by_fd(fd.get(), &info, &size) ||
+            std::string_view(info.name) != std::string_view(pinned.name).substr(0, 15))
+            throw Error(Kind::refused, path,
+                        "is not hostreach's; use another --pin, or remove it yourself");
+    }
+}
+
 void create(const PinDirectory &pin, const Capacities &wanted) {
+    refuse_foreign_pins(pin);
     Skeleton skeleton;
     bpf_program *program;
     bpf_object__for_each_program(program, skeleton->obj) bpf_program__set_autoload(program, false);
@@ -148,6 +170,8 @@ Tables Tables::open_or_create(const PinDirectory &pin, const Capacities &asked, 
 Capacities Tables::capacities() const {
     return {meta[0].max_services, meta[0].max_backends, meta[0].max_slots};
 }
+
+void check_pins(const PinDirectory &pin) { refuse_foreign_pins(pin); }
 
 std::vector<std::string> table_names() {
     std::vector<std::string> names;

@@ -47,6 +47,9 @@ class Tables {
     MappedArray<__u64> events;
 };
 
+// Before a purge: raises refused if something there is not hostreach's.
+void check_pins(const PinDirectory &pin);
+
 // What an instance's directory holds, its links aside.
 std::vector<std::string> table_names();
 

@@ -98,10 +98,25 @@ void Table::write(std::vector<ServiceSpec> to_put, const std::vector<hr_key> &to
     refresh();
     resolve(to_put);
     check_room(to_put, to_remove);
-    for (const hr_key &key : to_remove)
-        remove(key);
-    for (const ServiceSpec &spec : to_put)
-        put(spec);
+    // What gives back comes first, so that the rest finds room.
+    std::stable_sort(to_put.begin(), to_put.end(),
+                     [&](const auto &a, const auto &b) { return growth(a) < growth(b); });
+    try {
+        for (const hr_key &key : to_remove)
+            remove(key);
+        for (const ServiceSpec &spec : to_put)
+            put(spec);
+    } catch (...) {
+        failed_ = true; // the next writer mends what we left
+        throw;
+    }
+}
+
+// How many more backends the service would have.
+__s64 Table::growth(const ServiceSpec &spec) const {
+    auto at = index_.find(spec.key);
+    __s64 had = at == index_.end() ? 0 : static_cast<__s64>(read(at->second).ids.size());
+    return static_cast<__s64>(spec.backends.size()) - had;
 }
 
 // A cgroup that is gone, which has no id, keeps that of the same service.
@@ -153,7 +168,7 @@ void Table::check_room(const std::vector<ServiceSpec> &to_put,
     check("backends", backends, room.backends);
     check("slots", slots, room.slots);
     // names that are longer than what stands aside for them
-    check("slots", used, word_count() - 3 * HR_SLOTS_PER_SERVICE);
+    check("slots", used, word_count() - kLargestBlock);
 }
 
 void Table::put(const ServiceSpec &spec) {
@@ -183,8 +198,8 @@ void Table::put(const ServiceSpec &spec) {
         backend.port = from.endpoint.port;
         backend.state = from.state;
         backend.reset = resets_sockets(spec);
-        backend.service = service;
-        tables_->active[ids[i]] = 0;
+        publish(tables_->active[ids[i]], __u64{0});
+        publish(backend.service, service); // last: a program reads it first
     }
     const __u32 base = claims.take(free_words_, length, meta.slots_mark);
     const std::vector<__u32> block = encode_block(spec, ids, selection);
@@ -286,8 +301,14 @@ void Table::note_ends() {
         return;
     auto is_pinned = [&](const char *link) { return ::access(pin_.file(link).c_str(), F_OK) == 0; };
     bool due = is_pinned("links/connect4") && !is_pinned("links/sock_release"); // nobody counts
-    for (__u32 id : to_end_)
-        due = due || observe(tables_->active[id]) > 0;
+    due = due || observe(tables_->meta[0].moved);
+    auto any_counted = [&] {
+        return std::any_of(to_end_.begin(), to_end_.end(),
+                           [&](__u32 id) { return observe(tables_->active[id]) > 0; });
+    };
+    if (!due && !any_counted())
+        grace_.wait(); // a connect that has chosen may not have counted yet
+    due = due || any_counted();
     to_end_.clear();
     if (due)
         publish(tables_->meta[0].ends_due, std::max(tables_->meta[0].ends_due + 1, 1U));

@@ -86,6 +86,7 @@ class KernelTable:
         self._capacities = capacities
         self._checked = not any(capacities)
         self._thread = threading.RLock()
+        self._grown = False
         self._depth = 0
         self._exclusive = False
         self.last_ended: EndResult | None = None
@@ -165,9 +166,8 @@ class KernelTable:
             try:
                 if grow:
                     grow()
-                    if any(self._capacities):
-                        self._core.grow(*self._sizes)
-                        self._checked = True
+                    self._grown = any(self._capacities) and self._core.grow(*self._sizes)
+                    self._checked = True
                 yield
             except HostreachError:
                 if made and not self._core.rows(None):
@@ -254,8 +254,8 @@ class KernelTable:
                 self._core.refresh_node_addresses()
             self._core.write([_plain(s) for s in put], [_key(f) for f in remove])
 
-    def attach(self, options: AttachOptions) -> HookChanges:
-        """Bring the hooks to this; see `hostreach.node.Node.attach`."""
+    def attach(self, options: AttachOptions) -> tuple[HookChanges, bool]:
+        """Bring the hooks to this; also whether tables grew. See `hostreach.node.Node.attach`."""
         o = options
         tcp, udp = "tcp" in o.protocols, "udp" in o.protocols
         _core.check(o.cgroup, tcp, udp, o.protect_binds)
@@ -265,13 +265,13 @@ class KernelTable:
             changes = _core.attach(self._core, o.cgroup, tcp, udp, o.protect_binds, o.cgroup_mount)
             self._core.set_host_netns(netns)
             self._core.set_node_addresses(addresses, o.node_addresses is not None)
-            return changes
+            return changes, self._grown
 
     def end_sockets(self, dry_run: bool) -> EndResult:
         """See `hostreach.node.Node.end_sockets`; raises `NotFound` if there are no tables."""
         with self._thread:
-            with self.locked(exclusive=False):
-                pass  # opens the tables; writers need not wait for the rest
+            with self.locked(exclusive=True):
+                pass  # opens the tables, and mends them; writers need not wait for the rest
             return self._end_sockets(dry_run)
 
     def _end_sockets(self, dry_run: bool) -> EndResult:

@@ -41,6 +41,7 @@ class AttachResult:
     cgroup: str
     protocols: tuple[str, ...]
     changes: list[tuple[str, str]]
+    grown: bool = False
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class Node:
         root = find_root()
         path = os.path.realpath(cgroup) if cgroup is not None else root
         options = AttachOptions(path, root, wanted, protect_binds, host_netns, node_addresses)
-        return AttachResult(path, wanted, self._table.attach(options))
+        return AttachResult(path, wanted, *self._table.attach(options))
 
     def detach(self, purge: bool = False) -> DetachResult:
         """Take our programs off their hooks; with ``purge`` remove the tables too.

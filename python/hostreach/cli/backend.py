@@ -54,7 +54,8 @@ def add(
     new = _backend(backend, weight, active=active, draining=drain, down=down)
     with open_node(context, pin) as node:
         change = node.services.add_backend(frontend, new, if_missing=if_missing, owner=owner)
-    print_change(change, frontend, as_json)
+        ended = node.last_ended
+    print_change(change, frontend, as_json, ended)
 
 
 @app.command("set")
@@ -74,7 +75,8 @@ def set_(
     new = _backend(backend, weight, active=active, draining=drain, down=down)
     with open_node(context, pin) as node:
         change = node.services.set_backend(frontend, new, owner=owner)
-    print_change(change, frontend, as_json)
+        ended = node.last_ended
+    print_change(change, frontend, as_json, ended)
 
 
 @app.command()
@@ -90,7 +92,8 @@ def rm(
     """Remove a backend from a service."""
     with open_node(context, pin) as node:
         change = node.services.remove_backend(frontend, backend, if_exists=if_exists, owner=owner)
-    print_change(change, frontend, as_json)
+        ended = node.last_ended
+    print_change(change, frontend, as_json, ended)
 
 
 def _backend(address: str, weight: int, **states: bool) -> Backend:

@@ -36,9 +36,10 @@ def apply(
     services = load(file, owner=owner)
     with open_node(context, pin, max_services, max_backends, max_slots) as node:
         changes = node.services.apply(services, owner=owner, prune=prune, dry_run=dry_run)
+        ended = node.last_ended
     if not dry_run:
         warn_hidden([change.after for change in changes if change.after is not None])
-    print_diff(changes, as_json)
+    print_diff(changes, as_json, ended)
 
 
 def export(context: typer.Context, as_json: Json = False, pin: Pin = None) -> None:

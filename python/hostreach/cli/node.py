@@ -71,7 +71,9 @@ def attach(
         )
     if as_json:
         changes = [{"program": name, "action": action} for name, action in result.changes]
-        print_json(cgroup=result.cgroup, protocols=result.protocols, changes=changes)
+        print_json(
+            cgroup=result.cgroup, protocols=result.protocols, changes=changes, grown=result.grown
+        )
         return
     typer.echo(f"attached to {result.cgroup} for {', '.join(result.protocols)}")
     for action in ("added", "replaced", "removed"):
@@ -79,7 +81,9 @@ def attach(
         if names:
             typer.echo(f"{action} {', '.join(names)}")
     if not result.changes:
-        typer.echo("unchanged")
+        typer.echo("programs unchanged")
+    if result.grown:
+        typer.echo("the tables have grown")
 
 
 def detach(
@@ -92,9 +96,11 @@ def detach(
     with open_node(context, pin) as node:
         result = node.detach(purge)
     if as_json:
-        print_json(programs=result.programs, purged=result.purged)
+        print_json(programs=result.programs, purged=result.purged, sockets=result.sockets)
         return
     typer.echo(f"removed {', '.join(result.programs)}" if result.programs else "was not attached")
+    if result.sockets:
+        typer.echo(f"{result.sockets} open sockets now see their backends' addresses")
     if result.purged:
         typer.echo("removed the tables")
 

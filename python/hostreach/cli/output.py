@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from hostreach.ending import EndResult
     from hostreach.models import Service
     from hostreach.table import Change
 
@@ -45,14 +46,27 @@ def print_columns(header: Sequence[str], rows: Iterable[Sequence[object]]) -> No
     typer.echo(text)
 
 
-def print_change(change: Change | None, frontend: str, as_json: bool) -> None:
+def print_change(
+    change: Change | None, frontend: str, as_json: bool, ended: EndResult | None = None
+) -> None:
     """What one write did; None is nothing."""
     if as_json:
-        print_json(changes=[] if change is None else [change_to_dict(change)])
-    elif change is None:
+        print_json(
+            changes=[] if change is None else [change_to_dict(change)],
+            ended=ended and ended.to_dict(),
+        )
+        return
+    if change is None:
         typer.echo(f"unchanged {frontend}")
     else:
         typer.echo(f"{_VERBS[change.action]} {_describe(change)}")
+    print_ended(ended)
+
+
+def print_ended(ended: EndResult | None) -> None:
+    """What became of the sockets of backends that went; nothing is no line."""
+    if ended is not None and (ended.sockets or ended.unreachable or ended.problem):
+        typer.echo(summary(ended))
 
 
 def warn_hidden(services: Iterable[Service]) -> None:
@@ -69,13 +83,18 @@ def warn_hidden(services: Iterable[Service]) -> None:
             )
 
 
-def print_diff(changes: Sequence[Change], as_json: bool) -> None:
+def print_diff(changes: Sequence[Change], as_json: bool, ended: EndResult | None = None) -> None:
     """What many writes did or would do, in lines that begin with ``+``, ``~`` or ``-``."""
     if as_json:
-        print_json(changes=[change_to_dict(change) for change in changes])
-    elif changes:
+        print_json(
+            changes=[change_to_dict(change) for change in changes],
+            ended=ended and ended.to_dict(),
+        )
+        return
+    if changes:
         lines = (f"{_SIGNS[change.action]} {_describe(change)}" for change in changes)
         typer.echo("\n".join(lines))
+    print_ended(ended)
 
 
 def change_to_dict(change: Change) -> dict[str, Any]:
@@ -127,3 +146,17 @@ def _word(value: object) -> str:
 
 def _count(backends: int) -> str:
     return "1 backend" if backends == 1 else f"{backends or 'no'} backends"
+
+
+def summary(result: EndResult) -> str:
+    """What was ended, in a line; and what could not be, in another."""
+    count = {0: "no sockets", 1: "1 socket"}.get(
+        len(result.sockets), f"{len(result.sockets)} sockets"
+    )
+    said = f"{'would end' if result.dry_run else 'ended'} {count}"
+    if result.unreachable:
+        spaces = f"{result.unreachable} network namespace{'s' * (result.unreachable > 1)}"
+        said += f"\n{spaces}, with {result.left} of them, could not be entered"
+    if result.problem:
+        said += f"\n{result.problem}"
+    return said

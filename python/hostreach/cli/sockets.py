@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from .options import Json, Pin, open_node
-from .output import print_columns, print_json
-
-if TYPE_CHECKING:
-    from hostreach.ending import EndResult
+from .output import print_columns, print_json, summary
 
 app = typer.Typer(help="End the sockets whose backend is gone.")
 
@@ -49,17 +46,3 @@ def end(
             [(each.service, each.backend, each.local, each.netns) for each in result.sockets],
         )
     typer.echo(summary(result))
-
-
-def summary(result: EndResult) -> str:
-    """What was ended, in a line; and what could not be, in another."""
-    count = {0: "no sockets", 1: "1 socket"}.get(
-        len(result.sockets), f"{len(result.sockets)} sockets"
-    )
-    said = f"{'would end' if result.dry_run else 'ended'} {count}"
-    if result.unreachable:
-        spaces = f"{result.unreachable} network namespace{'s' * (result.unreachable > 1)}"
-        said += f"\n{spaces}, with {result.left} of them, could not be entered"
-    if result.problem:
-        said += f"\n{result.problem}"
-    return said

@@ -111,9 +111,10 @@ def add(
     )
     with open_node(context, pin, max_services, max_backends, max_slots) as node:
         change = node.services.add(service, if_missing=if_missing)
+        ended = node.last_ended
     if change is not None:
         warn_hidden([service])
-    print_change(change, str(service.frontend), as_json)
+    print_change(change, str(service.frontend), as_json, ended)
 
 
 @app.command("set")
@@ -148,9 +149,10 @@ def set_(
     )
     with open_node(context, pin, max_services, max_backends, max_slots) as node:
         change = node.services.set(service)
+        ended = node.last_ended
     if change is not None:
         warn_hidden([service])
-    print_change(change, str(service.frontend), as_json)
+    print_change(change, str(service.frontend), as_json, ended)
 
 
 @app.command()
@@ -165,7 +167,8 @@ def rm(
     """Remove a service."""
     with open_node(context, pin) as node:
         change = node.services.remove(frontend, if_exists=if_exists, owner=owner)
-    print_change(change, frontend, as_json)
+        ended = node.last_ended
+    print_change(change, frontend, as_json, ended)
 
 
 @app.command()
