@@ -86,20 +86,20 @@ def test_once_for_each_socket(box: Box, node: Node, kind: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
-@CONNECTED
-def test_every_family(box: Box, node: Node, family: Family, kind: str) -> None:
+def test_every_family(box: Box, node: Node, family: Family) -> None:
     server = family.endpoint(family.backend(2), 8080)
-    protocol = kind.partition("-")[0]
-    box.serve(f"{server}/{protocol}")
-    node.services.add(Service.of(f"{family.endpoint(family.vip(), 80)}/{protocol}", server))
+    for protocol in ("tcp", "udp"):
+        box.serve(f"{server}/{protocol}")
+        node.services.add(Service.of(f"{family.endpoint(family.vip(), 80)}/{protocol}", server))
 
     def converse(test: Line) -> None:
-        with new_socket(family, kind) as client:
-            connect(client, family.sockaddr(family.vip(), 80))
-            test.ask()
+        for kind in (TCP, UDP_CONNECTED):
+            with new_socket(family, kind) as client:
+                connect(client, family.sockaddr(family.vip(), 80))
+                test.ask()
         test.ask()
 
-    check(box, node, converse, [1], [0])
+    check(box, node, converse, [1, 0], [0, 1], [0, 0])
 
 
 @CONNECTED
@@ -385,9 +385,7 @@ def test_recounted_at_attach(box: Box, node: Node) -> None:
         client.send()
 
 
-def test_an_upgrade_keeps_counts(
-    box: Box, node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_upgrade_keeps_counts(box: Box, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs that are replaced under open connections."""
     place(box, node)
 

@@ -13,8 +13,17 @@ from hostreach import Service
 from .harness import Box, Line, scaled
 from .harness.choices import FRONTEND, VIP, attach_blind, backends, choose, choose_one, given
 from .harness.choices import new_client as new_udp
-from .harness.clients import KINDS, UDP_CONNECTED, UDP_UNCONNECTED, V4, V6, ask, exchange
-from .harness.clients import new_socket, outcome
+from .harness.clients import (
+    KINDS,
+    UDP_CONNECTED,
+    UDP_UNCONNECTED,
+    V4,
+    V6,
+    ask,
+    exchange,
+    new_socket,
+    outcome,
+)
 from .harness.host import PORT, attach_inside, cgroups, give_addresses, move_to, opened, pods
 
 if TYPE_CHECKING:
@@ -184,7 +193,9 @@ def test_all_draining(box: Box, blind: Node) -> None:
     names = backends(MANY)
     set_service(blind, "1h", *(f"{name},state=draining" for name in names))
     (first,) = box.call(choose, 50)
-    set_service(blind, "1h", *(f"{n},state={'draining' if n == first else 'active'}" for n in names))
+    set_service(
+        blind, "1h", *(f"{n},state={'draining' if n == first else 'active'}" for n in names)
+    )
     assert set(box.call(choose, 50)) == {first}
 
 

@@ -152,19 +152,19 @@ def test_the_socket_can_bind_elsewhere(box: Box, host: Node) -> None:
 
     def attempt() -> list[tuple[object, ...]]:
         results: list[tuple[object, ...]] = []
-        for family, host in ((IN, "127.0.0.1"), (IN6, "::1")):
+        for family, address in ((IN, "127.0.0.1"), (IN6, "::1")):
             for kind, port in ((STREAM, PORT), (DGRAM, 30053)):
                 with socket.socket(family, kind) as server:
-                    refused = [outcome_of_bind(server, host, port) for _ in range(2)]
+                    refused = [outcome_of_bind(server, address, port) for _ in range(2)]
                     unbound = server.getsockname()[1]
-                    bound = outcome_of_bind(server, host, port + 1)
+                    bound = outcome_of_bind(server, address, port + 1)
                     if kind == STREAM:
                         server.listen()
-                    address = server.getsockname()
+                    at = server.getsockname()
                     with socket.socket(family, kind) as client:
-                        client.connect(address)
-                        assert client.getpeername() == address
-                    results.append((*refused, unbound, bound, address[1] - port))
+                        client.connect(at)
+                        assert client.getpeername() == at
+                    results.append((*refused, unbound, bound, at[1] - port))
         return results
 
     assert box.call(attempt) == [(IN_USE, IN_USE, 0, FREE, 1)] * 4
@@ -217,11 +217,11 @@ def test_port_0(box: Box, host: Node) -> None:
         (settings / "ip_local_port_range").write_text("30000 30100")
         (settings / "ip_local_reserved_ports").write_text(f"30000-30009,{PORT},30053")
         results = set()
-        for family, host in ((IN, "0.0.0.0"), (IN, "127.0.0.1"), (IN6, "::")):
+        for family, address in ((IN, "0.0.0.0"), (IN, "127.0.0.1"), (IN6, "::")):
             for kind in (STREAM, DGRAM):
                 for _ in range(100):
                     with socket.socket(family, kind) as server:
-                        said = outcome_of_bind(server, host, 0)
+                        said = outcome_of_bind(server, address, 0)
                         results.add((said, 30010 <= server.getsockname()[1] <= 30100))
         return results
 

@@ -123,6 +123,7 @@ def test_reached(box: Box, host: Node) -> None:
     """By every name that the node has; what was asked for is what is shown."""
     serve_backends(box)
     add(host)
+    expected: list[dict[str, object]]
     expected = [dict.fromkeys(KINDS, Seen(BACKENDS[w.version], (w.shown, PORT))) for w in WAYS]
     assert by_way(box.call(try_ways)) == by_way(expected)
 

@@ -58,9 +58,7 @@ def services(draw: st.DrawFn) -> Service:
     return Service.of(
         frontend,
         *draw(
-            st.lists(
-                backends(frontend), max_size=5, unique_by=lambda text: text.partition(",")[0]
-            )
+            st.lists(backends(frontend), max_size=5, unique_by=lambda text: text.partition(",")[0])
         ),
         name=draw(st.sampled_from([None, None, "a/b:c", "n" * 255])),
         owner=draw(owners),

@@ -114,11 +114,11 @@ def test_host_only_node_port(box: Box, node: Node) -> None:
         assert pod.call(attempt) == UNSEEN
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_from_cgroup(box: Box, node: Node, tree: dict[str, Path], kind: str) -> None:
+def test_from_cgroup(box: Box, node: Node, tree: dict[str, Path]) -> None:
     """A cgroup and all below it; no sibling and nobody above."""
-    box.serve(f"{SERVER}/{protocol_of(kind)}")
-    frontend = f"10.96.0.10:80/{protocol_of(kind)}"
+    kind = TCP
+    box.serve(f"{SERVER}/tcp")
+    frontend = "10.96.0.10:80/tcp"
     for below, expected in (
         ("a", {"a", "a/b", "a/b/c"}),
         ("a/b", {"a/b", "a/b/c"}),
@@ -228,9 +228,7 @@ def test_exempt_at_once(box: Box, node: Node, tree: dict[str, Path], kind: str) 
         client.send(False)
 
 
-def test_an_exempt_task_sends_by_an_old_socket(
-    box: Box, node: Node, tree: dict[str, Path]
-) -> None:
+def test_an_exempt_task_sends_by_an_old_socket(box: Box, node: Node, tree: dict[str, Path]) -> None:
     """Each datagram of an unconnected socket is judged anew."""
     serve(box, node)
 
@@ -261,8 +259,10 @@ def passed_socket(where: socket.socket) -> socket.socket:
     return socket.socket(fileno=fds[0])
 
 
-@pytest.mark.parametrize("exempt_maker", [True, False])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "exempt_maker"),
+    [(TCP, True), (TCP, False), (UDP_CONNECTED, True), (UDP_UNCONNECTED, False)],
+)
 def test_a_passed_socket_follows_the_caller(
     box: Box, node: Node, tree: dict[str, Path], kind: str, exempt_maker: bool
 ) -> None:
@@ -385,9 +385,7 @@ def test_a_narrow_exact_service_does_not_hide_the_node_port(
 
 def test_ipv6_too(box: Box, node: Node, tree: dict[str, Path]) -> None:
     box.serve("[fd00::2]:8080/udp")
-    service = Service.of(
-        "[fd00:96::a]:80/udp", "[fd00::2]:8080", from_cgroup=str(tree["a"])
-    )
+    service = Service.of("[fd00:96::a]:80/udp", "[fd00::2]:8080", from_cgroup=str(tree["a"]))
     node.services.add(service)
     node.exempt.add(str(tree["a/b"]))
 
@@ -396,4 +394,4 @@ def test_ipv6_too(box: Box, node: Node, tree: dict[str, Path]) -> None:
         return outcome(lambda: exchange(V6, UDP_CONNECTED, ("fd00:96::a", 80)).server)
 
     seen = {name: box.call(attempt, path) for name, path in tree.items()}
-    assert seen == {name: UNSEEN for name in tree} | {"a": "[fd00::2]:8080"}
+    assert seen == dict.fromkeys(tree, UNSEEN) | {"a": "[fd00::2]:8080"}

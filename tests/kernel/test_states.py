@@ -61,8 +61,9 @@ def servers_of(kind: str, family: Family = V4, tries: int = TRIES) -> set[object
     return {outcome(lambda: exchange(family, kind, vip).server) for _ in range(tries)}
 
 
-@FAMILY
-@KIND
+@pytest.mark.parametrize(
+    ("family", "kind"), [*zip(FAMILIES, KINDS, strict=True)], ids=lambda each: str(each)
+)
 def test_new_connections_by_state(box: Box, node: Node, family: Family, kind: str) -> None:
     """Every mixture of three backends' states (and weight 0), each for TRIES new sockets."""
     a, b, c = place(box, node, 3, kind, family)
@@ -82,7 +83,9 @@ def test_new_connections_by_state(box: Box, node: Node, family: Family, kind: st
         (["down", "active", "draining"], {b}),
         (["active", "active", "active"], {a, b, c}),
     ):
-        states = [f"{server},state={state}" for server, state in zip((a, b, c), change, strict=True)]
+        states = [
+            f"{server},state={state}" for server, state in zip((a, b, c), change, strict=True)
+        ]
         set_backends(node, *states)
         assert box.call(servers_of, kind, family) == expected, change
 
@@ -131,7 +134,7 @@ def test_a_draining_backends_connections_go_on(box: Box, node: Node, kind: str) 
 
 @FAMILY
 def test_a_socket_keeps_its_backend(box: Box, node: Node, family: Family) -> None:
-    """Through a random history of others' changes; a new one only when its own is no longer usable."""
+    """Through any changes to others; a new one only when its own is no longer usable."""
     servers = place(box, node, 10, UDP_UNCONNECTED, family)
     vip = family.sockaddr(family.vip(), PORT)
     chance = random.Random(7)
@@ -264,9 +267,7 @@ def test_removed_and_added_services_are_new(box: Box, node: Node) -> None:
 
 
 @pytest.mark.parametrize("kind", [TCP, UDP_CONNECTED])
-def test_connected_sockets_show_the_service_through_states(
-    box: Box, node: Node, kind: str
-) -> None:
+def test_connected_sockets_show_the_service_through_states(box: Box, node: Node, kind: str) -> None:
     """getpeername does not depend on what became of the backend."""
     servers = place(box, node, 1, kind)
 

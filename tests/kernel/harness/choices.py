@@ -6,6 +6,7 @@ An instance that is attached without its getpeername hook lets a client see wher
 
 from __future__ import annotations
 
+import math
 import socket
 from collections import Counter
 from collections.abc import Sequence
@@ -69,4 +70,4 @@ def chi_square(counts: Counter[str], weights: Sequence[int], names: Sequence[str
 def critical(freedom: int) -> float:
     """What chi-square exceeds once in a million runs (Wilson and Hilferty's approximation)."""
     z = 4.753
-    return freedom * (1 - 2 / (9 * freedom) + z * (2 / (9 * freedom)) ** 0.5) ** 3
+    return freedom * (1 - 2 / (9 * freedom) + z * math.sqrt(2 / (9 * freedom))) ** 3

@@ -28,7 +28,12 @@ def need(program: str) -> str:
 @cache
 def _directory() -> Path:
     made, owner = tempfile.mkdtemp(prefix="hostreach-clients-"), os.getpid()
-    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(made, ignore_errors=True))
+
+    def remove() -> None:
+        if os.getpid() == owner:  # not a forked child
+            shutil.rmtree(made, ignore_errors=True)
+
+    atexit.register(remove)
     return Path(made)
 
 
