@@ -31,9 +31,9 @@ struct Traffic {
 // Everything is decided by what the maps hold: the hash says which services
 // exist, their records' words say what they are, and what neither reaches is
 // free. A writer killed at any instruction so leaves each service wholly before
-// or wholly after its change. Two things are only hints that may then be stale,
-// and the next writer mends them, told by an odd generation: hr_backend.service
-// and hr_backend.state.
+// or wholly after its change. Three things are only hints that may then be
+// stale, and the next writer mends them, told by an odd generation:
+// hr_backend.service, .state and .reset.
 //
 // Not thread-safe; one object per thread, or a lock around it.
 class Table {
