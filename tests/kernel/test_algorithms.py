@@ -152,21 +152,20 @@ def test_maglev_tables(box: Box, small: Node) -> None:
         assert table_of(box, small, shuffled) == table
 
 
-@pytest.mark.parametrize("count", [3, 6, 10, 20, 40])
-def test_maglev_disruption(box: Box, small: Node, count: int) -> None:
+def test_maglev_disruption(box: Box, small: Node) -> None:
     """One backend goes or comes: its own slots move, and few of the others'.
 
-    A table of the same size; the paper's figure 12 has some 2 % beyond what must move.
+    The paper's figure 12 has some 2 % beyond what must move, in larger tables; 3.3 % was measured.
     """
-    names = [f"10.0.0.{n}:80" for n in range(1, 1 + count)]
-    full = table_of(box, small, names)
-    for gone in names[:: max(1, count // 4)]:
-        left = table_of(box, small, [name for name in names if name != gone])
-        if len(left) != len(full):
-            continue  # see test_maglev_sizes
-        assert changed(full, left) < 0.1, gone
-        assert changed(left, full) < 0.1 + 1.5 / count, gone
-    assert table_of(box, small, names) == full  # the table depends on nothing else
+    for count in (4, 8, 10, 20, 40, 100):
+        names = [f"10.0.0.{n}:80" for n in range(1, 1 + count)]
+        full = table_of(box, small, names)
+        for gone in names[1 :: max(1, count // 3)]:
+            left = table_of(box, small, [name for name in names if name != gone])
+            assert len(left) == len(full)
+            assert changed(full, left) < 0.05, (count, gone)
+            assert changed(left, full) < 0.05 + 1.5 / count, (count, gone)
+        assert table_of(box, small, names) == full  # it depends on nothing else
 
 
 def test_maglev_sizes(small: Node) -> None:

@@ -308,16 +308,25 @@ def _converse(client: socket.socket, kind: str, vip: tuple[str, int]) -> Seen:
     return Seen(line(client), client.getpeername()) if kind == TCP else ask(client)
 
 
-@pytest.mark.parametrize("depth", [5, 31, 32, 40])
-def test_deep_cgroups(box: Box, node: Node, depth: int) -> None:
-    """However deep: exempt, or alone to see a service."""
+@pytest.mark.parametrize("level", [6, 31, 32, 40])
+def test_deep_cgroups(box: Box, node: Node, level: int) -> None:
+    """Alone to see a service, however deep; exempt down to level 31, and refused below."""
     serve(box, node)
-    names = ["/".join(["x"] * n) for n in range(1, depth + 1)]
+    names = ["/".join(["x"] * n) for n in range(1, level)]  # below the box's, which is at level 1
     with cgroups(box.cgroup, *names) as paths:
         tree = {"": box.cgroup, "above": paths[-2], "deep": paths[-1]}
-        node.exempt.add(str(paths[-1]))
-        assert by_cgroup(box, tree) == {"", "above"}
-        node.exempt.remove(str(paths[-1]))
+        if level > 31:
+            with pytest.raises(errors.Refused) as caught:
+                node.exempt.add(str(paths[-1]))
+            assert "\n" not in str(caught.value)
+            assert node.exempt.list() == []
+            node.exempt.add(str(paths[29]))  # at level 31
+            assert by_cgroup(box, tree) == {""}
+            node.exempt.remove(str(paths[29]))
+        else:
+            node.exempt.add(str(paths[-1]))
+            assert by_cgroup(box, tree) == {"", "above"}
+            node.exempt.remove(str(paths[-1]))
         assert by_cgroup(box, tree) == {*tree}
         service = Service.of("10.96.0.10:80/udp", SERVER, from_cgroup=str(paths[-1]))
         node.services.set(service)
