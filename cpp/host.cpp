@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <ifaddrs.h>
 #include <linux/sched.h>
-#include <net/if.h>
 #include <sched.h>
 #include <sys/socket.h>
 
@@ -35,6 +34,12 @@ __u64 own_cookie() {
     if (::getsockopt(socket.get(), SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &size))
         return 0;
     return cookie;
+}
+
+bool is_loopback(int family, const void *address) {
+    if (family == AF_INET)
+        return (ntohl(static_cast<const in_addr *>(address)->s_addr) >> 24) == 127;
+    return IN6_IS_ADDR_LOOPBACK(static_cast<const in6_addr *>(address));
 }
 
 } // namespace
@@ -71,7 +76,7 @@ std::vector<std::string> local_addresses() {
     std::set<std::string> found;
     for (const ifaddrs *each = list; each; each = each->ifa_next) {
         char text[INET6_ADDRSTRLEN];
-        if (!each->ifa_addr || (each->ifa_flags & IFF_LOOPBACK))
+        if (!each->ifa_addr)
             continue;
         const void *address = nullptr;
         int family = each->ifa_addr->sa_family;
@@ -79,7 +84,9 @@ std::vector<std::string> local_addresses() {
             address = &reinterpret_cast<const sockaddr_in *>(each->ifa_addr)->sin_addr;
         else if (family == AF_INET6)
             address = &reinterpret_cast<const sockaddr_in6 *>(each->ifa_addr)->sin6_addr;
-        if (address && ::inet_ntop(family, address, text, sizeof(text)))
+        // by address, not by interface: routed hosts have addresses on lo
+        if (address && !is_loopback(family, address) &&
+            ::inet_ntop(family, address, text, sizeof(text)))
             found.insert(text);
     }
     return {found.begin(), found.end()};

@@ -15,7 +15,7 @@ namespace hr {
 // user space (SO_NETNS_COOKIE, Linux 5.14). Raises invalid_input, kernel_error.
 __u64 netns_cookie(const std::optional<std::string> &path);
 
-// Addresses of all interfaces of this namespace, loopback aside, sorted.
+// Addresses of all interfaces of this namespace, 127.0.0.0/8 and ::1 aside, sorted.
 // Raises kernel_error.
 std::vector<std::string> local_addresses();
 

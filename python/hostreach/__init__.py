@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .ending import EndResult
     from .errors import (
         AbiMismatch,
         AlreadyExists,
@@ -33,16 +34,19 @@ if TYPE_CHECKING:
     )
     from .exempt import Exemptions
     from .models import Backend, Frontend, Service
-    from .node import Capacities, Node, Status, open  # noqa: A004 - as in hostreach.open()
+    from .node import AttachResult, Capacities, DetachResult, Node, Status, open  # noqa: A004 - as in hostreach.open()
     from .table import Change, Services
 
 __all__ = [
     "AbiMismatch",
     "AlreadyExists",
+    "AttachResult",
     "AttachedElsewhere",
     "Backend",
     "Capacities",
     "Change",
+    "DetachResult",
+    "EndResult",
     "Exemptions",
     "Frontend",
     "HostreachError",
@@ -65,7 +69,10 @@ __all__ = [
 
 _HOME = {
     **dict.fromkeys(("Backend", "Frontend", "Service"), "models"),
-    **dict.fromkeys(("Capacities", "Node", "Status", "open"), "node"),
+    **dict.fromkeys(
+        ("AttachResult", "Capacities", "DetachResult", "Node", "Status", "open"), "node"
+    ),
+    "EndResult": "ending",
     **dict.fromkeys(("Change", "Services"), "table"),
     "Exemptions": "exempt",
 }

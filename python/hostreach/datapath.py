@@ -402,5 +402,8 @@ def _own_addresses(within: Sequence[str] | None) -> Hooks:
         return addresses
     from ipaddress import ip_address, ip_network
 
-    networks = [ip_network(cidr) for cidr in within]
+    try:
+        networks = [ip_network(cidr) for cidr in within]
+    except ValueError as error:
+        raise InvalidInput(f"--node-addresses: {error}") from None
     return [a for a in addresses if any(ip_address(a) in network for network in networks)]

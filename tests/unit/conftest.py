@@ -50,10 +50,13 @@ class FakeAttachResult(NamedTuple):
     cgroup: str
     protocols: tuple[str, ...]
     changes: list[tuple[str, str]]
+    grown: bool = False
 
 
 class FakeNode:
     """As `hostreach.Node`, as far as tables go; ``attach`` notes what it was asked for."""
+
+    last_ended: None = None
 
     def __init__(self, table: MemoryTable, attached: list[dict[str, object]]) -> None:
         self.services = Services(table)

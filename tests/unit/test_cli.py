@@ -83,7 +83,7 @@ def test_json(run: Run, host: FakeHost) -> None:
         ],
     }
     change = {"action": "add", "frontend": VIP, "before": None, "after": service}
-    assert added == {"schema": 1, "changes": [change]}
+    assert added == {"schema": 1, "changes": [change], "ended": None}
     assert json.loads(run("svc", "ls", "--json").out) == {"schema": 1, "services": [service]}
     shown = json.loads(run("svc", "show", VIP, "--json").out)
     assert shown["service"] == service
@@ -95,7 +95,7 @@ def test_json(run: Run, host: FakeHost) -> None:
         "open": 0,
     }
     again = run("svc", "add", VIP, "--if-missing", "--json")
-    assert json.loads(again.out) == {"schema": 1, "changes": []}
+    assert json.loads(again.out) == {"schema": 1, "changes": [], "ended": None}
     assert [Service.model_validate(service)] == host.services.list()
 
 
@@ -246,7 +246,7 @@ def test_attach_options(run: Run, host: FakeHost) -> None:
         *("attach", "--protect-binds", "--host-netns", "/proc/1/ns/net"),
         *("--node-addresses", "10.0.0.0/8,FD00::/8"),
     )
-    assert attached.out == "attached to /sys/fs/cgroup for tcp, udp\nunchanged\n"
+    assert attached.out == "attached to /sys/fs/cgroup for tcp, udp\nprograms unchanged\n"
     assert host.attached == [
         {"protect_binds": False, "host_netns": None, "node_addresses": None},
         {

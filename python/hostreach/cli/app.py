@@ -10,7 +10,7 @@ import typer
 from hostreach import __version__
 
 from . import backend, exempt, files, node, sockets, svc
-from .options import Pin
+from .options import Json, Pin
 
 app = typer.Typer(
     name="hostreach",
@@ -40,6 +40,7 @@ def _print_version(wanted: bool) -> None:
 def root(
     context: typer.Context,
     pin: Pin = None,
+    as_json: Json = False,
     version: Annotated[  # noqa: ARG001 - handled by its callback
         bool,
         typer.Option(
@@ -50,4 +51,4 @@ def root(
     """Balance services on this node at the socket layer. Without a command: status."""
     context.obj = pin
     if context.invoked_subcommand is None:
-        node.status(context, pin)
+        node.status(context, pin, as_json)

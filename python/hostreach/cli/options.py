@@ -22,8 +22,23 @@ Pin = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def check_owner(owner: str | None) -> str | None:
+    """An owner that no service can have is a slip, not one without services."""
+    from hostreach.syntax import OWNER_MAX, check_label
+
+    return owner and check_label(owner, "owner", OWNER_MAX)
+
+
 Owner = Annotated[
-    str, typer.Option("--owner", metavar="NAME", help="Whose services are being changed.")
+    str,
+    typer.Option(
+        "--owner",
+        metavar="NAME",
+        help="Whose services are being changed.",
+        callback=check_owner,
+    ),
 ]
 IfMissing = Annotated[
     bool, typer.Option("--if-missing", help="It is no error if it exists already.")

@@ -17,6 +17,7 @@ from .options import (
     MaxSlots,
     Owner,
     Pin,
+    check_owner,
     open_node,
 )
 from .output import print_change, print_columns, print_json, warn_hidden
@@ -37,7 +38,9 @@ Backends = Annotated[
         help="As in 10.0.0.2:53,weight=3; states are active, draining, down; repeatable.",
     ),
 ]
-Name = Annotated[str | None, typer.Option("--name", help="For people; up to 255 bytes.")]
+Name = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", help="For people; up to 255 bytes.")
+]
 Algorithm = Annotated[
     str,
     typer.Option(
@@ -175,7 +178,8 @@ def rm(
 def ls(
     context: typer.Context,
     owner: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Only this owner's services.")
+        str | None,
+        typer.Option(metavar="NAME", help="Only this owner's services.", callback=check_owner),
     ] = None,
     as_json: Json = False,
     pin: Pin = None,
