@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import io
 import os
+import socket
+import subprocess
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -290,3 +292,104 @@ def test_bpffs_read_only(box: Box) -> None:
     for arguments in (("attach", "--cgroup", str(box.cgroup)), ("svc", "add", FRONTEND)):
         one_line(cli.run(box.pin, *arguments, prepare=bpffs("read-only")), 1, str(box.pin))
     assert not attached(box.cgroup)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("attach", "--cgroup", ""),
+        ("attach", "--node-addresses", "192.0.2.0/33"),
+        ("svc", "ls", "--owner", "a b"),
+        ("svc", "add", FRONTEND, "--owner", "a b"),
+        ("svc", "add", FRONTEND, "--from-cgroup", "/sys/fs/cgroup/there/is/none"),
+        ("exempt", "add", "/etc"),
+    ],
+    ids=" ".join,
+)
+def test_more_bad_input(box: Box, arguments: tuple[str, ...]) -> None:
+    one_line(cli.run(box.pin, *arguments), 2)
+    assert not box.pin.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("status",), ("export",), ("svc", "ls"), ("svc", "rm", FRONTEND), ("detach", "--purge")],
+    ids=" ".join,
+)
+def test_pins_that_are_none(box: Box, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """Nothing outside bpffs, nor in its root, is an instance; and nothing there is touched."""
+    files = [tmp_path / name for name in ("services", "meta", "records")]
+    for file in files:
+        file.write_text("somebody else's")
+    for pin in (tmp_path, tmp_path / "missing", files[0], box.pin.parent):
+        one_line(cli.run(pin, *arguments), 2, str(pin))
+    assert all(file.read_text() == "somebody else's" for file in files)
+
+
+def test_pins_of_others(box: Box) -> None:
+    """A directory with a pin that has one of our names and is not ours."""
+    box.pin.mkdir(mode=0o700)
+    theirs = box.pin / "events"
+    array = "type array key 4 value 4 entries 1 name theirs"
+    subprocess.run(["bpftool", "map", "create", theirs, *array.split()], check=True)
+    try:
+        add = ("svc", "add", FRONTEND)
+        one_line(cli.run(box.pin, *add), 1, str(theirs))
+        one_line(cli.run(box.pin, "detach", "--purge"), 1, str(theirs))
+        assert theirs.exists()
+    finally:
+        theirs.unlink()
+
+
+@pytest.mark.parametrize(
+    ("without", "options", "parts"),
+    [
+        ("recvmsg", (), ("UDP", "--protocols tcp")),
+        ("connect", (), ("4.17",)),
+        ("post_bind", ("--protect-binds",), ("--protect-binds",)),
+    ],
+)
+def test_kernels_that_cannot(
+    box: Box,
+    monkeypatch: pytest.MonkeyPatch,
+    without: str,
+    options: tuple[str, ...],
+    parts: tuple[str, ...],
+) -> None:
+    monkeypatch.setenv("HOSTREACH_WITHOUT", without)
+    attach = ("attach", "--cgroup", str(box.cgroup))
+    one_line(cli.run(box.pin, *attach, *options), 1, *parts)
+    assert not attached(box.cgroup)
+    assert not box.pin.exists()
+    if without == "recvmsg":
+        assert cli.run(box.pin, *attach, "--protocols", "tcp").status == 0
+        assert len(attached(box.cgroup)) == 5
+
+
+def test_a_cgroup_that_is_gone(box: Box) -> None:
+    """Its service can be changed and applied again, and nobody uses it."""
+    pod = box.cgroup / "pod"
+    pod.mkdir()
+    add = ("svc", "add", FRONTEND, "--backend", "10.0.0.2:80", "--from-cgroup", str(pod))
+    assert cli.run(box.pin, *add, *SMALL).status == 0
+    pod.rmdir()
+    assert cli.run(box.pin, "backend", "add", FRONTEND, "10.0.0.3:80").status == 0
+    exported = cli.run(box.pin, "export").stdout
+    assert str(pod) in exported
+    assert cli.run(box.pin, "apply", "-f", "-", stdin=exported).status == 0
+    assert cli.run(box.pin, "export").stdout == exported
+
+
+def test_hidden_listeners_are_reported(box: Box) -> None:
+    """A line on stderr, and the service is added all the same."""
+
+    def add_beside_a_server() -> tuple[int, str]:
+        out, err = io.StringIO(), io.StringIO()
+        with socket.create_server(("0.0.0.0", 30080)), redirect_stdout(out), redirect_stderr(err):
+            status = main(["svc", "add", "node:30080/tcp", "--pin", str(box.pin)])
+        return status, err.getvalue()
+
+    status, said = box.call(add_beside_a_server)
+    assert status == 0
+    assert "0.0.0.0" in said
+    assert said.count("\n") == 1
