@@ -33,7 +33,9 @@ class Cgroup:
 
 
 def remove(path: Path) -> None:
-    """Kills whatever still runs in the cgroup and removes it."""
+    """Kills whatever still runs in the cgroup or below it and removes them all."""
+    for child in [each for each in path.glob("*") if each.is_dir()]:
+        remove(child)
 
     def gone() -> bool:
         with contextlib.suppress(FileNotFoundError):
