@@ -16,6 +16,7 @@
 
 #include "error.hpp"
 #include "fd.hpp"
+#include "features.hpp"
 
 namespace hr {
 
@@ -26,6 +27,8 @@ namespace {
 #endif
 
 __u64 own_cookie() {
+    if (is_switched_off("netns_cookie"))
+        return 0;
     Fd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
     __u64 cookie = 0;
     socklen_t size = sizeof(cookie);

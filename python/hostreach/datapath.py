@@ -329,6 +329,11 @@ class KernelTable:
             return []
 
 
+def kernel_features() -> dict[str, bool]:
+    """By the names that HOSTREACH_WITHOUT takes; raises `PermissionDenied`."""
+    return {**_core.features(), "netns_cookie": _core.netns_cookie(None) != 0}
+
+
 def _key(frontend: Frontend) -> tuple[str, int, str]:
     return frontend.address, frontend.port, frontend.protocol
 

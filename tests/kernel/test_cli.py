@@ -393,3 +393,19 @@ def test_hidden_listeners_are_reported(box: Box) -> None:
     assert status == 0
     assert "0.0.0.0" in said
     assert said.count("\n") == 1
+
+
+def test_doctor(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each feature's own line; a missing one is no failure. Ports that may collide are named."""
+    found = {
+        each["name"]: each["found"]
+        for each in cli.run(box.pin, "doctor", "--json").json["features"]
+    }
+    assert found["connect"]
+    monkeypatch.setenv("HOSTREACH_WITHOUT", "mptcp,netns_cookie")
+    said = cli.run(box.pin, "doctor", "--json")
+    now = {each["name"]: each["found"] for each in said.json["features"]}
+    assert now == found | {"mptcp": False, "netns_cookie": False}
+    low = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]
+    assert cli.run(box.pin, "svc", "add", f"node:{low}/tcp", *SMALL).status == 0
+    assert low in cli.run(box.pin, "doctor").stdout
