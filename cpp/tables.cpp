@@ -64,10 +64,12 @@ Fd open_table(const PinDirectory &pin, const std::string &name) {
 }
 
 [[noreturn]] void refuse_abi(const PinDirectory &pin, __u32 found) {
+    std::string made = found > HR_ABI_VERSION ? "a newer hostreach made the tables (version "
+                                              : "another hostreach made the tables (version ";
     throw Error(Kind::abi_mismatch, pin.path(),
-                "the tables have version " + std::to_string(found) + ", this hostreach needs " +
+                made + std::to_string(found) + ", this one knows " +
                     std::to_string(HR_ABI_VERSION) +
-                    "; use the version that made them, or `detach --purge` and start anew");
+                    "); use that one, or `detach --purge` and start anew");
 }
 
 // Version 1 is known by the first word of `meta`, whatever its size.
