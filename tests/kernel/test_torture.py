@@ -54,8 +54,10 @@ class Place(NamedTuple):
 
     @property
     def allowed(self) -> str:
-        errors = {"ENETUNREACH": self.comes_and_goes, "ECONNREFUSED": self.may_be_empty,
-                  "ECONNABORTED": self.resets}  # fmt: skip
+        errors = {"ENETUNREACH": self.comes_and_goes, "ECONNREFUSED": self.may_be_empty}
+        # What a call says depends on which one first meets a socket that was ended.
+        ended = ("ECONNABORTED", "ENOTCONN", "EDESTADDRREQ")
+        errors |= dict.fromkeys(ended, self.resets)
         return "+".join(name for name, is_allowed in errors.items() if is_allowed) or "none"
 
 
