@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The table for Python. A service crosses as one tuple of plain values, which
-// python/hostreach/_core.pyi describes.
+// python/hostreach/plain.py describes.
 #include <netinet/in.h>
 #include <pybind11/stl.h>
 

@@ -7,27 +7,8 @@ and `KernelError`; others are named where they occur.
 
 from typing import Literal, TypeAlias
 
-_Frontend: TypeAlias = tuple[str, int, str]
-"""Address or "node", port, "tcp" or "udp"."""
-_Backend: TypeAlias = tuple[str, int, str]
-"""Endpoint, weight, "active", "draining" or "down"."""
-_Subtree: TypeAlias = tuple[str, int, int]
-"""A cgroup's path, id and depth below the root."""
-_Service: TypeAlias = tuple[
-    str,
-    int,
-    str,
-    str | None,
-    str,
-    str,
-    list[_Backend],
-    int,
-    bool,
-    _Subtree | None,
-    str | None,
-]
-"""Address or "node", port, protocol, name, owner, algorithm, backends, affinity in milliseconds
-(0: none), whether for the host alone, for which cgroup alone, and on_removal."""
+from .plain import PlainFrontend, PlainService
+
 _Row: TypeAlias = tuple[str, str | None, str, str, int]
 """Frontend as text, name, owner, algorithm, number of backends."""
 Program: TypeAlias = tuple[str, bool, bool | None, int, list[tuple[int, str]]]
@@ -75,20 +56,20 @@ class Table:
     def purge(self) -> None:
         """Remove the tables and all pins, and give the lock back."""
 
-    def get(self, frontend: _Frontend) -> _Service | None: ...
+    def get(self, frontend: PlainFrontend) -> PlainService | None: ...
     def rows(self, owner: str | None) -> list[_Row]:
         """Sorted as `list`."""
 
-    def differing(self, services: list[_Service]) -> list[int]:
+    def differing(self, services: list[PlainService]) -> list[int]:
         """Indexes of those that the table lacks or holds differently."""
 
-    def write(self, put: list[_Service], remove: list[_Frontend]) -> None:
+    def write(self, put: list[PlainService], remove: list[PlainFrontend]) -> None:
         """Remove those, add or replace these; raises `TableFull` before anything is written."""
 
-    def shares(self, frontend: _Frontend) -> list[int]:
+    def shares(self, frontend: PlainFrontend) -> list[int]:
         """Selection slots of each backend, in the order of `get`; empty if there is no service."""
 
-    def active(self, frontend: _Frontend) -> list[int]:
+    def active(self, frontend: PlainFrontend) -> list[int]:
         """Open connections to each backend, in the order of `get`."""
 
     def set_host_netns(self, cookie: int) -> None:
@@ -115,13 +96,13 @@ class Table:
     def capacities(self) -> tuple[int, int, int]:
         """Services, backends and selection slots that fit."""
 
-    def traffic(self, frontend: _Frontend | None) -> tuple[int, int]:
+    def traffic(self, frontend: PlainFrontend | None) -> tuple[int, int]:
         """Translations and refusals of one service, or of all, since each was added."""
 
     def events(self) -> list[int]:
         """Overflowed origins, failed socket storages, unremembered sockets."""
 
-    def list(self, owner: str | None) -> list[_Service]:
+    def list(self, owner: str | None) -> list[PlainService]:
         """Sorted by family, address, port, protocol."""
 
 def check(cgroup: str, tcp: bool, udp: bool, protect_binds: bool) -> None:

@@ -14,6 +14,8 @@ from . import _core
 from .cgroup import find_root
 from .ending import EndedSocket, EndResult
 from .errors import HostreachError, InvalidInput, NotFound, Refused, TableBusy
+from .options import AttachOptions, Capacities
+from .plain import model_of, plain_frontend, plain_service
 from .table import Row
 
 if TYPE_CHECKING:
@@ -22,40 +24,6 @@ if TYPE_CHECKING:
 LOCK_TIMEOUT = 30.0
 """Seconds: longer than any batch takes; who holds the lock longer is stopped or stuck."""
 _LOCK_SLICE_MS = 100
-
-
-CAPACITY_MAX = 2**24
-
-
-class Capacities(NamedTuple):
-    """How much the tables hold; chosen when they are made.
-
-    None leaves it open: the default for new tables, whatever it is for tables that are there.
-    """
-
-    services: int | None = None
-    """Default 65,536."""
-    backends: int | None = None
-    """Of all services together. Default 262,144."""
-    slots: int | None = None
-    """Of the selection tables of all services together. Default 1,048,576."""
-
-    def check(self) -> None:
-        """Raises `InvalidInput` for a number that no table can have."""
-        for name, value in zip(self._fields, self, strict=True):
-            if value is not None and not 1 <= value <= CAPACITY_MAX:
-                raise InvalidInput(f"--max-{name} must be from 1 to {CAPACITY_MAX}, not {value}")
-
-
-class AttachOptions(NamedTuple):
-    """See `hostreach.node.Node.attach`."""
-
-    cgroup: str
-    cgroup_mount: str
-    protocols: Sequence[str]
-    protect_binds: bool
-    host_netns: str | None
-    node_addresses: Sequence[str] | None
 
 
 class Description(NamedTuple):
@@ -178,10 +146,10 @@ class KernelTable:
     def get(self, frontend: Frontend) -> Service | None:
         try:
             with self.locked(exclusive=False):
-                found = self._core.get(_key(frontend))
+                found = self._core.get(plain_frontend(frontend))
         except NotFound:
             return None
-        return _service(found) if found else None
+        return model_of(found) if found else None
 
     def rows(self, owner: str | None = None) -> list[Row]:
         try:
@@ -193,7 +161,9 @@ class KernelTable:
     def differing(self, services: Sequence[Service]) -> list[Service]:
         try:
             with self.locked(exclusive=False):
-                indexes = self._core.differing([_plain(service) for service in services])
+                indexes = self._core.differing(
+                    [plain_service(service, _cgroup) for service in services]
+                )
         except NotFound:
             return [*services]
         return [services[i] for i in indexes]
@@ -202,7 +172,7 @@ class KernelTable:
         """See `hostreach.table.Table.shares`."""
         try:
             with self.locked(exclusive=False):
-                return self._core.shares(_key(frontend))
+                return self._core.shares(plain_frontend(frontend))
         except NotFound:
             return []
 
@@ -210,7 +180,7 @@ class KernelTable:
         """See `hostreach.table.Table.active`."""
         try:
             with self.locked(exclusive=False):
-                return self._core.active(_key(frontend))
+                return self._core.active(plain_frontend(frontend))
         except NotFound:
             return []
 
@@ -252,7 +222,9 @@ class KernelTable:
         with self.exclusive():
             if any(service.frontend.address == "node" for service in put):
                 self._core.refresh_node_addresses()
-            self._core.write([_plain(s) for s in put], [_key(f) for f in remove])
+            self._core.write(
+                [plain_service(s, _cgroup) for s in put], [plain_frontend(f) for f in remove]
+            )
 
     def attach(self, options: AttachOptions) -> tuple[HookChanges, bool]:
         """Bring the hooks to this; also whether tables grew. See `hostreach.node.Node.attach`."""
@@ -324,7 +296,7 @@ class KernelTable:
     def list(self, owner: str | None = None) -> list[Service]:
         try:
             with self.locked(exclusive=False):
-                return [_service(found) for found in self._core.list(owner)]
+                return [model_of(found) for found in self._core.list(owner)]
         except NotFound:
             return []
 
@@ -332,48 +304,6 @@ class KernelTable:
 def kernel_features() -> dict[str, bool]:
     """By the names that HOSTREACH_WITHOUT takes; raises `PermissionDenied`."""
     return {**_core.features(), "netns_cookie": _core.netns_cookie(None) != 0}
-
-
-def _key(frontend: Frontend) -> tuple[str, int, str]:
-    return frontend.address, frontend.port, frontend.protocol
-
-
-def _plain(service: Service) -> _core._Service:
-    subtree = None
-    if service.from_cgroup is not None:
-        subtree = (service.from_cgroup, *_cgroup(service.from_cgroup))
-    return (
-        *_key(service.frontend),
-        service.name,
-        service.owner,
-        service.algorithm,
-        [(backend.address, backend.weight, backend.state) for backend in service.backends],
-        service.affinity_ms,
-        service.host_only,
-        subtree,
-        service.on_removal,
-    )
-
-
-def _service(plain: _core._Service) -> Service:
-    from .models import Backend, Frontend, Service
-    from .syntax import format_duration
-
-    address, port, protocol, name, owner, algorithm, backends, affinity, host, tree, removal = plain
-    # What the table holds was validated when it was written.
-    return Service.model_construct(
-        frontend=Frontend.model_construct(address=address, port=port, protocol=protocol),
-        name=name,
-        owner=owner,
-        algorithm=algorithm,
-        affinity=format_duration(affinity) if affinity else None,
-        host_only=host,
-        from_cgroup=tree[0] if tree else None,
-        on_removal=removal,
-        backends=tuple(
-            Backend.model_construct(address=a, weight=w, state=s) for a, w, s in backends
-        ),
-    )
 
 
 def _count_sockets(table: _core.Table) -> int | None:

@@ -10,10 +10,11 @@ from types import TracebackType
 from typing import Any, final
 
 from .cgroup import find_root
-from .datapath import AttachOptions, Capacities, KernelTable
+from .datapath import KernelTable
 from .ending import EndResult
 from .errors import InvalidInput, NotFound
 from .exempt import Exemptions
+from .options import AttachOptions, Capacities
 from .table import Services
 
 __all__ = [

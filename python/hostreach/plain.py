@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services as the compiled module takes and gives them: tuples of plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from .models import Frontend, Service
+
+PlainFrontend: TypeAlias = tuple[str, int, str]
+"""Address or "node", port, "tcp" or "udp"."""
+PlainBackend: TypeAlias = tuple[str, int, str]
+"""Endpoint, weight, "active", "draining" or "down"."""
+PlainSubtree: TypeAlias = tuple[str, int, int]
+"""A cgroup's path, id and depth below the root."""
+PlainService: TypeAlias = tuple[
+    str,
+    int,
+    str,
+    str | None,
+    str,
+    str,
+    list[PlainBackend],
+    int,
+    bool,
+    PlainSubtree | None,
+    str | None,
+]
+"""Address or "node", port, protocol, name, owner, algorithm, backends, affinity in milliseconds
+(0: none), whether for the host alone, for which cgroup alone, and on_removal."""
+
+
+def plain_frontend(frontend: Frontend) -> PlainFrontend:
+    """For a look-up."""
+    return frontend.address, frontend.port, frontend.protocol
+
+
+def plain_service(service: Service, cgroup: Callable[[str], tuple[int, int]]) -> PlainService:
+    """For writing; ``cgroup`` tells a cgroup's id and depth from its path."""
+    subtree = None
+    if service.from_cgroup is not None:
+        subtree = (service.from_cgroup, *cgroup(service.from_cgroup))
+    return (
+        *plain_frontend(service.frontend),
+        service.name,
+        service.owner,
+        service.algorithm,
+        [(backend.address, backend.weight, backend.state) for backend in service.backends],
+        service.affinity_ms,
+        service.host_only,
+        subtree,
+        service.on_removal,
+    )
+
+
+def model_of(plain: PlainService) -> Service:
+    """From what the table holds, which was validated when it was written."""
+    from .models import Backend, Frontend, Service
+    from .syntax import format_duration
+
+    address, port, protocol, name, owner, algorithm, backends, affinity, host, tree, removal = plain
+    return Service.model_construct(
+        frontend=Frontend.model_construct(address=address, port=port, protocol=protocol),
+        name=name,
+        owner=owner,
+        algorithm=algorithm,
+        affinity=format_duration(affinity) if affinity else None,
+        host_only=host,
+        from_cgroup=tree[0] if tree else None,
+        on_removal=removal,
+        backends=tuple(
+            Backend.model_construct(address=a, weight=w, state=s) for a, w, s in backends
+        ),
+    )
