@@ -125,26 +125,29 @@ def test_killed_on_the_way(box: Box) -> None:
     """Back or forward, but whole; and no client ever notices."""
     chance = random.Random(7)
     size = 64
-    with attached(box) as node, box.talk(connect_on, timeout=120) as client:
-        command = [cli.SCRIPT, "attach", "--pin", str(box.pin), "--cgroup", str(box.cgroup)]
-        started = time.monotonic()
-        subprocess.run([*command, f"--max-services={size}"], check=True, stdout=subprocess.DEVNULL)
-        takes = time.monotonic() - started
-        for _ in range(KILLS):
-            size += 64
-            process = subprocess.Popen(
-                [*command, f"--max-services={size}"], stdout=subprocess.DEVNULL
+    with attached(box) as node:
+        with box.talk(connect_on, timeout=120) as client:
+            command = [cli.SCRIPT, "attach", "--pin", str(box.pin), "--cgroup", str(box.cgroup)]
+            started = time.monotonic()
+            subprocess.run(
+                [*command, f"--max-services={size}"], check=True, stdout=subprocess.DEVNULL
             )
-            time.sleep(chance.uniform(0.3, 1.0) * takes)
-            process.kill()
-            process.wait()
-            node.services.set(Service.of(f"10.96.2.{size % 251}:80/tcp", "10.0.0.2:80"))
-            usage = node.status().services
-            assert usage is not None
-            assert usage.capacity <= size
-            assert not (box.pin / "next").exists()
-            assert all(program.effective for program in node.status().programs)
-        client.send("enough")
+            takes = time.monotonic() - started
+            for _ in range(KILLS):
+                size += 64
+                process = subprocess.Popen(
+                    [*command, f"--max-services={size}"], stdout=subprocess.DEVNULL
+                )
+                time.sleep(chance.uniform(0.3, 1.0) * takes)
+                process.kill()
+                process.wait()
+                node.services.set(Service.of(f"10.96.2.{size % 251}:80/tcp", "10.0.0.2:80"))
+                usage = node.status().services
+                assert usage is not None
+                assert usage.capacity <= size
+                assert not (box.pin / "next").exists()
+                assert all(program.effective for program in node.status().programs)
+            client.send("enough")
         node.detach(purge=True)
     assert not box.pin.exists()
 
