@@ -141,7 +141,7 @@ def test_killed_on_the_way(box: Box) -> None:
                 time.sleep(chance.uniform(0.3, 1.0) * takes)
                 process.kill()
                 process.wait()
-                node.services.set(Service.of(f"10.96.2.{size % 251}:80/tcp", "10.0.0.2:80"))
+                node.services.set(Service.of(f"10.96.2.{size // 64 % 20}:80/tcp", "10.0.0.2:80"))
                 usage = node.status().services
                 assert usage is not None
                 assert usage.capacity <= size
