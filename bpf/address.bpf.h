@@ -93,9 +93,9 @@ static __always_inline void store_address(struct bpf_sock_addr *ctx, const __u32
 	ctx->user_port = port;
 }
 
-/* Loopback of the family that the address is of, and port 0. */
+/* Loopback of the family that the address is of. */
 static __always_inline void store_loopback(struct bpf_sock_addr *ctx, const struct hr_key *key,
-					   bool v6)
+					   __u16 port, bool v6)
 {
 	__u32 ip[4] = {};
 
@@ -105,7 +105,7 @@ static __always_inline void store_loopback(struct bpf_sock_addr *ctx, const stru
 	} else {
 		ip[3] = bpf_htonl(1);
 	}
-	store_address(ctx, ip, 0, v6);
+	store_address(ctx, ip, port, v6);
 }
 
 /* A UDP socket's state is "established" while it is connected, and closed otherwise. */

@@ -22,7 +22,7 @@ static __always_inline int check_bind(struct bpf_sock *sk, bool v6)
 	key.protocol = sk->protocol;
 	if (key.protocol != IPPROTO_TCP && key.protocol != IPPROTO_UDP)
 		return 0;
-	if (!m || !m->host_netns || m->host_netns != bpf_get_netns_cookie(sk))
+	if (!m || !m->host_netns || m->host_netns != netns_of(sk))
 		return 0;
 	key.port = bpf_htons(sk->src_port);
 	key.scope = HR_NODE;

@@ -22,13 +22,7 @@
 #include "maps.bpf.h"
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* Set before loading: what is asked for, and what the kernel has. */
-const volatile bool with_tcp = true;
-const volatile bool with_udp = true;
-const volatile bool has_set_retval = true;
-const volatile bool has_sock_release = true;
-const volatile bool has_mptcp = true;
-
+#include "knobs.bpf.h"
 #include "service.bpf.h"
 #include "select.bpf.h"
 #include "active.bpf.h"
@@ -38,27 +32,75 @@ const volatile bool has_mptcp = true;
 #define PASS 1
 #define REFUSE 0
 
-static __always_inline bool is_balanced(__u8 protocol)
-{
-	return (with_tcp && protocol == IPPROTO_TCP) || (with_udp && protocol == IPPROTO_UDP);
-}
-
 /* Without bpf_set_retval the kernel knows one errno for what a program refuses: EPERM. */
 static __always_inline int verdict(int err)
 {
 	if (!err)
 		return PASS;
-	if (has_set_retval)
+#ifndef HR_LEGACY
+	if (knobs.has_set_retval)
 		bpf_set_retval(err);
+#endif
 	return REFUSE;
+}
+
+/*
+ * Nobody can listen on port 0, so that the kernel itself refuses the connect; a
+ * datagram to it would be EINVAL, so it is thrown away at the discard port
+ * (RFC 863), and no error comes. Where the kernel lets us, we say so ourselves.
+ */
+#define DISCARD_PORT bpf_htons(9)
+
+static __always_inline int refuse(struct bpf_sock_addr *ctx, const struct hr_key *key, __u16 port,
+				  bool v6)
+{
+	if (knobs.has_set_retval)
+		return -ECONNREFUSED;
+	store_loopback(ctx, key, port, v6);
+	return 0;
+}
+
+static __always_inline void ask_for(struct hr_origin *origin, const struct hr_key *key)
+{
+	copy_ip(origin->asked_ip, key->ip);
+	origin->asked_port = key->port;
+}
+
+/* A backend for this socket, which remembers it. */
+SUBPROGRAM int assign(struct bpf_sock_addr *ctx, const struct service *service,
+		      struct hr_origin *origin)
+{
+	if (!choose(ctx, service, origin)) {
+		count_refusal(service->index);
+		return -ECONNREFUSED;
+	}
+	if (remember_connection(ctx, origin)) {
+		count_event(HR_UNREMEMBERED);
+		/* a TCP stream is right without; a datagram's answer would show another address */
+		if (ctx->protocol == IPPROTO_UDP)
+			return -ECONNREFUSED;
+	}
+	return 0;
+}
+
+/*
+ * Has the backend gone since it was chosen? A writer that takes it away marks it
+ * and then looks at its count: it sees this socket there, or we see the mark.
+ */
+static __always_inline bool has_gone(const struct service *service, const struct hr_origin *origin)
+{
+	const struct hr_backend *backend = bpf_map_lookup_elem(&backends, &origin->backend);
+
+	return knobs.has_sock_release && backend &&
+	       !is_usable(backend, service->index, origin->incarnation);
 }
 
 static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 {
+	struct hr_origin origin = {};
 	struct service service;
-	struct hr_origin origin;
-	struct choice choice;
 	struct hr_key key;
+	int err;
 
 	load_destination(&key, ctx, v6);
 	if (key.protocol != IPPROTO_TCP && key.protocol != IPPROTO_UDP)
@@ -69,22 +111,13 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 			forget_datagram(ctx, &key);
 		return 0;
 	}
-	if (!choose(ctx, &service, &key, &choice)) {
-		count_refusal(service.index);
-		if (has_set_retval)
-			return -ECONNREFUSED;
-		/* nobody can listen on port 0: the kernel itself refuses then, and not with EPERM
-		 */
-		store_loopback(ctx, &key, v6);
-		return 0;
-	}
-	make_origin(&origin, &key, &choice);
-	if (remember_connection(ctx, &origin)) {
-		count_event(HR_UNREMEMBERED);
-		/* a TCP stream is right without; a datagram's answer would show another address */
-		if (key.protocol == IPPROTO_UDP)
-			return -ECONNREFUSED;
-	}
+	ask_for(&origin, &key);
+	err = assign(ctx, &service, &origin);
+	/* it may be another service's by now, or none's: ask for it anew */
+	if (!err && has_gone(&service, &origin) && find_service(ctx, &key, &service))
+		err = assign(ctx, &service, &origin);
+	if (err)
+		return refuse(ctx, &key, 0, v6);
 	store_address(ctx, origin.given_ip, origin.given_port, v6);
 	count_translation(service.index);
 	return 0;
@@ -99,7 +132,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 static __always_inline bool sends_to_peer(struct bpf_sock_addr *ctx, const struct hr_key *key,
 					  bool v6)
 {
-	struct bpf_sock *sk = ctx->sk;
+	struct bpf_sock *sk = socket_of(ctx);
 	const struct hr_origin *origin;
 
 	if (!sk || !is_connected(sk))
@@ -115,9 +148,8 @@ static __always_inline bool sends_to_peer(struct bpf_sock_addr *ctx, const struc
 
 static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 {
+	struct hr_origin origin = {};
 	struct service service;
-	struct hr_origin origin;
-	struct choice choice;
 	struct hr_key key;
 	bool known;
 
@@ -130,18 +162,18 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 			forget_datagram(ctx, &key);
 			return 0;
 		}
+		ask_for(&origin, &key);
 		known = known || recall_disconnected(ctx, &key, &origin);
 		if (!known ||
-		    !take_again(&choice, service.index, origin.backend, origin.incarnation)) {
-			if (!choose(ctx, &service, &key, &choice)) {
+		    !take_again(&origin, service.index, origin.backend, origin.incarnation)) {
+			if (!choose(ctx, &service, &origin)) {
 				count_refusal(service.index);
-				return -ECONNREFUSED;
+				return refuse(ctx, &key, DISCARD_PORT, v6);
 			}
-			make_origin(&origin, &key, &choice);
 		}
 		if (remember_datagram(ctx, &key, &origin)) {
 			count_event(HR_UNREMEMBERED);
-			return -ECONNREFUSED;
+			return refuse(ctx, &key, DISCARD_PORT, v6);
 		}
 	}
 	store_address(ctx, origin.given_ip, origin.given_port, v6);
@@ -151,23 +183,25 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 
 static __always_inline int recvmsg(struct bpf_sock_addr *ctx, bool v6)
 {
-	struct bpf_sock *sk = ctx->sk;
+	struct bpf_sock *sk = socket_of(ctx);
 	const struct hr_origin *origin;
 	struct hr_key source;
 
 	load_address(&source, ctx, v6);
-	if (source.protocol != IPPROTO_UDP || !sk)
+	if (source.protocol != IPPROTO_UDP)
 		return PASS;
 	/*
 	 * From the peer: what it was connected as, and nothing else. A record from
 	 * before connect(AF_UNSPEC) does not count; datagrams queued before
-	 * connect do.
+	 * connect do. Where the socket is not shown, a connection's record may be
+	 * older than that, and a datagram's counts as well.
 	 */
-	if (is_connected(sk) && peer_is(sk, source.ip, source.port)) {
+	if (!sk || (is_connected(sk) && peer_is(sk, source.ip, source.port))) {
 		origin = recall_connection(ctx, &source);
 		if (origin)
 			store_address(ctx, origin->asked_ip, origin->asked_port, v6);
-		return PASS;
+		if (origin || sk)
+			return PASS;
 	}
 	if (recall_source(ctx, &source))
 		store_address(ctx, source.ip, source.port, v6);
@@ -234,6 +268,8 @@ int hr_getpeername6(struct bpf_sock_addr *ctx)
 	return getpeername(ctx, true);
 }
 
+#ifndef HR_LEGACY /* both are newer */
+
 SEC("cgroup/sock_release")
 int hr_sock_release(struct bpf_sock *sk)
 {
@@ -255,3 +291,5 @@ int hr_post_bind6(struct bpf_sock *sk)
 {
 	return verdict(check_bind(sk, true));
 }
+
+#endif

@@ -18,8 +18,24 @@
 #ifndef HOSTREACH_H
 #define HOSTREACH_H
 
-/* Changes with any layout below; tables of another version are refused. */
-#define HR_ABI_VERSION 1
+/*
+ * Changes with any layout below. `attach` brings tables of an older version to
+ * this one (cpp/migration.cpp knows their layouts); those of a newer are refused.
+ */
+#define HR_ABI_VERSION 2
+
+/*
+ * What programs are told when they are loaded: the whole of .rodata, or where
+ * the kernel has no global data, of the map `knobs`.
+ */
+struct hr_knobs {
+	__u8 with_tcp;
+	__u8 with_udp;
+	__u8 has_set_retval; /* refuse with an errno of our choice */
+	__u8 has_sock_release; /* count open connections */
+	__u8 checks_words; /* `records` is written by system calls: see hr_record.check */
+	__u8 pad[3];
+};
 
 /* hr_key.scope */
 enum hr_scope {
@@ -61,12 +77,22 @@ struct hr_ip {
 #define HR_SET_HOST_ONLY (1ULL << 61) /* for the host's network namespace alone */
 #define HR_SET_SUBTREE (1ULL << 62) /* for tasks below hr_details.subtree alone */
 
-/* One service. `key` tells a reader whose hash element was recycled under it. */
+/*
+ * One service. `key` tells a reader whose hash element was recycled under it.
+ *
+ * A store through mapped memory is whole or not there. Where the kernel maps no
+ * arrays (below 5.5), the record is written by a system call, which copies it
+ * with memcpy: a program may then read half of a word, so it also reads `check`
+ * and, unless that is HR_CHECK(set), reads again.
+ */
 struct hr_record {
 	__u64 set;
 	struct hr_key key;
-	__u32 pad;
+	__u32 check; /* HR_CHECK(set); mapped: not kept */
 };
+
+/* The upper half of a product: it depends on every bit of the word. */
+#define HR_CHECK(set) ((__u32)(((set)*0x9e3779b97f4a7c15ULL) >> 32))
 
 /*
  * A block of `slots`, in 32-bit words, host byte order:
@@ -239,29 +265,31 @@ enum hr_event {
 	HR_EVENTS,
 };
 
+/* Indexes of `flags`. */
+enum hr_flag {
+	HR_OVERFLOW_USED = 0, /* by programs: `overflow` is worth a look */
+	HR_MOVED = 1, /* by programs: a socket may be connected to a backend uncounted */
+	HR_ENDS_DUE = 2, /* not 0: sockets may be waiting to be ended; rises with each cause */
+	HR_FLAGS,
+};
+
 /*
- * The instance. Marks only rise: an index below its mark may have been used,
- * so that it is reused only after a grace period.
+ * The instance; written by user space alone. Marks only rise: an index below its
+ * mark may have been used, so that it is reused only after a grace period.
  */
 struct hr_meta {
-	__u32 abi; /* HR_ABI_VERSION */
+	__u32 abi; /* HR_ABI_VERSION; first in every version */
 	__u32 max_services;
 	__u32 max_backends; /* the array has room for one service's replacement beyond */
 	__u32 max_slots; /* selection slots that all services may use together */
-	__u32 next_services; /* while tables grow, what they grow to */
-	__u32 next_backends;
-	__u32 next_slots;
-	__u32 addresses_given; /* 1: `node_addresses` is what somebody said, not all there are */
 	__u64 generation; /* odd while a writer is at work or after one was killed */
+	__u64 host_netns; /* cookie of the host's network namespace; 0 = not known yet */
 	__u32 services_mark;
 	__u32 backends_mark;
 	__u32 slots_mark;
-	__u32 overflow_used; /* set by programs: `overflow` is worth a look */
-	__u32 moved; /* set by programs: a socket may be connected to a backend uncounted */
-	__u32 pad;
-	__u64 host_netns; /* cookie of the host's network namespace; 0 = not known yet */
 	__u32 exempt_levels; /* bit n: `exempt` has a cgroup at depth n */
-	__u32 ends_due; /* not 0: sockets may be waiting to be ended; rises with each cause */
+	__u32 addresses_given; /* 1: `node_addresses` is what somebody said, not all there are */
+	__u32 pad;
 };
 
 #endif /* HOSTREACH_H */

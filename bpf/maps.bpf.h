@@ -112,6 +112,16 @@ struct {
 	__type(value, __u64);
 } events SEC(".maps");
 
+/* A word each, for several writers: programs and, under no lock, user space. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, HR_FLAGS);
+	__type(key, __u32);
+	__type(value, __u64);
+} flags SEC(".maps");
+
+#ifndef HR_LEGACY
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -125,8 +135,9 @@ struct {
 	__type(key, int);
 	__type(value, struct hr_datagrams);
 } datagrams SEC(".maps");
+#endif
 
-/* Two entries for each datagram origin that its socket had no room for. */
+/* Two entries for each origin that its socket had no room for. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 32768);
@@ -140,6 +151,22 @@ static __always_inline void count_event(__u32 event)
 
 	if (count)
 		__sync_fetch_and_add(count, 1);
+}
+
+static __always_inline bool is_flagged(__u32 flag)
+{
+	const volatile __u64 *value = bpf_map_lookup_elem(&flags, &flag);
+
+	return value && *value;
+}
+
+/* A store only where it changes something: the line is shared by all CPUs. */
+static __always_inline void raise_flag(__u32 flag)
+{
+	volatile __u64 *value = bpf_map_lookup_elem(&flags, &flag);
+
+	if (value && !*value)
+		*value = 1;
 }
 
 #endif /* HR_MAPS_BPF_H */

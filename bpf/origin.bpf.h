@@ -5,21 +5,10 @@
  * `connections` serves connected sockets (getpeername, recvmsg, a send to the
  * connected service); `datagrams` serves unconnected UDP (recvmsg, and the
  * same backend for each further send). Where a socket's storage has no room or
- * cannot be had, the LRU `overflow` holds both.
+ * cannot be had, or the kernel has none, the LRU `overflow` holds both.
  */
 #ifndef HR_ORIGIN_BPF_H
 #define HR_ORIGIN_BPF_H
-
-static __always_inline void make_origin(struct hr_origin *origin, const struct hr_key *asked,
-					const struct choice *given)
-{
-	copy_ip(origin->asked_ip, asked->ip);
-	copy_ip(origin->given_ip, given->backend->ip);
-	origin->asked_port = asked->port;
-	origin->given_port = given->backend->port;
-	origin->backend = given->id;
-	origin->incarnation = given->incarnation;
-}
 
 static __always_inline bool was_asked(const struct hr_origin *origin, const struct hr_key *key)
 {
@@ -35,9 +24,7 @@ static __always_inline bool was_given(const struct hr_origin *origin, const stru
 
 static __always_inline bool overflow_used(void)
 {
-	const struct hr_meta *m = get_meta();
-
-	return m && *(const volatile __u32 *)&m->overflow_used;
+	return !HAS_STORAGE || is_flagged(HR_OVERFLOW_USED);
 }
 
 static __always_inline void overflow_key(struct hr_overflow_key *key, void *ctx, const __u32 *ip,
@@ -62,14 +49,14 @@ static __always_inline struct hr_origin *overflow_get(void *ctx, const struct hr
 static __always_inline int overflow_put(void *ctx, const struct hr_origin *origin, __u16 kind)
 {
 	struct hr_overflow_key key;
-	struct hr_meta *m = get_meta();
 
-	if (m && !m->overflow_used)
-		m->overflow_used = 1;
+	raise_flag(HR_OVERFLOW_USED);
 	if (kind == HR_BY_ASKED || kind == HR_BY_CONNECTED)
 		overflow_key(&key, ctx, origin->asked_ip, origin->asked_port, kind);
 	else
 		overflow_key(&key, ctx, origin->given_ip, origin->given_port, kind);
+	if (!key.cookie) /* below 4.19 there is none, and no hook that would ask what is kept */
+		return 0;
 	return bpf_map_update_elem(&overflow, &key, origin, BPF_ANY);
 }
 
@@ -87,11 +74,30 @@ static __always_inline void overflow_drop(void *ctx, const struct hr_key *at, __
 	bpf_map_delete_elem(&overflow, &key);
 }
 
-/* ---- connected sockets ---- */
+/* ---- socket storage ---- */
 
-static __always_inline bool is_true(struct bpf_sock *sk, const struct hr_origin *origin)
+#ifdef HR_LEGACY
+
+static __always_inline struct hr_connection *connection_of(struct bpf_sock_addr *ctx)
 {
-	return is_connected(sk) && peer_is(sk, origin->given_ip, origin->given_port);
+	return NULL;
+}
+
+static __always_inline struct hr_connection *connection_to_write(struct bpf_sock_addr *ctx)
+{
+	return NULL;
+}
+
+static __always_inline struct hr_datagrams *datagrams_of(struct bpf_sock_addr *ctx, __u64 flags)
+{
+	return NULL;
+}
+
+#else
+
+static __always_inline struct hr_connection *connection_of(struct bpf_sock_addr *ctx)
+{
+	return bpf_sk_storage_get(&connections, ctx->sk, NULL, 0);
 }
 
 /*
@@ -100,7 +106,7 @@ static __always_inline bool is_true(struct bpf_sock *sk, const struct hr_origin 
  */
 static __always_inline struct hr_connection *connection_to_write(struct bpf_sock_addr *ctx)
 {
-	if (has_mptcp && ctx->protocol == IPPROTO_TCP) {
+	if (ctx->protocol == IPPROTO_TCP) {
 		struct mptcp_sock *msk = bpf_skc_to_mptcp_sock(ctx->sk);
 
 		if (msk)
@@ -110,13 +116,25 @@ static __always_inline struct hr_connection *connection_to_write(struct bpf_sock
 	return bpf_sk_storage_get(&connections, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 }
 
-/* A connected socket counts elsewhere now, and stays where it is if that fails. */
-static __always_inline void note_move(void)
+static __always_inline struct hr_datagrams *datagrams_of(struct bpf_sock_addr *ctx, __u64 flags)
 {
-	struct hr_meta *m = get_meta();
+	return bpf_sk_storage_get(&datagrams, ctx->sk, NULL, flags);
+}
 
-	if (m && !m->moved)
-		m->moved = 1;
+#endif
+
+static __always_inline void count_lost_storage(void)
+{
+	if (HAS_STORAGE)
+		count_event(HR_STORAGE_FAILED);
+}
+
+/* ---- connected sockets ---- */
+
+/* A kernel that does not show the socket leaves it at what was remembered. */
+static __always_inline bool is_true(struct bpf_sock *sk, const struct hr_origin *origin)
+{
+	return !sk || (is_connected(sk) && peer_is(sk, origin->given_ip, origin->given_port));
 }
 
 static __always_inline int remember_connection(struct bpf_sock_addr *ctx,
@@ -125,17 +143,18 @@ static __always_inline int remember_connection(struct bpf_sock_addr *ctx,
 	struct hr_connection *c = connection_to_write(ctx);
 
 	if (c) {
-		if (c->version && is_true(ctx->sk, &c->latest)) {
+		/* it counts elsewhere now, and stays where it is if that fails */
+		if (c->version && is_true(socket_of(ctx), &c->latest)) {
 			c->before = c->latest;
-			note_move();
+			raise_flag(HR_MOVED);
 		}
 		c->latest = *origin;
 		c->version = HR_STORAGE_VERSION;
-		if (has_sock_release)
+		if (knobs.has_sock_release)
 			count_for(c, origin);
 		return 0;
 	}
-	count_event(HR_STORAGE_FAILED);
+	count_lost_storage();
 	return spill(ctx, origin, HR_BY_CONNECTED, HR_BY_PEER);
 }
 
@@ -143,7 +162,7 @@ static __always_inline int remember_connection(struct bpf_sock_addr *ctx,
 static __always_inline const struct hr_origin *recall_connection(struct bpf_sock_addr *ctx,
 								 const struct hr_key *peer)
 {
-	struct hr_connection *c = bpf_sk_storage_get(&connections, ctx->sk, NULL, 0);
+	struct hr_connection *c = connection_of(ctx);
 
 	if (c) {
 		if (was_given(&c->latest, peer))
@@ -162,16 +181,16 @@ static __always_inline const struct hr_origin *recall_connection(struct bpf_sock
  */
 static __always_inline void forget_connection(struct bpf_sock_addr *ctx, const struct hr_key *to)
 {
-	struct hr_connection *c = bpf_sk_storage_get(&connections, ctx->sk, NULL, 0);
+	struct hr_connection *c = connection_of(ctx);
 
 	if (c) {
 		if (was_given(&c->latest, to))
 			c->latest.given_port = 0;
 		if (was_given(&c->before, to))
 			c->before.given_port = 0;
-		if (has_sock_release && c->incarnation) {
-			if (is_true(ctx->sk, &c->latest))
-				note_move();
+		if (knobs.has_sock_release && c->incarnation) {
+			if (is_true(socket_of(ctx), &c->latest))
+				raise_flag(HR_MOVED);
 			uncount(c);
 		}
 	}
@@ -183,7 +202,7 @@ static __always_inline void forget_connection(struct bpf_sock_addr *ctx, const s
 static __always_inline const struct hr_origin *
 connected_origin(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct hr_key *asked)
 {
-	struct hr_connection *c = bpf_sk_storage_get(&connections, sk, NULL, 0);
+	struct hr_connection *c = connection_of(ctx);
 	const struct hr_origin *spilt;
 
 	if (c && was_asked(&c->latest, asked) && is_true(sk, &c->latest))
@@ -197,18 +216,27 @@ connected_origin(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct hr
 }
 
 /*
- * Where the socket was connected to for this service, before connect(AF_UNSPEC).
- * To go on there is more than kind: the kernel leaves a disconnected IPv6 UDP
- * socket deaf to all but its former peer.
+ * Where the socket was connected to for this service, before connect(AF_UNSPEC);
+ * or still is, for all that can be told where the socket is not shown. To go on
+ * there is more than kind: the kernel leaves a disconnected IPv6 UDP socket deaf
+ * to all but its former peer.
  */
 static __always_inline bool
 recall_disconnected(struct bpf_sock_addr *ctx, const struct hr_key *asked, struct hr_origin *origin)
 {
-	struct hr_connection *c = bpf_sk_storage_get(&connections, ctx->sk, NULL, 0);
+	struct hr_connection *c = connection_of(ctx);
+	const struct hr_origin *spilt;
 
-	if (!c || !c->latest.given_port || !was_asked(&c->latest, asked))
+	if (c && c->latest.given_port && was_asked(&c->latest, asked)) {
+		*origin = c->latest;
+		return true;
+	}
+	if (c || !overflow_used())
 		return false;
-	*origin = c->latest;
+	spilt = overflow_get(ctx, asked, HR_BY_CONNECTED);
+	if (!spilt)
+		return false;
+	*origin = *spilt;
 	return true;
 }
 
@@ -222,7 +250,7 @@ recall_disconnected(struct bpf_sock_addr *ctx, const struct hr_key *asked, struc
 static __always_inline bool recall_datagram(struct bpf_sock_addr *ctx, const struct hr_key *asked,
 					    struct hr_origin *origin)
 {
-	struct hr_datagrams *d = bpf_sk_storage_get(&datagrams, ctx->sk, NULL, 0);
+	struct hr_datagrams *d = datagrams_of(ctx, 0);
 	const struct hr_origin *spilt;
 	bool overflowed = true;
 	bool found = false;
@@ -261,9 +289,9 @@ static __always_inline int remember_datagram(struct bpf_sock_addr *ctx, const st
 	bool kept = false;
 	int i;
 
-	d = bpf_sk_storage_get(&datagrams, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	d = datagrams_of(ctx, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!d) {
-		count_event(HR_STORAGE_FAILED);
+		count_lost_storage();
 		return spill(ctx, origin, HR_BY_ASKED, HR_BY_GIVEN);
 	}
 	for (i = 0; i < HR_DATAGRAM_ORIGINS; i++) {
@@ -290,7 +318,7 @@ static __always_inline int remember_datagram(struct bpf_sock_addr *ctx, const st
  */
 static __always_inline void forget_datagram(struct bpf_sock_addr *ctx, const struct hr_key *to)
 {
-	struct hr_datagrams *d = bpf_sk_storage_get(&datagrams, ctx->sk, NULL, 0);
+	struct hr_datagrams *d = datagrams_of(ctx, 0);
 	bool overflowed = true;
 	int i;
 
@@ -310,7 +338,7 @@ static __always_inline void forget_datagram(struct bpf_sock_addr *ctx, const str
 /* Which service was this source last addressed as? Stored to `asked`. */
 static __always_inline bool recall_source(struct bpf_sock_addr *ctx, struct hr_key *source)
 {
-	struct hr_datagrams *d = bpf_sk_storage_get(&datagrams, ctx->sk, NULL, 0);
+	struct hr_datagrams *d = datagrams_of(ctx, 0);
 	const struct hr_origin *spilt;
 	struct hr_key asked = {};
 	bool overflowed = true;

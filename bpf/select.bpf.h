@@ -1,40 +1,39 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* From a service to one of its backends. */
+/* From a service to one of its backends, as the second half of what a socket remembers. */
 #ifndef HR_SELECT_BPF_H
 #define HR_SELECT_BPF_H
 
-struct choice {
-	const struct hr_backend *backend;
-	__u32 id;
-	__u32 incarnation;
-};
-
-static __always_inline bool take(struct choice *choice, __u32 id)
+/* Where the socket is to go: the origin's second half. */
+static __always_inline void take(struct hr_origin *origin, const struct hr_backend *backend,
+				 __u32 id)
 {
-	choice->id = id;
-	choice->backend = bpf_map_lookup_elem(&backends, &id);
-	if (choice->backend)
-		choice->incarnation = choice->backend->incarnation;
-	return choice->backend;
+	copy_ip(origin->given_ip, backend->ip);
+	origin->given_port = backend->port;
+	origin->backend = id;
+	origin->incarnation = backend->incarnation;
 }
 
 /*
- * Takes what a socket or a client had before, if it may go on there: an id may
- * have been given to another backend since, which its incarnation tells. The
- * service is read first: a writer stores it last.
+ * May a socket or a client go on where it went before? An id may have been given
+ * to another backend since, which its incarnation tells. The service is read
+ * first: a writer stores it last.
  */
-static __always_inline bool take_again(struct choice *choice, __u32 service, __u32 id,
+static __always_inline bool is_usable(const struct hr_backend *backend, __u32 service,
+				      __u32 incarnation)
+{
+	return *(const volatile __u32 *)&backend->service == service &&
+	       *(const volatile __u32 *)&backend->incarnation == incarnation &&
+	       *(const volatile __u8 *)&backend->state != HR_DOWN;
+}
+
+static __always_inline bool take_again(struct hr_origin *origin, __u32 service, __u32 id,
 				       __u32 incarnation)
 {
 	const struct hr_backend *backend = bpf_map_lookup_elem(&backends, &id);
 
-	if (!backend || *(const volatile __u32 *)&backend->service != service ||
-	    *(const volatile __u32 *)&backend->incarnation != incarnation ||
-	    backend->state == HR_DOWN)
+	if (!backend || !is_usable(backend, service, incarnation))
 		return false;
-	choice->backend = backend;
-	choice->id = id;
-	choice->incarnation = incarnation;
+	take(origin, backend, id);
 	return true;
 }
 
@@ -57,8 +56,7 @@ static __always_inline bool take_known(struct bpf_sock_addr *ctx, const struct h
 	record = bpf_map_lookup_elem(&records, &service->index); /* none for HR_NO_SERVICE */
 	if (!record || !same_key(&record->key, key))
 		return false;
-	service->set = *(const volatile __u64 *)&record->set;
-	return may_use(ctx, service->set);
+	return read_set(record, &service->set) && may_use(ctx, service->set);
 }
 
 /* Scaled, not modulo: no division, and no bias worth the name below 2^13 slots. */
@@ -67,17 +65,28 @@ static __always_inline __u32 scale(__u32 number, __u32 count)
 	return (__u32)(((__u64)number * count) >> 32);
 }
 
-/* The same number for the same client: a network namespace and a cgroup. */
+/*
+ * The same number for the same client: a network namespace and a cgroup, as far
+ * as the kernel tells them.
+ */
 static __always_inline __u32 client_hash(struct bpf_sock_addr *ctx)
 {
-	__u64 h = bpf_get_netns_cookie(ctx) * 0x9e3779b97f4a7c15ULL;
+	__u64 h = netns_of(ctx) * 0x9e3779b97f4a7c15ULL;
 
-	h ^= bpf_get_current_cgroup_id();
+	h ^= cgroup_of_task();
 	h ^= h >> 32;
 	h *= 0xd6e8feb86659fd93ULL;
 	h ^= h >> 32;
 	h *= 0xd6e8feb86659fd93ULL;
 	return h >> 32;
+}
+
+/* Whose affinity: a namespace's or, where the kernel does not tell, a cgroup's. */
+static __always_inline __u64 client_of(struct bpf_sock_addr *ctx)
+{
+	__u64 netns = netns_of(ctx);
+
+	return netns ? netns : cgroup_of_task();
 }
 
 /* A count may be one below the truth for a moment, and so below zero. */
@@ -98,23 +107,32 @@ static __always_inline __u32 draw(struct bpf_sock_addr *ctx, __u64 set, __u32 ba
 	if (algorithm == HR_MAGLEV)
 		return slot(base + scale(client_hash(ctx), count));
 	one = slot(base + scale(bpf_get_prandom_u32(), count));
-	if (algorithm != HR_LEAST_CONN || !has_sock_release)
+	if (algorithm != HR_LEAST_CONN || !knobs.has_sock_release)
 		return one;
 	other = slot(base + scale(bpf_get_prandom_u32(), count));
 	return open_connections(other) < open_connections(one) ? other : one;
 }
 
 static __always_inline bool choose_anew(struct bpf_sock_addr *ctx, const struct service *service,
-					const struct hr_key *key, struct choice *choice)
+					struct hr_origin *origin)
 {
+	const struct hr_backend *backend;
 	__u32 base = (__u32)service->set;
 	__u32 count = count_of(service->set);
+	__u32 id;
 
-	if (!is_v4(key->ip)) {
+	if (!is_v4(origin->asked_ip)) {
 		base += count;
 		count = count6_of(service->set);
 	}
-	return count && take(choice, draw(ctx, service->set, base, count));
+	if (!count)
+		return false;
+	id = draw(ctx, service->set, base, count);
+	backend = bpf_map_lookup_elem(&backends, &id);
+	if (!backend)
+		return false;
+	take(origin, backend, id);
+	return true;
 }
 
 /*
@@ -123,13 +141,13 @@ static __always_inline bool choose_anew(struct bpf_sock_addr *ctx, const struct 
  */
 static __always_inline bool choose_by_affinity(struct bpf_sock_addr *ctx,
 					       const struct service *service,
-					       const struct hr_key *key, struct choice *choice)
+					       struct hr_origin *origin)
 {
 	__u64 now = bpf_ktime_get_ns();
 	struct hr_affinity_key client = {
-	    .client = bpf_get_netns_cookie(ctx),
+	    .client = client_of(ctx),
 	    .service = service->index,
-	    .is_v4 = is_v4(key->ip),
+	    .is_v4 = is_v4(origin->asked_ip),
 	};
 	struct hr_affinity *known = bpf_map_lookup_elem(&affinity, &client);
 	struct hr_affinity latest = {};
@@ -138,26 +156,26 @@ static __always_inline bool choose_by_affinity(struct bpf_sock_addr *ctx,
 	lasts_ns = detail(service->set, offsetof(struct hr_details, affinity_ms)) * 1000000ULL;
 	/* signed: another CPU may have renewed it since we read the clock */
 	if (known && (__s64)(now - known->used_ns) < (__s64)lasts_ns &&
-	    take_again(choice, service->index, known->backend, known->incarnation)) {
+	    take_again(origin, service->index, known->backend, known->incarnation)) {
 		known->used_ns = now;
 		return true;
 	}
-	if (!choose_anew(ctx, service, key, choice))
+	if (!choose_anew(ctx, service, origin))
 		return false;
 	latest.used_ns = now;
-	latest.backend = choice->id;
-	latest.incarnation = choice->incarnation;
+	latest.backend = origin->backend;
+	latest.incarnation = origin->incarnation;
 	bpf_map_update_elem(&affinity, &client, &latest, BPF_ANY);
 	return true;
 }
 
-/* False if the service has no backend that is usable. */
+/* False if the service has no backend that is usable. `origin` says what was asked for. */
 static __always_inline bool choose(struct bpf_sock_addr *ctx, const struct service *service,
-				   const struct hr_key *key, struct choice *choice)
+				   struct hr_origin *origin)
 {
 	if (service->set & HR_SET_AFFINITY)
-		return choose_by_affinity(ctx, service, key, choice);
-	return choose_anew(ctx, service, key, choice);
+		return choose_by_affinity(ctx, service, origin);
+	return choose_anew(ctx, service, origin);
 }
 
 #endif /* HR_SELECT_BPF_H */

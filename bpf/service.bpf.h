@@ -54,7 +54,7 @@ static __always_inline bool in_host_netns(struct bpf_sock_addr *ctx)
 {
 	const struct hr_meta *m = get_meta();
 
-	return m && m->host_netns && m->host_netns == bpf_get_netns_cookie(ctx);
+	return m && m->host_netns && m->host_netns == netns_of(ctx);
 }
 
 /* A pod's own loopback is its own. */
@@ -74,13 +74,34 @@ static __always_inline bool same_key(const struct hr_key *a, const struct hr_key
 	       a->scope == b->scope;
 }
 
+/* How often a word is read again that a writer is about to replace. */
+#define WORD_TRIES 4
+
+/*
+ * The publishing word is read once, by one 64-bit load: two 32-bit loads
+ * would mix one set's base with another's count. Where it is not stored at
+ * once, the check tells what is not whole; false if it stays so.
+ */
+static __always_inline bool read_set(const struct hr_record *record, __u64 *set)
+{
+	int i;
+
+	*set = *(const volatile __u64 *)&record->set;
+	if (!knobs.checks_words)
+		return true;
+#pragma unroll
+	for (i = 0; i < WORD_TRIES; i++) {
+		if (*(const volatile __u32 *)&record->check == HR_CHECK(*set))
+			return true;
+		*set = *(const volatile __u64 *)&record->set;
+	}
+	return false;
+}
+
 /*
  * The kernel recycles a deleted hash element at once, so a reader that found
  * key A may read B's index. The record tells: indexes are reused only after a
  * grace period, so a record that this program reached keeps its key.
- *
- * The publishing word is read once, by one 64-bit load: two 32-bit loads
- * would mix one set's base with another's count.
  */
 static __always_inline bool find_key(const struct hr_key *key, struct service *service)
 {
@@ -94,15 +115,17 @@ static __always_inline bool find_key(const struct hr_key *key, struct service *s
 	record = bpf_map_lookup_elem(&records, &service->index);
 	if (!record || !same_key(&record->key, key))
 		return false;
-	service->set = *(const volatile __u64 *)&record->set;
-	return true;
+	return read_set(record, &service->set);
 }
 
-/*
- * Is the calling task in a cgroup that is exempt, or below one? A function of
- * its own: inlined at each use, its loop is most of what the verifier walks.
- */
-static __noinline bool is_exempt(void)
+#ifdef HR_LEGACY
+static __always_inline bool is_exempt(void)
+{
+	return false; /* no kernel that this is for tells a task's cgroup */
+}
+#else
+/* Is the calling task in a cgroup that is exempt, or below one? */
+SUBPROGRAM bool is_exempt(void)
 {
 	const struct hr_meta *m = get_meta();
 	__u32 levels = m ? m->exempt_levels : 0;
@@ -115,12 +138,13 @@ static __noinline bool is_exempt(void)
 
 		if (!(levels & (1U << level)))
 			continue;
-		id = bpf_get_current_ancestor_cgroup_id(level);
+		id = ancestor_of_task(level);
 		if (id && bpf_map_lookup_elem(&exempt, &id))
 			return true;
 	}
 	return false;
 }
+#endif
 
 static __always_inline bool in_subtree(__u64 set)
 {
@@ -128,7 +152,7 @@ static __always_inline bool in_subtree(__u64 set)
 		   (__u64)detail(set, offsetof(struct hr_details, subtree_high)) << 32;
 	__u32 level = detail(set, offsetof(struct hr_details, subtree_level)) & 0xff;
 
-	return id && bpf_get_current_ancestor_cgroup_id(level) == id;
+	return id && ancestor_of_task(level) == id;
 }
 
 /* The calling task decides, not who made the socket. */

@@ -29,10 +29,10 @@ const char *name_of(Action action) {
 
 std::vector<std::tuple<std::string, std::string>>
 attach_programs(const Table &table, const std::string &cgroup, bool tcp, bool udp,
-                bool protect_binds, const std::string &cgroup_mount) {
+                bool protect_binds, bool first, const std::string &cgroup_mount) {
     std::vector<std::tuple<std::string, std::string>> changes;
     for (const ProgramChange &change :
-         attach(table.pin(), Cgroup::open(cgroup), {tcp, udp, protect_binds}, cgroup_mount))
+         attach(table.pin(), Cgroup::open(cgroup), {tcp, udp, protect_binds, first}, cgroup_mount))
         changes.emplace_back(change.hook, name_of(change.action));
     return changes;
 }
@@ -41,17 +41,20 @@ py::dict status(const Table &table, const std::string &cgroup_mount) {
     DatapathStatus status = datapath_status(table.pin(), cgroup_mount);
     py::list programs;
     for (const ProgramStatus &program : status.programs) {
-        py::list others;
-        for (const OtherProgram &other : program.others)
-            others.append(py::make_tuple(other.id, other.name));
+        py::list run;
+        for (const RunningProgram &each : program.run)
+            run.append(py::make_tuple(each.id, each.name));
         programs.append(py::make_tuple(program.hook, program.attached, program.effective,
-                                       program.program_id, others));
+                                       program.program_id, run));
     }
     py::dict result;
     result["cgroup"] = status.cgroup;
     result["tcp"] = status.wanted.tcp;
     result["udp"] = status.wanted.udp;
     result["protect_binds"] = status.wanted.protect_binds;
+    result["first"] = status.wanted.first;
+    result["remembers"] = status.is_full ? "sockets" : "lru";
+    result["attached_by"] = status.has_links ? "link" : "program";
     result["programs"] = programs;
     return result;
 }
@@ -61,11 +64,12 @@ py::dict status(const Table &table, const std::string &cgroup_mount) {
 void bind_datapath(py::module_ &module) {
     module.def(
         "check",
-        [](const std::string &cgroup, bool tcp, bool udp, bool protect_binds) {
+        [](const std::string &cgroup, bool tcp, bool udp, bool protect_binds, bool first) {
             Cgroup::open(cgroup);
-            check_kernel({tcp, udp, protect_binds});
+            check_kernel({tcp, udp, protect_binds, first});
         },
-        py::arg("cgroup"), py::arg("tcp"), py::arg("udp"), py::arg("protect_binds"));
+        py::arg("cgroup"), py::arg("tcp"), py::arg("udp"), py::arg("protect_binds"),
+        py::arg("first"));
     module.def(
         "check_attached",
         [](const Table &table, const std::string &cgroup) {
@@ -73,10 +77,11 @@ void bind_datapath(py::module_ &module) {
         },
         py::arg("table"), py::arg("cgroup"));
     module.def("attach", attach_programs, py::arg("table"), py::arg("cgroup"), py::arg("tcp"),
-               py::arg("udp"), py::arg("protect_binds"), py::arg("cgroup_mount"),
+               py::arg("udp"), py::arg("protect_binds"), py::arg("first"), py::arg("cgroup_mount"),
                py::call_guard<py::gil_scoped_release>());
     module.def(
-        "detach", [](const Table &table) { return detach(table.pin()); }, py::arg("table"));
+        "detach", [](const Table &table) { return detach(table.pin(), table.cgroup_mount()); },
+        py::arg("table"));
     module.def("status", status, py::arg("table"), py::arg("cgroup_mount"));
     module.def("netns_cookie", netns_cookie, py::arg("path"));
     module.def("local_addresses", local_addresses);
@@ -95,15 +100,28 @@ void bind_datapath(py::module_ &module) {
         },
         py::arg("cgroup_id"), py::arg("cgroup_mount"));
     module.def("features", [] {
-        Features f = probe_features();
+        const Features f = probe_features();
+        const std::pair<const char *, bool> all[] = {
+            {"connect", f.connect},
+            {"recvmsg", f.recvmsg},
+            {"getpeername", f.getpeername},
+            {"global_data", f.global_data},
+            {"sk_storage", f.sk_storage},
+            {"cookie", f.cookie},
+            {"netns_cookie", f.netns_cookie},
+            {"cgroup_id", f.cgroup_id},
+            {"set_retval", f.set_retval},
+            {"sock_release", f.sock_release},
+            {"post_bind", f.post_bind},
+            {"mptcp", f.mptcp},
+            {"mmap", f.mmap},
+            {"batch", f.batch},
+            {"bpf_link", f.bpf_link},
+            {"preorder", f.preorder},
+        };
         py::dict found;
-        found["connect"] = f.connect;
-        found["recvmsg"] = f.recvmsg;
-        found["getpeername"] = f.getpeername;
-        found["set_retval"] = f.set_retval;
-        found["sock_release"] = f.sock_release;
-        found["post_bind"] = f.post_bind;
-        found["mptcp"] = f.mptcp;
+        for (const auto &[name, is_there] : all)
+            found[name] = is_there;
         return found;
     });
 }

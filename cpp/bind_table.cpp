@@ -204,6 +204,7 @@ void bind_table(py::module_ &module) {
             },
             py::arg("exclusive"), Unlocked())
         .def("lock_only", &Table::lock_only, Unlocked())
+        .def("migrate", &Table::migrate, Unlocked())
         .def("unlock", &Table::unlock)
         .def("ends_due", &Table::ends_due)
         .def("close", &Table::close)

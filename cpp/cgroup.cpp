@@ -4,7 +4,6 @@
 #include <bpf/bpf.h>
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <sys/stat.h>
 #include <sys/vfs.h>
 
 #include <array>
@@ -12,16 +11,47 @@
 #include <cstring>
 
 #include "error.hpp"
+#include "preorder.hpp"
 
 namespace hr {
 
 namespace {
 
-constexpr int kKernfsHandle = 0xfe; // FILEID_KERNFS: the handle is the cgroup's id
+// A file handle of a cgroup is its id: as the kernel counts them (FILEID_KERNFS)
+// or, before Linux 5.5, inode and generation. st_ino would be the former alone.
+struct Handle {
+    alignas(file_handle) std::array<char, sizeof(file_handle) + sizeof(__u64)> bytes = {};
+
+    Handle() { get()->handle_bytes = sizeof(__u64); }
+    file_handle *get() { return reinterpret_cast<file_handle *>(bytes.data()); }
+    bool read(int fd) {
+        int mount;
+        return !::name_to_handle_at(fd, "", get(), &mount, AT_EMPTY_PATH) &&
+               get()->handle_bytes == sizeof(__u64);
+    }
+};
 
 bool is_cgroup2(int fd) {
     struct statfs fs;
     return ::fstatfs(fd, &fs) == 0 && fs.f_type == CGROUP2_SUPER_MAGIC;
+}
+
+// 0 or an errno; with `flags`, each program's too.
+int query(int cgroup, bpf_attach_type hook, __u32 how, std::vector<__u32> *ids,
+          std::vector<__u32> *flags) {
+    ids->resize(64);
+    for (;;) {
+        if (flags)
+            flags->assign(ids->size(), 0);
+        LIBBPF_OPTS(bpf_prog_query_opts, opts, .query_flags = how, .prog_ids = ids->data(),
+                    .prog_cnt = static_cast<__u32>(ids->size()),
+                    .prog_attach_flags = flags ? flags->data() : nullptr);
+        int err = bpf_prog_query_opts(cgroup, hook, &opts) ? errno : 0;
+        bool fits = !err && opts.prog_cnt <= ids->size();
+        ids->resize(err == ENOSPC ? ids->size() * 2 : err ? 0 : opts.prog_cnt);
+        if (fits || err != ENOSPC)
+            return err;
+    }
 }
 
 } // namespace
@@ -35,22 +65,23 @@ Cgroup Cgroup::open(const std::string &path) {
         raise_errno(path, "open the cgroup", errno);
     if (!is_cgroup2(fd.get()))
         throw Error(Kind::invalid_input, path, "no cgroup v2 directory");
-    struct stat st;
-    if (::fstat(fd.get(), &st))
-        raise_errno(path, "read the cgroup", errno);
-    return Cgroup(std::move(fd), st.st_ino, path);
+    Handle handle;
+    if (!handle.read(fd.get()))
+        raise_errno(path, "read the cgroup's id", errno);
+    __u64 id;
+    std::memcpy(&id, handle.get()->f_handle, sizeof(id));
+    return Cgroup(std::move(fd), id, path);
 }
 
 std::optional<Cgroup> Cgroup::by_id(__u64 id, const std::string &mount) {
     Fd root(::open(mount.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (!id || !root)
         return std::nullopt;
-    alignas(file_handle) std::array<char, sizeof(file_handle) + sizeof(id)> buffer = {};
-    auto *handle = reinterpret_cast<file_handle *>(buffer.data());
-    handle->handle_bytes = sizeof(id);
-    handle->handle_type = kKernfsHandle;
-    std::memcpy(handle->f_handle, &id, sizeof(id));
-    Fd fd(::open_by_handle_at(root.get(), handle, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    Handle handle; // of the root's kind
+    if (!handle.read(root.get()))
+        return std::nullopt;
+    std::memcpy(handle.get()->f_handle, &id, sizeof(id));
+    Fd fd(::open_by_handle_at(root.get(), handle.get(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (!fd || !is_cgroup2(fd.get()))
         return std::nullopt;
     std::array<char, 4096> path;
@@ -76,18 +107,26 @@ __u8 Cgroup::level(const std::string &mount) const {
 }
 
 std::vector<__u32> Cgroup::effective(bpf_attach_type hook) const {
-    std::vector<__u32> ids(64);
-    for (;;) {
-        LIBBPF_OPTS(bpf_prog_query_opts, opts, .query_flags = BPF_F_QUERY_EFFECTIVE,
-                    .prog_ids = ids.data(), .prog_cnt = static_cast<__u32>(ids.size()));
-        int err = bpf_prog_query_opts(fd_.get(), hook, &opts) ? errno : 0;
-        if (err && err != ENOSPC)
-            raise_errno(path_, "query the hook's programs", err);
-        bool fits = !err && opts.prog_cnt <= ids.size();
-        ids.resize(err ? ids.size() * 2 : opts.prog_cnt);
-        if (fits)
-            return ids;
-    }
+    std::vector<__u32> ids;
+    if (int err = query(fd_.get(), hook, BPF_F_QUERY_EFFECTIVE, &ids, nullptr))
+        raise_errno(path_, "query the hook's programs", err);
+    return ids;
+}
+
+std::vector<__u32> Cgroup::attached(bpf_attach_type hook) const {
+    std::vector<__u32> ids;
+    query(fd_.get(), hook, 0, &ids, nullptr);
+    return ids;
+}
+
+std::vector<__u32> Cgroup::attached_first(bpf_attach_type hook) const {
+    std::vector<__u32> ids, flags, first;
+    if (query(fd_.get(), hook, 0, &ids, &flags))
+        return first; // older than the flags
+    for (std::size_t i = 0; i < ids.size(); i++)
+        if (flags[i] & kPreorder)
+            first.push_back(ids[i]);
+    return first;
 }
 
 } // namespace hr

@@ -31,6 +31,10 @@ class Cgroup {
     // Ids of the programs that run for this hook in this cgroup, in order,
     // those of its ancestors included. Raises kernel_error.
     std::vector<__u32> effective(bpf_attach_type hook) const;
+    // Those that are attached to this cgroup itself; none if the kernel will not say.
+    std::vector<__u32> attached(bpf_attach_type hook) const;
+    // Those of `attached` that run before all others.
+    std::vector<__u32> attached_first(bpf_attach_type hook) const;
 
   private:
     Cgroup(Fd fd, __u64 id, std::string path)

@@ -4,13 +4,21 @@
 #include <vector>
 
 #include "iterators.hpp"
-#include "maps.hpp"
+#include "shared_array.hpp"
 
 namespace hr {
 
 namespace {
 
 constexpr int kRounds = 8;
+
+// Where it is not mapped, what a program adds at the same moment is lost.
+void add(SharedArray<__u64> &counts, std::size_t id, __u64 more) {
+    if (counts.is_mapped())
+        __atomic_fetch_add(counts.draft() + id, more, __ATOMIC_ACQ_REL);
+    else if (more)
+        counts.store(id, counts.load(id) + more);
+}
 
 } // namespace
 
@@ -27,9 +35,10 @@ bool recount(const PinDirectory &pin) {
     Iterators *found = iterators.get(pin);
     if (!found)
         return false;
-    MappedArray<hr_backend> backends(open_pinned(pin.file("backends")), "backends");
-    MappedArray<__u64> active(open_pinned(pin.file("active")), "active");
+    SharedArray<hr_backend> backends(open_pinned(pin.file("backends")), "backends");
+    SharedArray<__u64> active(open_pinned(pin.file("active")), "active");
     auto snapshot = [&] {
+        active.refresh(active.size());
         return std::vector<__u64>(active.data(), active.data() + active.size());
     };
     std::vector<bool> settled(active.size());
@@ -38,7 +47,7 @@ bool recount(const PinDirectory &pin) {
         std::vector<__u64> before = snapshot(), counted(active.size());
         for (const hr_socket &socket : found->records(HR_SOCKET_COUNTED))
             if (socket.counted < counted.size() &&
-                backends[socket.counted].incarnation == socket.incarnation)
+                backends.load(socket.counted).incarnation == socket.incarnation)
                 counted[socket.counted]++;
         std::vector<__u64> after = snapshot();
         unsettled = 0;
@@ -47,7 +56,7 @@ bool recount(const PinDirectory &pin) {
                 continue;
             settled[id] = before[id] == after[id];
             if (settled[id] || round == kRounds - 1)
-                __atomic_fetch_add(&active[id], counted[id] - after[id], __ATOMIC_ACQ_REL);
+                add(active, id, counted[id] - after[id]);
             else
                 unsettled++;
         }

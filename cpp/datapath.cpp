@@ -3,16 +3,16 @@
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
-#include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <ranges>
 
+#include "attachment.hpp"
 #include "counting.hpp"
 #include "error.hpp"
 #include "features.hpp"
-#include "hooks.hpp"
-#include "link.hpp"
+#include "program.hpp"
 #include "skeleton.hpp"
 #include "tables.hpp"
 
@@ -33,53 +33,71 @@ Features require_features(const Wanted &wanted) {
         throw Error(Kind::refused, "kernel",
                     "it cannot refuse a bind with EADDRINUSE (Linux 6.1 or later is needed); leave "
                     "out --protect-binds");
+    if (wanted.protect_binds && !features.full())
+        throw Error(Kind::refused, "kernel",
+                    "without socket storage (Linux 5.3) binds are not protected; leave out "
+                    "--protect-binds");
+    if (wanted.first && !features.preorder)
+        throw Error(Kind::refused, "kernel",
+                    "it has no order among programs (Linux 6.15 or later is needed); leave out "
+                    "--first, and see `status` for the order that they run in");
     return features;
+}
+
+hr_knobs knobs_for(const Wanted &wanted, const Features &features, bool are_mapped) {
+    hr_knobs knobs = {};
+    knobs.with_tcp = wanted.tcp;
+    knobs.with_udp = wanted.udp;
+    knobs.has_set_retval = features.set_retval;
+    knobs.has_sock_release = features.sock_release;
+    knobs.checks_words = !are_mapped;
+    return knobs;
 }
 
 void load(Skeleton &skeleton, const PinDirectory &pin, const Wanted &wanted,
           const Features &features) {
-    skeleton->rodata->with_tcp = wanted.tcp;
-    skeleton->rodata->with_udp = wanted.udp;
-    skeleton->rodata->has_set_retval = features.set_retval;
-    skeleton->rodata->has_sock_release = features.sock_release;
-    skeleton->rodata->has_mptcp = features.mptcp;
+    const bool mapped = are_mapped(pin);
+    if (mapped && !features.full())
+        throw Error(Kind::refused, pin.path(),
+                    "the tables were made when the kernel could do more; `detach --purge` first");
+    skeleton.knobs = knobs_for(wanted, features, mapped);
     lend_tables(pin, skeleton);
     for (const Hook &hook : all_hooks())
-        bpf_program__set_autoload(hook.program(skeleton), hook.is_wanted(wanted, features));
+        if (bpf_program *program = skeleton.program(hook.program().c_str()))
+            bpf_program__set_autoload(program, hook.is_wanted(wanted, features));
     skeleton.load();
 }
 
-void refuse_other_cgroup(const PinDirectory &pin, const Cgroup &cgroup, const std::string &mount) {
+void refuse_other_cgroup(const Place &place, const Cgroup &cgroup) {
     for (const Hook &hook : all_hooks()) {
-        std::optional<LinkInfo> info = link_info(open_link(pin, hook));
-        if (!info || !info->cgroup_id || info->cgroup_id == cgroup.id())
+        std::optional<Attachment> there = find_attachment(place, hook);
+        if (!there || !there->cgroup_id || there->cgroup_id == cgroup.id())
             continue;
-        std::optional<Cgroup> there = Cgroup::by_id(info->cgroup_id, mount);
-        throw Error(
-            Kind::attached_elsewhere, pin.path(),
-            "attached to " + (there ? there->path() : "cgroup " + std::to_string(info->cgroup_id)) +
-                " already, not to " + cgroup.path() + "; detach first, or use another --pin",
-            EBUSY);
+        std::optional<Cgroup> other = Cgroup::by_id(there->cgroup_id, place.cgroup_mount);
+        throw Error(Kind::attached_elsewhere, place.pin.path(),
+                    "attached to " +
+                        (other ? other->path() : "cgroup " + std::to_string(there->cgroup_id)) +
+                        " already, not to " + cgroup.path() +
+                        "; detach first, or use another --pin",
+                    EBUSY);
     }
 }
 
-// Takes our program off its hook. The link is detached, not only unpinned:
-// somebody else may hold it open.
-bool drop_link(const PinDirectory &pin, const Hook &hook) {
-    Fd link = open_link(pin, hook);
-    if (!link)
-        return false;
-    bpf_link_detach(link.get()); // before Linux 5.9 the last descriptor's end does it
-    if (::unlink(link_path(pin, hook).c_str()) && errno != ENOENT)
-        raise_errno(link_path(pin, hook), "remove the link", errno);
-    return true;
-}
-
-void add_link(const PinDirectory &pin, const Hook &hook, int program, const Cgroup &cgroup) {
-    Fd link(bpf_link_create(program, cgroup.fd(), hook.type, nullptr));
-    if (!link)
-        raise_errno(cgroup.path(), std::string("attach to ") + hook.name, errno);
-    pin_object(link.get(), link_path(pin, hook));
+// A program keeps its place in the order for as long as it is attached.
+void refuse_other_order(const Place &place, const Cgroup &cgroup, bool first) {
+    for (const Hook &hook : all_hooks()) {
+        std::optional<Attachment> there = find_attachment(place, hook);
+        if (!there || !there->in_place)
+            continue;
+        std::vector<__u32> ids = cgroup.attached_first(hook.type);
+        bool is_first = std::find(ids.begin(), ids.end(), there->program_id) != ids.end();
+        if (is_first == first)
+            continue;
+        throw Error(Kind::refused, place.pin.path(),
+                    std::string("attached ") + (first ? "without" : "with") +
+                        " --first already, and the order cannot be changed; detach first",
+                    EBUSY);
+    }
 }
 
 struct Settled {
@@ -89,33 +107,30 @@ struct Settled {
 };
 
 // Nothing if the hook is as wanted already.
-std::optional<Settled> settle(const PinDirectory &pin, const Hook &hook, int program,
-                              const Cgroup &cgroup) {
-    Fd link = open_link(pin, hook);
-    std::optional<LinkInfo> info = link_info(link);
-    if (info && info->cgroup_id == cgroup.id()) {
-        Fd old = program_by_id(info->program_id);
+std::optional<Settled> settle(const Place &place, const Hook &hook, int program,
+                              const Cgroup &cgroup, bool first) {
+    std::optional<Attachment> there = find_attachment(place, hook);
+    if (there && there->in_place && there->is_link == place.links) {
+        Fd old = program_by_id(there->program_id);
         if (old && fingerprint(old.get()) == fingerprint(program))
             return std::nullopt;
-        if (bpf_link_update(link.get(), program, nullptr) == 0)
+        if (replace_attachment(place, hook, program))
             return Settled{&hook, Action::replaced, std::move(old)};
-        if (errno != ENOLINK)
-            raise_errno(cgroup.path(), std::string("replace the program on ") + hook.name, errno);
     }
-    drop_link(pin, hook); // its cgroup was removed
-    add_link(pin, hook, program, cgroup);
+    drop_attachment(place, hook); // its cgroup was removed, or somebody took it off
+    add_attachment(place, hook, program, cgroup, first);
     return Settled{&hook, Action::added, Fd()};
 }
 
 // As if attach() had never begun, in the order of detaching.
-void undo(const PinDirectory &pin, std::vector<Settled> &done) {
+void undo(const Place &place, std::vector<Settled> &done) {
     for (Settled &each : std::views::reverse(done)) {
         if (each.action == Action::added)
-            drop_link(pin, *each.hook);
+            drop_attachment(place, *each.hook);
         else
-            bpf_link_update(open_link(pin, *each.hook).get(), each.old.get(), nullptr);
+            replace_attachment(place, *each.hook, each.old.get());
     }
-    ::rmdir(pin.file("links").c_str()); // if it is empty
+    tidy_attachments(place.pin);
 }
 
 } // namespace
@@ -123,26 +138,25 @@ void undo(const PinDirectory &pin, std::vector<Settled> &done) {
 void check_kernel(Wanted wanted) { require_features(wanted); }
 
 void check_cgroup(const PinDirectory &pin, const Cgroup &cgroup, const std::string &cgroup_mount) {
-    refuse_other_cgroup(pin, cgroup, cgroup_mount);
+    refuse_other_cgroup({pin, cgroup_mount, true}, cgroup);
 }
 
 std::vector<ProgramChange> attach(const PinDirectory &pin, const Cgroup &cgroup, Wanted wanted,
                                   const std::string &cgroup_mount) {
-    Features features = require_features(wanted);
-    refuse_other_cgroup(pin, cgroup, cgroup_mount);
-    Skeleton skeleton;
+    const Features features = require_features(wanted);
+    const Place place = {pin, cgroup_mount, features.bpf_link};
+    refuse_other_cgroup(place, cgroup);
+    refuse_other_order(place, cgroup, wanted.first);
+    Skeleton skeleton(features);
     load(skeleton, pin, wanted, features);
-    std::string links = pin.file("links");
-    if (::mkdir(links.c_str(), 0700) && errno != EEXIST)
-        raise_errno(links, "make the directory", errno);
 
     std::vector<Settled> done;
     try {
         for (const Hook &hook : all_hooks()) {
             if (!hook.is_wanted(wanted, features))
                 continue;
-            int program = bpf_program__fd(hook.program(skeleton));
-            auto settled = settle(pin, hook, program, cgroup);
+            int program = bpf_program__fd(skeleton.program(hook.program().c_str()));
+            auto settled = settle(place, hook, program, cgroup, wanted.first);
             if (!settled)
                 continue;
             bool counts_anew =
@@ -152,7 +166,7 @@ std::vector<ProgramChange> attach(const PinDirectory &pin, const Cgroup &cgroup,
                 recount(pin);
         }
     } catch (...) {
-        undo(pin, done);
+        undo(place, done);
         throw;
     }
     std::vector<ProgramChange> changes;
@@ -160,17 +174,19 @@ std::vector<ProgramChange> attach(const PinDirectory &pin, const Cgroup &cgroup,
         changes.push_back({each.hook->name, each.action});
     // the connect programs no longer send UDP anywhere: now its others may go
     for (const Hook &hook : std::views::reverse(all_hooks()))
-        if (!hook.is_wanted(wanted, features) && drop_link(pin, hook))
+        if (!hook.is_wanted(wanted, features) && drop_attachment(place, hook))
             changes.push_back({hook.name, Action::removed});
+    tidy_attachments(pin);
     return changes;
 }
 
-std::vector<std::string> detach(const PinDirectory &pin) {
+std::vector<std::string> detach(const PinDirectory &pin, const std::string &cgroup_mount) {
+    const Place place = {pin, cgroup_mount, true};
     std::vector<std::string> removed;
     for (const Hook &hook : std::views::reverse(all_hooks()))
-        if (drop_link(pin, hook))
+        if (drop_attachment(place, hook))
             removed.push_back(hook.name);
-    ::rmdir(pin.file("links").c_str());
+    tidy_attachments(pin);
     return removed;
 }
 

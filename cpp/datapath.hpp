@@ -7,15 +7,10 @@
 #include <vector>
 
 #include "cgroup.hpp"
+#include "hooks.hpp"
 #include "pin.hpp"
 
 namespace hr {
-
-struct Wanted {
-    bool tcp;
-    bool udp;
-    bool protect_binds; // of the ports that services have on this node's addresses
-};
 
 enum class Action { added, replaced, removed };
 
@@ -24,22 +19,24 @@ struct ProgramChange {
     Action action;
 };
 
-struct OtherProgram {
+struct RunningProgram {
     __u32 id;
     std::string name;
 };
 
 struct ProgramStatus {
     std::string hook;
-    bool attached = false;            // our link is pinned and on a cgroup
-    std::optional<bool> effective;    // the kernel runs it there; unknown if it will not say
-    __u32 program_id = 0;             // 0 = none
-    std::vector<OtherProgram> others; // in effect on the same hook, not ours
+    bool attached = false;           // pinned, and on a cgroup
+    std::optional<bool> effective;   // the kernel runs it there; unknown if it will not say
+    __u32 program_id = 0;            // 0 = none
+    std::vector<RunningProgram> run; // in effect on this hook, in the order that they run
 };
 
 struct DatapathStatus {
     std::optional<std::string> cgroup; // path, or "cgroup ID (removed)"
     Wanted wanted = {};                // as the attached programs were told
+    bool is_full = true;               // not the object for kernels that lack socket storage
+    bool has_links = true;             // not by the programs themselves
     std::vector<ProgramStatus> programs;
 };
 
@@ -55,12 +52,13 @@ void check_cgroup(const PinDirectory &pin, const Cgroup &cgroup, const std::stri
 // Brings the hooks to what is asked, by the least that does it: the same again
 // changes nothing, a program that is there is replaced in place without a moment
 // between. All or nothing. Raises attached_elsewhere, refused (UDP is impossible
-// here), program_rejected, permission_denied, kernel_error.
+// here, or it is attached in another order), program_rejected,
+// permission_denied, kernel_error.
 std::vector<ProgramChange> attach(const PinDirectory &pin, const Cgroup &cgroup, Wanted wanted,
                                   const std::string &cgroup_mount);
 
 // Returns the hooks whose programs were removed.
-std::vector<std::string> detach(const PinDirectory &pin);
+std::vector<std::string> detach(const PinDirectory &pin, const std::string &cgroup_mount);
 
 DatapathStatus datapath_status(const PinDirectory &pin, const std::string &cgroup_mount);
 

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cstring>
 
+#include "attachment.hpp"
+#include "datapath.hpp"
 #include "error.hpp"
-#include "hooks.hpp"
-#include "link.hpp"
+#include "maps.hpp"
+#include "program.hpp"
 
 namespace hr {
 
@@ -14,13 +17,22 @@ void read_wanted(__u32 program_id, Wanted *wanted) {
     Fd program = program_by_id(program_id);
     if (!program)
         return;
-    std::vector<char> knobs = fingerprint(program.get()).knobs;
-    Skeleton skeleton; // for the layout of the knobs
-    if (knobs.size() < sizeof(*skeleton->rodata))
+    std::vector<char> bytes = fingerprint(program.get()).knobs;
+    hr_knobs knobs;
+    if (bytes.size() < sizeof(knobs))
         return;
-    std::memcpy(skeleton->rodata, knobs.data(), sizeof(*skeleton->rodata));
-    wanted->tcp = skeleton->rodata->with_tcp;
-    wanted->udp = skeleton->rodata->with_udp;
+    std::memcpy(&knobs, bytes.data(), sizeof(knobs));
+    wanted->tcp = knobs.with_tcp;
+    wanted->udp = knobs.with_udp;
+}
+
+// Only the full object's programs use a socket's storage.
+bool is_full(__u32 program_id, const PinDirectory &pin) {
+    Fd program = program_by_id(program_id), storage = open_pinned(pin.file("connections"));
+    if (!program || !storage)
+        return false;
+    std::vector<__u32> maps = fingerprint(program.get()).maps;
+    return std::binary_search(maps.begin(), maps.end(), map_info(storage.get(), "connections").id);
 }
 
 void describe_effect(ProgramStatus &program, const Cgroup &cgroup, bpf_attach_type hook) {
@@ -30,20 +42,16 @@ void describe_effect(ProgramStatus &program, const Cgroup &cgroup, bpf_attach_ty
     } catch (const Error &) {
         return; // the kernel has no such hook, or will not say
     }
-    program.effective = false;
-    for (__u32 id : ids) {
-        if (id == program.program_id)
-            program.effective = true;
-        else
-            program.others.push_back({id, program_name(id)});
-    }
+    for (__u32 id : ids)
+        program.run.push_back({id, program_name(id)});
+    program.effective = std::find(ids.begin(), ids.end(), program.program_id) != ids.end();
 }
 
 // Off unless it is asked for, and then no sign of anything missing.
 bool is_optional(const Hook &hook) {
     Features all;
     std::memset(&all, 1, sizeof(all));
-    return !hook.is_wanted({.tcp = true, .udp = true, .protect_binds = false}, all);
+    return !hook.is_wanted({.tcp = true, .udp = true, .protect_binds = false, .first = false}, all);
 }
 
 } // namespace
@@ -55,28 +63,36 @@ DatapathStatus datapath_status(const PinDirectory &pin, const std::string &cgrou
     for (const Hook &hook : all_hooks()) {
         ProgramStatus program;
         program.hook = hook.name;
-        std::optional<LinkInfo> info = link_info(open_link(pin, hook));
-        if (!info && is_optional(hook))
+        std::optional<Attachment> there = find_attachment({pin, cgroup_mount, true}, hook);
+        if (!there && is_optional(hook))
             continue;
-        if (info) {
-            program.attached = info->cgroup_id != 0;
-            program.program_id = info->program_id;
+        if (there) {
+            program.attached = there->in_place;
+            program.program_id = there->program_id;
+            status.has_links = there->is_link;
             if (!cgroup)
-                cgroup = Cgroup::by_id(info->cgroup_id, cgroup_mount);
-            status.cgroup = cgroup            ? cgroup->path()
-                            : info->cgroup_id ? "cgroup " + std::to_string(info->cgroup_id)
-                                              : "a cgroup that was removed";
-            if (hook.type == BPF_CGROUP_INET4_CONNECT)
-                read_wanted(info->program_id, &status.wanted);
+                cgroup = Cgroup::by_id(there->cgroup_id, cgroup_mount);
+            status.cgroup = cgroup             ? cgroup->path()
+                            : there->cgroup_id ? "cgroup " + std::to_string(there->cgroup_id)
+                                               : "a cgroup that was removed";
+            if (hook.type == BPF_CGROUP_INET4_CONNECT) {
+                read_wanted(there->program_id, &status.wanted);
+                status.is_full = is_full(there->program_id, pin);
+            }
             if (hook.type == BPF_CGROUP_INET4_POST_BIND)
                 status.wanted.protect_binds = true;
         }
         status.programs.push_back(program);
         types.push_back(hook.type);
     }
-    if (cgroup)
-        for (std::size_t i = 0; i < types.size(); i++)
-            describe_effect(status.programs[i], *cgroup, types[i]);
+    if (!cgroup)
+        return status;
+    for (std::size_t i = 0; i < types.size(); i++) {
+        describe_effect(status.programs[i], *cgroup, types[i]);
+        std::vector<__u32> first = cgroup->attached_first(types[i]);
+        if (std::find(first.begin(), first.end(), status.programs[i].program_id) != first.end())
+            status.wanted.first = true;
+    }
     return status;
 }
 

@@ -2,18 +2,18 @@
 #include "features.hpp"
 
 #include <bpf/bpf.h>
-#include <linux/bpf.h>
+#include <bpf/btf.h>
 
 #include <cerrno>
 #include <cstddef>
 #include <cstdlib>
+#include <functional>
+#include <memory>
 #include <sstream>
-#include <string>
-#include <string_view>
-#include <vector>
 
 #include "error.hpp"
 #include "fd.hpp"
+#include "preorder.hpp"
 
 namespace hr {
 
@@ -26,7 +26,26 @@ bool is_switched_off(std::string_view name) {
     return false;
 }
 
+std::vector<int> Features::missing_helpers() const {
+    std::vector<int> missing;
+    auto unless = [&](bool has, std::initializer_list<int> helpers) {
+        if (!has)
+            missing.insert(missing.end(), helpers);
+    };
+    unless(cookie, {BPF_FUNC_get_socket_cookie});
+    unless(netns_cookie, {BPF_FUNC_get_netns_cookie});
+    unless(cgroup_id, {BPF_FUNC_get_current_cgroup_id, BPF_FUNC_get_current_ancestor_cgroup_id});
+    unless(set_retval, {BPF_FUNC_set_retval});
+    unless(mptcp, {BPF_FUNC_skc_to_mptcp_sock});
+    return missing;
+}
+
 namespace {
+
+constexpr bpf_prog_type kAddress = BPF_PROG_TYPE_CGROUP_SOCK_ADDR;
+constexpr bpf_prog_type kSocket = BPF_PROG_TYPE_CGROUP_SOCK;
+
+using Code = std::vector<bpf_insn>;
 
 bpf_insn instruction(__u8 code, __u8 to, __u8 from, __s16 offset, __s32 immediate) {
     bpf_insn i = {};
@@ -41,43 +60,127 @@ bpf_insn instruction(__u8 code, __u8 to, __u8 from, __s16 offset, __s32 immediat
 bpf_insn set(__u8 to, __s32 value) {
     return instruction(BPF_ALU64 | BPF_MOV | BPF_K, to, 0, 0, value);
 }
+bpf_insn copy(__u8 to, __u8 from) {
+    return instruction(BPF_ALU64 | BPF_MOV | BPF_X, to, from, 0, 0);
+}
 bpf_insn call(__s32 helper) { return instruction(BPF_JMP | BPF_CALL, 0, 0, 0, helper); }
 bpf_insn load_pointer(__u8 to, __s16 offset) { // of the context
     return instruction(BPF_LDX | BPF_MEM | BPF_DW, to, BPF_REG_1, offset, 0);
 }
+Code map(__u8 to, int fd) { // an instruction of two
+    return {instruction(BPF_LD | BPF_DW | BPF_IMM, to, BPF_PSEUDO_MAP_FD, 0, fd),
+            instruction(0, 0, 0, 0, 0)};
+}
 
-// Loads these instructions and "r0 = 1; exit" behind them.
-int try_load(bpf_prog_type type, bpf_attach_type hook, std::vector<bpf_insn> program = {}) {
+Code operator+(Code a, const Code &b) {
+    a.insert(a.end(), b.begin(), b.end());
+    return a;
+}
+
+// These instructions and "r0 = 1; exit" behind them.
+Fd load(bpf_prog_type type, bpf_attach_type hook, Code program = {}) {
     program.push_back(set(BPF_REG_0, 1));
     program.push_back(instruction(BPF_JMP | BPF_EXIT, 0, 0, 0, 0));
     LIBBPF_OPTS(bpf_prog_load_opts, opts, .expected_attach_type = hook);
-    Fd fd(bpf_prog_load(type, "hr_probe", "GPL", program.data(), program.size(), &opts));
-    return fd ? 0 : errno;
+    return Fd(bpf_prog_load(type, "hr_probe", "GPL", program.data(), program.size(), &opts));
 }
 
-const std::vector<bpf_insn> kSetRetval = {set(BPF_REG_1, -ECONNREFUSED), call(BPF_FUNC_set_retval)};
-const std::vector<bpf_insn> kToMptcp = {load_pointer(BPF_REG_1, offsetof(bpf_sock_addr, sk)),
-                                        call(BPF_FUNC_skc_to_mptcp_sock)};
+bool runs(bpf_prog_type type, bpf_attach_type hook, Code program = {}) {
+    return bool(load(type, hook, std::move(program)));
+}
+
+Fd make_map(bpf_map_type type, __u32 key, __u32 value, __u32 entries, __u32 flags) {
+    LIBBPF_OPTS(bpf_map_create_opts, opts, .map_flags = flags);
+    return Fd(bpf_map_create(type, "hr_probe", key, value, entries, &opts));
+}
+
+// Socket storage wants to know the types of its keys and values.
+Fd make_storage() {
+    std::unique_ptr<btf, void (*)(btf *)> types(btf__new_empty(), btf__free);
+    if (!types)
+        return Fd();
+    int number = btf__add_int(types.get(), "int", 4, BTF_INT_SIGNED);
+    if (number < 0 || btf__load_into_kernel(types.get()))
+        return Fd();
+    LIBBPF_OPTS(bpf_map_create_opts, opts, .btf_fd = static_cast<__u32>(btf__fd(types.get())),
+                .btf_key_type_id = static_cast<__u32>(number),
+                .btf_value_type_id = static_cast<__u32>(number), .map_flags = BPF_F_NO_PREALLOC);
+    return Fd(bpf_map_create(BPF_MAP_TYPE_SK_STORAGE, "hr_probe", 4, 4, 0, &opts));
+}
+
+// storage_get(map, r2, NULL, 0)
+Code read_storage(int fd) {
+    return map(BPF_REG_1, fd) +
+           Code{set(BPF_REG_3, 0), set(BPF_REG_4, 0), call(BPF_FUNC_sk_storage_get)};
+}
+
+bool has_global_data() { return bool(make_map(BPF_MAP_TYPE_ARRAY, 4, 8, 1, BPF_F_RDONLY_PROG)); }
+
+bool has_batch() {
+    Fd hash = make_map(BPF_MAP_TYPE_HASH, 4, 4, 1, 0);
+    __u32 key = 0, value = 0, cursor = 0, count = 1;
+    return hash &&
+           (!bpf_map_lookup_batch(hash.get(), nullptr, &cursor, &key, &value, &count, nullptr) ||
+            errno == ENOENT);
+}
+
+// Nothing is attached: the target is no cgroup, which the kernel says only once
+// it has found the rest right.
+bool has_link(__u32 flags) {
+    Fd program = load(kAddress, BPF_CGROUP_INET4_CONNECT);
+    LIBBPF_OPTS(bpf_link_create_opts, opts, .flags = flags);
+    return program && !Fd(bpf_link_create(program.get(), -1, BPF_CGROUP_INET4_CONNECT, &opts)) &&
+           errno == EBADF;
+}
 
 } // namespace
 
 Features probe_features() {
-    constexpr bpf_prog_type kAddress = BPF_PROG_TYPE_CGROUP_SOCK_ADDR;
-    constexpr bpf_prog_type kSocket = BPF_PROG_TYPE_CGROUP_SOCK;
-    int err = try_load(kAddress, BPF_CGROUP_INET4_CONNECT);
-    if (err == EPERM || err == EACCES)
-        raise_errno("BPF program", "load", err);
-    auto has = [](const char *name, auto... what) {
-        return !is_switched_off(name) && !try_load(what...);
+    constexpr bpf_attach_type kConnect = BPF_CGROUP_INET4_CONNECT;
+    Fd any = load(kAddress, kConnect);
+    if (!any && (errno == EPERM || errno == EACCES))
+        raise_errno("BPF program", "load", errno);
+    auto has = [](const char *name, const std::function<bool()> &probe) {
+        return !is_switched_off(name) && probe();
     };
+    const Fd storage = make_storage();
+    const Code socket = {load_pointer(BPF_REG_2, offsetof(bpf_sock_addr, sk))};
+    const Code refuse = {set(BPF_REG_1, -ECONNREFUSED), call(BPF_FUNC_set_retval)};
+    const Code to_mptcp = {load_pointer(BPF_REG_1, offsetof(bpf_sock_addr, sk)),
+                           call(BPF_FUNC_skc_to_mptcp_sock)};
+    const Code cgroups = {call(BPF_FUNC_get_current_cgroup_id), set(BPF_REG_1, 0),
+                          call(BPF_FUNC_get_current_ancestor_cgroup_id)};
+    auto connects = [&](Code code) { return runs(kAddress, kConnect, std::move(code)); };
     return {
-        .connect = !err && !is_switched_off("connect"),
-        .recvmsg = has("recvmsg", kAddress, BPF_CGROUP_UDP4_RECVMSG),
-        .getpeername = has("getpeername", kAddress, BPF_CGROUP_INET4_GETPEERNAME),
-        .set_retval = has("set_retval", kAddress, BPF_CGROUP_INET4_CONNECT, kSetRetval),
-        .sock_release = has("sock_release", kSocket, BPF_CGROUP_INET_SOCK_RELEASE),
-        .post_bind = has("post_bind", kSocket, BPF_CGROUP_INET4_POST_BIND, kSetRetval),
-        .mptcp = has("mptcp", kAddress, BPF_CGROUP_INET4_CONNECT, kToMptcp),
+        .connect = has("connect", [&] { return bool(any); }),
+        .recvmsg = has("recvmsg", [&] { return runs(kAddress, BPF_CGROUP_UDP4_RECVMSG); }),
+        .getpeername =
+            has("getpeername", [&] { return runs(kAddress, BPF_CGROUP_INET4_GETPEERNAME); }),
+        .global_data = has("global_data", has_global_data),
+        .sk_storage = has("sk_storage",
+                          [&] {
+                              return storage && runs(kAddress, BPF_CGROUP_UDP4_SENDMSG,
+                                                     socket + read_storage(storage.get()));
+                          }),
+        .cookie = has("cookie", [&] { return connects({call(BPF_FUNC_get_socket_cookie)}); }),
+        .netns_cookie =
+            has("netns_cookie", [&] { return connects({call(BPF_FUNC_get_netns_cookie)}); }),
+        .cgroup_id = has("cgroup_id", [&] { return connects(cgroups); }),
+        .set_retval = has("set_retval", [&] { return connects(refuse); }),
+        .sock_release = has("sock_release",
+                            [&] {
+                                return storage && runs(kSocket, BPF_CGROUP_INET_SOCK_RELEASE,
+                                                       Code{copy(BPF_REG_2, BPF_REG_1)} +
+                                                           read_storage(storage.get()));
+                            }),
+        .post_bind =
+            has("post_bind", [&] { return runs(kSocket, BPF_CGROUP_INET4_POST_BIND, refuse); }),
+        .mptcp = has("mptcp", [&] { return connects(to_mptcp); }),
+        .mmap =
+            has("mmap", [] { return bool(make_map(BPF_MAP_TYPE_ARRAY, 4, 8, 1, BPF_F_MMAPABLE)); }),
+        .batch = has("batch", has_batch),
+        .bpf_link = has("bpf_link", [] { return has_link(0); }),
+        .preorder = has("preorder", [] { return has_link(kPreorder); }),
     };
 }
 

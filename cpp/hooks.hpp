@@ -1,31 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
-// The hooks that hostreach knows, which program goes on each, and where its link is pinned.
+// The hooks that hostreach knows, and when a program of ours goes on each.
 #pragma once
 
-#include <bpf/libbpf.h>
+#include <linux/bpf.h>
 
 #include <span>
 #include <string>
 
-#include "datapath.hpp"
 #include "features.hpp"
-#include "skeleton.hpp"
 
 namespace hr {
 
+struct Wanted {
+    bool tcp;
+    bool udp;
+    bool protect_binds; // of the ports that services have on this node's addresses
+    bool first;         // before other programs on the same hooks
+};
+
 struct Hook {
-    const char *name;
+    const char *name; // as in the section "cgroup/NAME" and the program "hr_NAME"
+    bpf_prog_type program_type;
     bpf_attach_type type;
     bool (*is_wanted)(const Wanted &, const Features &);
-    bpf_program *(*program)(const Skeleton &);
+
+    std::string program() const { return std::string("hr_") + name; }
 };
 
 // In the order of attaching: what ends a socket's count and shows the service's
 // address again is there before anything is translated. Detaching goes the
 // other way.
 std::span<const Hook> all_hooks();
-
-std::string link_path(const PinDirectory &pin, const Hook &hook);
-Fd open_link(const PinDirectory &pin, const Hook &hook);
 
 } // namespace hr

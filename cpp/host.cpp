@@ -17,6 +17,7 @@
 #include "error.hpp"
 #include "fd.hpp"
 #include "features.hpp"
+#include "maps.hpp"
 
 namespace hr {
 
@@ -109,13 +110,10 @@ void write_addresses(int map_fd, const std::vector<std::string> &addresses) {
             raise_errno(address, "add the node's address", errno);
     }
     std::vector<hr_ip> stale;
-    hr_ip key, next;
-    for (bool more = !bpf_map_get_next_key(map_fd, nullptr, &next); more;
-         more = !bpf_map_get_next_key(map_fd, &key, &next)) {
-        key = next;
-        if (!wanted.count(bytes(key)))
-            stale.push_back(key);
-    }
+    for_each_key<hr_ip>(map_fd, [&](const hr_ip &ip) {
+        if (!wanted.count(bytes(ip)))
+            stale.push_back(ip);
+    });
     for (const hr_ip &ip : stale)
         bpf_map_delete_elem(map_fd, &ip);
 }

@@ -135,6 +135,8 @@ std::vector<hr_socket> Iterators::walk(__u16 protocol, bool end) {
 }
 
 Iterators *IteratorCache::get(const PinDirectory &pin) {
+    if (!open_pinned(pin.file("connections")))
+        return nullptr;
     Fd backends = open_pinned(pin.file("backends"));
     __u32 id = backends ? map_info(backends.get(), "backends").id : 0;
     if (id && id == backends_)

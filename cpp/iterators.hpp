@@ -44,7 +44,8 @@ class Iterators {
 // Loading takes 25 ms, for the kernel's BTF is large: once will do.
 class IteratorCache {
   public:
-    // Null where the kernel has no such iterators; otherwise raises as Iterators().
+    // Null where the kernel has no such iterators, or its sockets remember nothing;
+    // otherwise raises as Iterators().
     Iterators *get(const PinDirectory &pin);
     void drop();
 

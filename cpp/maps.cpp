@@ -2,14 +2,13 @@
 #include "maps.hpp"
 
 #include <bpf/bpf.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <utility>
 #include <vector>
 
 #include "error.hpp"
+#include "features.hpp"
 
 namespace hr {
 
@@ -18,39 +17,30 @@ MapInfo map_info(int fd, const std::string &name) {
     __u32 size = sizeof(info);
     if (bpf_map_get_info_by_fd(fd, &info, &size))
         raise_errno(name, "read the map's description", errno);
-    return {info.type, info.id, info.key_size, info.value_size, info.max_entries};
+    return {info.type,        info.id,        info.key_size, info.value_size,
+            info.max_entries, info.map_flags, info.name};
 }
 
-Mapping::Mapping(int fd, std::size_t bytes, const std::string &name) : bytes_(bytes) {
-    data_ = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (data_ == MAP_FAILED) {
-        data_ = nullptr;
-        raise_errno(name, "map the table into memory", errno);
-    }
-}
-
-Mapping::Mapping(Mapping &&other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
-
-Mapping &Mapping::operator=(Mapping &&other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(bytes_, other.bytes_);
-    return *this;
-}
-
-Mapping::~Mapping() {
-    if (data_)
-        ::munmap(data_, bytes_);
-}
+bool next_key(int fd, const void *key, void *next) { return !bpf_map_get_next_key(fd, key, next); }
 
 namespace {
 
 constexpr __u32 kBatch = 4096;
 
+void for_each_singly(int fd, const std::function<void(const hr_key &, __u32)> &visit) {
+    for_each_key<hr_key>(fd, [&](const hr_key &key) {
+        __u32 index;
+        if (!bpf_map_lookup_elem(fd, &key, &index))
+            visit(key, index);
+    });
+}
+
 } // namespace
 
 void for_each_service(int fd, __u32 max_entries,
                       const std::function<void(const hr_key &, __u32)> &visit) {
+    if (is_switched_off("batch"))
+        return for_each_singly(fd, visit);
     std::vector<hr_key> keys(std::min(kBatch, std::max(max_entries, 64U)));
     std::vector<__u32> values(keys.size());
     __u32 cursor = 0;
@@ -64,6 +54,8 @@ void for_each_service(int fd, __u32 max_entries,
                 values.resize(keys.size());
                 continue;
             }
+            if (first && errno == EINVAL) // no such command before Linux 5.6
+                return for_each_singly(fd, visit);
             if (errno != ENOENT)
                 raise_errno("services", "read the table", errno);
             more = false; // the last batch

@@ -58,6 +58,7 @@ void raise_as_python(std::exception_ptr thrown) {
 
 PYBIND11_MODULE(_core, module) {
     hr::LibbpfLog::install();
+    hr::Skeleton::register_hooks();
     py::register_exception_translator(raise_as_python);
     module.attr("ABI_VERSION") = HR_ABI_VERSION;
     hr::bind_table(module);

@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <exception>
 #include <fstream>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -59,7 +60,8 @@ Fd open_namespace(const std::string &path, std::uint32_t inode) {
 
 class Search {
   public:
-    explicit Search(std::set<std::uint32_t> wanted) : wanted_(std::move(wanted)) {}
+    // Nothing wanted in particular: all that there are.
+    explicit Search(std::optional<std::set<std::uint32_t>> wanted) : wanted_(std::move(wanted)) {}
 
     Namespaces run() {
         look_at("/proc/thread-self/ns/net");
@@ -80,19 +82,22 @@ class Search {
     }
 
   private:
-    bool done() const { return wanted_.empty(); }
+    bool done() const { return wanted_ && wanted_->empty(); }
 
     std::vector<std::string> rest(const std::string &directory) const {
         return done() ? std::vector<std::string>() : numbers_in(directory);
     }
 
-    bool needs(std::uint32_t inode) const { return wanted_.count(inode); }
+    bool needs(std::uint32_t inode) const {
+        return inode && (wanted_ ? wanted_->count(inode) : !found_.count(inode));
+    }
 
     void take(std::uint32_t inode, Fd fd) {
         if (!fd || !needs(inode))
             return;
         found_.emplace(inode, std::move(fd));
-        wanted_.erase(inode);
+        if (wanted_)
+            wanted_->erase(inode);
     }
 
     // The link names the inode: most need not be opened.
@@ -141,7 +146,7 @@ class Search {
         });
     }
 
-    std::set<std::uint32_t> wanted_; // and not found yet
+    std::optional<std::set<std::uint32_t>> wanted_; // and not found yet
     Namespaces found_;
     std::vector<std::string> pids_;
 };
@@ -151,6 +156,8 @@ class Search {
 Namespaces find_namespaces(std::set<std::uint32_t> wanted) {
     return Search(std::move(wanted)).run();
 }
+
+Namespaces find_all_namespaces() { return Search(std::nullopt).run(); }
 
 std::set<std::uint32_t> visit_namespaces(const Namespaces &namespaces,
                                          const std::function<void(std::uint32_t)> &visit) {

@@ -18,6 +18,8 @@ using Namespaces = std::map<std::uint32_t, Fd>;
 // own, every process's, what is mounted, every thread's, and what is open
 // somewhere or has a socket open; no further than needed.
 Namespaces find_namespaces(std::set<std::uint32_t> wanted);
+// All that can be, which means to look at everything that every process has open.
+Namespaces find_all_namespaces();
 
 // Calls visit(inode) on a thread that is in each of these. Returns those that
 // could not be entered. Rethrows what `visit` throws.

@@ -158,6 +158,15 @@ void PinDirectory::lock(Lock mode, std::chrono::milliseconds timeout) {
     locked_ = std::move(fd);
 }
 
+bool PinDirectory::try_lock() {
+    try {
+        lock(Lock::exclusive, std::chrono::milliseconds(0));
+    } catch (const Error &) {
+        return false;
+    }
+    return true;
+}
+
 std::string PinDirectory::identity() const {
     struct stat st = {};
     ::fstat(locked_.get(), &st);

@@ -29,6 +29,8 @@ class PinDirectory {
     // Raises table_busy after `timeout`, naming the holder; not_found if there
     // is no such directory.
     void lock(Lock mode, std::chrono::milliseconds timeout);
+    // The exclusive lock, if nobody has it or a shared one.
+    bool try_lock();
     void unlock() { locked_.close(); }
     // Differs from that of every directory that was removed; needs the lock.
     std::string identity() const;

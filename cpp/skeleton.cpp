@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "skeleton.hpp"
 
+#include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdarg>
 #include <cstdio>
@@ -10,6 +12,9 @@
 #include <vector>
 
 #include "error.hpp"
+#include "hooks.hpp"
+#include "hostreach.skel.h"
+#include "legacy.skel.h"
 
 namespace hr {
 
@@ -29,23 +34,93 @@ int keep(libbpf_print_level level, const char *format, va_list arguments) {
     return 0;
 }
 
+// Of the object that this thread is loading.
+thread_local std::vector<int> missing_helpers;
+
+// libbpf calls this for each program when its subprograms are in place. Below
+// Linux 5.5 the verifier does not know the knobs, and refuses a call that is
+// never made; that it knows of a 0.
+int take_out_missing(bpf_program *program, bpf_prog_load_opts *, long) {
+    const bpf_insn *code = bpf_program__insns(program);
+    std::vector<bpf_insn> mended(code, code + bpf_program__insn_cnt(program));
+    bool changed = false;
+    for (bpf_insn &each : mended) {
+        bool calls = each.code == (BPF_JMP | BPF_CALL) && each.src_reg == 0;
+        if (!calls || std::find(missing_helpers.begin(), missing_helpers.end(), each.imm) ==
+                          missing_helpers.end())
+            continue;
+        each = {}; // r0 = 0
+        each.code = BPF_ALU64 | BPF_MOV | BPF_K;
+        changed = true;
+    }
+    return changed ? bpf_program__set_insns(program, mended.data(), mended.size()) : 0;
+}
+
+constexpr char kKnobsMap[] = "knobs_map";
+
+bpf_object *open(const Features &features) {
+    size_t size = 0;
+    const void *bytes =
+        features.full() ? ::hostreach::elf_bytes(&size) : ::legacy::elf_bytes(&size);
+    LIBBPF_OPTS(bpf_object_open_opts, opts, .object_name = "hostreach");
+    return bpf_object__open_mem(bytes, size, &opts);
+}
+
 } // namespace
 
 LibbpfLog::LibbpfLog() : outer_(current_log) { current_log = this; }
 LibbpfLog::~LibbpfLog() { current_log = outer_; }
 void LibbpfLog::install() { libbpf_set_print(keep); }
 
-Skeleton::Skeleton() : skeleton_(::hostreach::open()) {
-    if (!skeleton_)
+void Skeleton::register_hooks() {
+    for (const Hook &hook : all_hooks()) {
+        LIBBPF_OPTS(libbpf_prog_handler_opts, opts, .prog_prepare_load_fn = take_out_missing);
+        const std::string section = std::string("cgroup/") + hook.name;
+        libbpf_register_prog_handler(section.c_str(), hook.program_type, hook.type, &opts);
+    }
+}
+
+Skeleton::Skeleton(const Features &features) : features_(features), object_(open(features)) {
+    if (!object_)
         raise_errno("BPF object", "open", errno);
 }
 
-Skeleton::~Skeleton() { ::hostreach::destroy(skeleton_); }
+Skeleton::~Skeleton() { bpf_object__close(object_); }
+
+bpf_map *Skeleton::map(const char *name) const {
+    return bpf_object__find_map_by_name(object_, name);
+}
+
+bpf_program *Skeleton::program(const char *name) const {
+    return bpf_object__find_program_by_name(object_, name);
+}
+
+void Skeleton::without_programs() {
+    bpf_program *program;
+    bpf_object__for_each_program(program, object_) bpf_program__set_autoload(program, false);
+    bpf_map *map;
+    bpf_object__for_each_map(map, object_) if (holds_knobs(bpf_map__name(map)))
+        bpf_map__set_autocreate(map, false);
+}
+
+bool Skeleton::holds_knobs(const std::string &map_name) {
+    return map_name == kKnobsMap || map_name.find(".rodata") != std::string::npos;
+}
 
 void Skeleton::load() {
-    int err = -::hostreach::load(skeleton_);
-    if (!err)
+    bpf_map *map, *of_knobs = nullptr;
+    bpf_object__for_each_map(map, object_) if (holds_knobs(bpf_map__name(map))) of_knobs = map;
+    if (bpf_map__is_internal(of_knobs))
+        bpf_map__set_initial_value(of_knobs, &knobs, sizeof(knobs));
+    missing_helpers = features_.missing_helpers();
+    int err = -bpf_object__load(object_);
+    if (!err) {
+        __u32 zero = 0;
+        if (!bpf_map__is_internal(of_knobs) && bpf_map__autocreate(of_knobs) &&
+            bpf_map_update_elem(bpf_map__fd(of_knobs), &zero, &knobs, BPF_ANY))
+            raise_errno("BPF object", "set the knobs", errno);
         return;
+    }
     if (err == EPERM || err == EACCES) {
         // the verifier also says EACCES; it alone leaves a log of instructions
         if (log_.text().find("PROG LOAD LOG") == std::string::npos)

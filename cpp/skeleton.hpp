@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The BPF object's skeleton, owned, with libbpf's messages kept for errors.
+// The BPF object that suits this kernel, owned, with libbpf's messages kept for errors.
 #pragma once
+
+#include <bpf/libbpf.h>
 
 #include <string>
 
-#include "hostreach.skel.h"
+#include "features.hpp"
+#include "layout.hpp"
 
 namespace hr {
 
@@ -26,23 +29,39 @@ class LibbpfLog {
     LibbpfLog *outer_;
 };
 
+// bpf/hostreach.bpf.c or, where the kernel has no global data or no socket
+// storage, bpf/legacy.bpf.c: the same names, of which the latter lacks some.
 class Skeleton {
   public:
     // Opened, nothing loaded; raises kernel_error.
-    Skeleton();
+    explicit Skeleton(const Features &features);
     ~Skeleton();
     Skeleton(const Skeleton &) = delete;
     Skeleton &operator=(const Skeleton &) = delete;
 
-    // Creates what maps are not reused and loads what programs are wanted;
-    // raises program_rejected with the verifier log, permission_denied.
+    bpf_object *object() const { return object_; }
+    // Null if this object has none of that name.
+    bpf_map *map(const char *name) const;
+    bpf_program *program(const char *name) const;
+    // To be set before load().
+    hr_knobs knobs = {};
+    // Loads no program, only makes maps.
+    void without_programs();
+
+    // Creates what maps are not reused and loads what programs are wanted. A call
+    // of a helper that this kernel lacks is taken out first, and gives 0. Raises
+    // program_rejected with the verifier log, permission_denied.
     void load();
 
-    ::hostreach *operator->() const { return skeleton_; }
+    // Where a loaded program has its knobs: the name of a map.
+    static bool holds_knobs(const std::string &map_name);
+    // To be called once in a process, before anything is opened.
+    static void register_hooks();
 
   private:
+    const Features features_;
     LibbpfLog log_;
-    ::hostreach *skeleton_;
+    bpf_object *object_;
 };
 
 } // namespace hr

@@ -54,9 +54,13 @@ Candidates ask_iterators(Iterators &iterators) {
     return found;
 }
 
+bool due_by(const hr_backend &backend, const hr_origin &origin) {
+    return hr_is_due(&backend, &origin);
+}
+
 bool is_due(const hr_origin &origin, const Tables &tables) {
     return origin.given_port && origin.backend < tables.backends.size() &&
-           hr_is_due(&tables.backends[origin.backend], &origin);
+           due_by(tables.backends.load(origin.backend), origin);
 }
 
 // Without iterators: borrow every process's sockets and read what they remember.
@@ -80,6 +84,22 @@ bool ask_processes(int connections, const Tables &tables, Candidates *found) {
         }
         return true;
     });
+}
+
+// What sockets had no room for, or all where the kernel gives them none: these
+// are known by their cookies alone, so every namespace has to be searched.
+std::map<__u64, hr_connection> ask_overflow(const PinDirectory &pin, const Tables &tables) {
+    std::map<__u64, hr_connection> found;
+    if (!tables.flags.load(HR_OVERFLOW_USED))
+        return found;
+    Fd overflow = open_pinned(pin.file("overflow"));
+    for_each_key<hr_overflow_key>(overflow.get(), [&](const hr_overflow_key &key) {
+        hr_origin origin;
+        if (key.kind == HR_BY_PEER && !bpf_map_lookup_elem(overflow.get(), &key, &origin) &&
+            is_due(origin, tables))
+            found[key.cookie].latest = origin;
+    });
+    return found;
 }
 
 bool leads_to(const hr_origin &origin, const DiagSocket &socket) {
@@ -109,20 +129,22 @@ hr_socket describe(const DiagSocket &socket, const hr_origin &origin, __u32 netn
 class Ending {
   public:
     Ending(const PinDirectory &pin, const Tables &tables, Iterators *iterators, bool dry_run)
-        : tables_(tables), dry_run_(dry_run), connections_(open_pinned(pin.file("connections"))),
-          iterators_(iterators) {}
+        : pin_(pin), tables_(tables), dry_run_(dry_run),
+          connections_(open_pinned(pin.file("connections"))), iterators_(iterators) {}
 
     EndResult run() {
         const bool by_bpf = iterators_ && iterators_->can_end();
         result_.method = by_bpf ? "bpf" : "netlink";
         if (!by_bpf && is_switched_off("sock_diag"))
             give_up("this kernel has no way to end sockets");
+        if (!result_.method.empty())
+            end_overflowed();
         bool waited = false;
         for (int round = 0; round < kRounds && !result_.method.empty(); round++) {
             std::size_t before = result_.sockets.size();
             Candidates found = look();
             if (dry_run_ && iterators_)
-                result_.sockets = found.due;
+                result_.sockets.insert(result_.sockets.end(), found.due.begin(), found.due.end());
             else
                 visit(found);
             if (dry_run_)
@@ -144,10 +166,25 @@ class Ending {
         result_.problem = why;
     }
 
+    // By netlink, for a socket without storage is none that a program would know.
+    void end_overflowed() {
+        Candidates found;
+        found.by_cookie = ask_overflow(pin_, tables_);
+        if (found.by_cookie.empty() || is_switched_off("sock_diag"))
+            return;
+        Namespaces all = find_all_namespaces();
+        visit_namespaces(all, [&](__u32 netns) {
+            visited_.insert(netns);
+            end_by_netlink(found, netns);
+        });
+    }
+
     Candidates look() {
         if (iterators_)
             return ask_iterators(*iterators_);
         Candidates found;
+        if (!connections_)
+            return found;
         if (is_switched_off("pidfd") || !ask_processes(connections_.get(), tables_, &found))
             give_up("this kernel does not tell which sockets are a service's");
         return found;
@@ -221,9 +258,10 @@ class Ending {
                     result_.sockets.push_back(above);
     }
 
+    const PinDirectory &pin_;
     const Tables &tables_;
     const bool dry_run_;
-    Fd connections_;
+    Fd connections_;             // none where sockets remember nothing
     Iterators *const iterators_; // null: the kernel has none
     EndResult result_;
     std::set<__u32> visited_;
@@ -231,15 +269,17 @@ class Ending {
 
 } // namespace
 
-EndResult end_sockets(const PinDirectory &pin, const Tables &tables, IteratorCache &cache,
-                      bool dry_run) {
-    __u32 &ends_due = tables.meta[0].ends_due;
-    __u32 before = observe(ends_due);
+EndResult end_sockets(const PinDirectory &pin, Tables &tables, IteratorCache &cache, bool dry_run) {
+    const __u64 before = tables.flags.load(HR_ENDS_DUE);
     EndResult result = Ending(pin, tables, cache.get(pin), dry_run).run();
+    if (dry_run)
+        return result;
     // unless a writer has asked for more meanwhile
-    if (!dry_run)
-        __atomic_compare_exchange_n(&ends_due, &before, 0U, false, __ATOMIC_ACQ_REL,
-                                    __ATOMIC_ACQUIRE);
+    if (tables.flags.is_mapped()) {
+        tables.flags.exchange(HR_ENDS_DUE, before, 0);
+    } else if (PinDirectory lock(pin.path()); lock.try_lock()) {
+        tables.flags.exchange(HR_ENDS_DUE, before, 0);
+    }
     return result;
 }
 

@@ -25,7 +25,6 @@ struct EndResult {
 // whoever removed the backend and whenever. Never one that is not connected
 // there by a service. `dry_run` only finds them. Needs no lock. Raises
 // kernel_error.
-EndResult end_sockets(const PinDirectory &pin, const Tables &tables, IteratorCache &cache,
-                      bool dry_run);
+EndResult end_sockets(const PinDirectory &pin, Tables &tables, IteratorCache &cache, bool dry_run);
 
 } // namespace hr

@@ -6,8 +6,8 @@
 #include <cstring>
 
 #include "error.hpp"
-#include "maps.hpp"
 #include "selection.hpp"
+#include "shared_array.hpp"
 
 namespace hr {
 

@@ -7,8 +7,8 @@
 #include <cerrno>
 
 #include "error.hpp"
-#include "growth.hpp"
 #include "host.hpp"
+#include "replacement.hpp"
 #include "table.hpp"
 
 namespace hr {
@@ -32,12 +32,14 @@ void Table::lock(Lock mode) {
     pin_.lock(mode, timeout_);
     try {
         if (mode == Lock::exclusive)
-            recover_growth(pin_, cgroup_mount_);
+            recover_replacement(pin_, cgroup_mount_);
         std::string identity = pin_.identity();
         if (!tables_ || identity != tables_of_) {
             generation_.reset();
             tables_ = Tables::open(pin_);
             tables_of_ = identity;
+        } else {
+            tables_->refresh();
         }
     } catch (...) {
         pin_.unlock();
@@ -58,6 +60,13 @@ bool Table::grow(const Capacities &asked) {
     return grown;
 }
 
+bool Table::migrate() {
+    if (held_ != Lock::exclusive)
+        throw Error(Kind::refused, pin_.path(), "the table is not locked for writing");
+    close();
+    return hr::migrate(pin_, cgroup_mount_);
+}
+
 void Table::lock_only() {
     pin_.lock(Lock::exclusive, timeout_);
     held_ = Lock::exclusive;
@@ -76,12 +85,11 @@ void Table::close() {
 void Table::unlock() {
     if (writing_) {
         note_ends();
-        __u64 &generation = tables_->meta[0].generation;
         if (failed_) {
             generation_.reset();
         } else {
-            publish(generation, generation + 1);
-            generation_ = generation;
+            tables_->meta.store(0, &hr_meta::generation, tables_->meta[0].generation + 1);
+            generation_ = tables_->meta[0].generation;
         }
         writing_ = failed_ = false;
     }
@@ -93,14 +101,14 @@ void Table::purge() {
     if (held_ != Lock::exclusive)
         throw Error(Kind::refused, pin_.path(), "the table is not locked for writing");
     check_pins(pin_);
-    discard_growth(pin_);
+    discard_replacement(pin_);
     pin_.remove(table_names());
     writing_ = false;
     close();
     unlock();
 }
 
-bool Table::ends_due() const { return tables_ && observe(tables_->meta[0].ends_due); }
+bool Table::ends_due() const { return tables_ && tables_->flags.load(HR_ENDS_DUE); }
 
 std::optional<__u32> Table::find(const hr_key &key) {
     __u32 service;
@@ -139,10 +147,10 @@ std::vector<hr_key> Table::keys() {
     return keys;
 }
 
-void Table::set_host_netns(__u64 cookie) { publish(tables_->meta[0].host_netns, cookie); }
+void Table::set_host_netns(__u64 cookie) { tables_->meta.store(0, &hr_meta::host_netns, cookie); }
 
 void Table::set_node_addresses(const std::vector<std::string> &addresses, bool given) {
-    publish(tables_->meta[0].addresses_given, __u32{given});
+    tables_->meta.store(0, &hr_meta::addresses_given, __u32{given});
     write_addresses(tables_->node_addresses.get(), addresses);
 }
 
@@ -177,12 +185,7 @@ bool Table::unexempt(__u64 cgroup_id) {
 
 std::vector<__u64> Table::exempt() const {
     std::vector<__u64> ids;
-    __u64 id, next;
-    for (bool more = !bpf_map_get_next_key(tables_->exempt.get(), nullptr, &next); more;
-         more = !bpf_map_get_next_key(tables_->exempt.get(), &id, &next)) {
-        id = next;
-        ids.push_back(id);
-    }
+    for_each_key<__u64>(tables_->exempt.get(), [&](__u64 id) { ids.push_back(id); });
     return ids;
 }
 
@@ -194,7 +197,7 @@ void Table::write_exempt_levels() {
         if (!bpf_map_lookup_elem(tables_->exempt.get(), &id, &level))
             levels |= 1U << (level % 32);
     }
-    publish(tables_->meta[0].exempt_levels, levels);
+    tables_->meta.store(0, &hr_meta::exempt_levels, levels);
 }
 
 Counts Table::counts() {
@@ -214,7 +217,7 @@ std::vector<__u64> Table::active(const hr_key &key) {
         for (__u32 id : block->ids)
             // one below zero for a moment, where a count was taken while sockets closed
             counts.push_back(static_cast<__u64>(
-                std::max<__s64>(static_cast<__s64>(observe(tables_->active[id])), 0)));
+                std::max<__s64>(static_cast<__s64>(tables_->active.load(id)), 0)));
     return counts;
 }
 
@@ -228,7 +231,7 @@ Traffic Table::traffic(const hr_key &key) {
         raise_errno(format_key(key), "read the counters", errno);
     for (__u64 count : per_cpu)
         traffic.translations += count;
-    traffic.refusals = observe(tables_->refusals[*service]);
+    traffic.refusals = tables_->refusals.load(*service);
     return traffic;
 }
 
@@ -245,7 +248,7 @@ Traffic Table::traffic() {
 std::vector<__u64> Table::events() const {
     std::vector<__u64> events;
     for (std::size_t i = 0; i < HR_EVENTS; i++)
-        events.push_back(observe(tables_->events[i]));
+        events.push_back(tables_->events.load(i));
     return events;
 }
 

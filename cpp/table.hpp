@@ -61,12 +61,15 @@ class Table {
     // Makes the tables larger, under traffic; false if they are that large.
     // Needs the exclusive lock.
     bool grow(const Capacities &asked);
+    // Brings tables of an older layout to this one, under traffic; false if they
+    // are that already. Needs lock_only().
+    bool migrate();
 
     // Whether a write, by whomever, left sockets that may have to be ended, and no
     // end_sockets() has been to its end since. Needs no lock.
     bool ends_due() const;
     // The maps, as they were at the last lock(); null if there was none.
-    const Tables *tables() const { return tables_ ? &*tables_ : nullptr; }
+    Tables *tables() { return tables_ ? &*tables_ : nullptr; }
     IteratorCache &iterators() { return iterators_; }
 
     // The calls below need a lock; write() the exclusive one.
@@ -112,14 +115,16 @@ class Table {
     void check_room(const std::vector<ServiceSpec> &put, const std::vector<hr_key> &remove);
     void put(const ServiceSpec &spec);
     void remove(const hr_key &key);
+    void publish_set(__u32 service, const hr_key &key, __u64 set);
     void add_key(const ServiceSpec &spec, __u32 service);
     void write_exempt_levels();
     void open_port(const hr_key &key);
     void close_port(const hr_key &key);
     void retire(const Block &old, const std::vector<__u32> &kept);
     void note_ends();
+    void raise_ends_due();
 
-    __u32 *words() const { return tables_->slots.data()->word; }
+    const __u32 *words() const { return tables_->slots.data()->word; }
     std::size_t word_count() const { return tables_->slots.size() * HR_LINE_WORDS; }
 
     PinDirectory pin_;

@@ -11,6 +11,7 @@
 #include <cerrno>
 
 #include "error.hpp"
+#include "features.hpp"
 #include "spec.hpp"
 
 namespace hr {
@@ -35,26 +36,23 @@ __u32 backend_entries(const Capacities &c) {
     return c.backends + std::min<__u32>(c.backends, HR_SLOTS_PER_SERVICE);
 }
 
-// Each pinned map by the name that it has in the skeleton. `meta` is pinned
-// last: tables without it were never finished.
-using MapOf = bpf_map *(*)(const Skeleton &);
+// The maps that are pinned, by their names in the object. `meta` is last: tables
+// without it were never finished.
 struct Pinned {
     const char *name;
-    MapOf map;
-    bool sized; // by the capacities
+    bool is_sized; // by the capacities
 };
-// clang-format off
-#define FIXED(name) Pinned{#name, [](const Skeleton &s) { return s->maps.name; }, false}
-#define SIZED(name) Pinned{#name, [](const Skeleton &s) { return s->maps.name; }, true}
-// clang-format on
-const std::array kPinned = {
-    SIZED(services),       SIZED(records),      SIZED(slots),    SIZED(backends),
-    SIZED(active),         SIZED(translations), SIZED(refusals), FIXED(ports),
-    FIXED(node_addresses), FIXED(exempt),       FIXED(affinity), FIXED(events),
-    FIXED(connections),    FIXED(datagrams),    FIXED(overflow), FIXED(meta),
+constexpr std::array kPinned = {
+    Pinned{"services", true},  Pinned{"records", true},      Pinned{"slots", true},
+    Pinned{"backends", true},  Pinned{"active", true},       Pinned{"translations", true},
+    Pinned{"refusals", true},  Pinned{"ports", false},       Pinned{"node_addresses", false},
+    Pinned{"exempt", false},   Pinned{"affinity", false},    Pinned{"events", false},
+    Pinned{"flags", false},    Pinned{"connections", false}, Pinned{"datagrams", false},
+    Pinned{"overflow", false}, Pinned{"meta", false},
 };
-#undef FIXED
-#undef SIZED
+
+// Where sockets cannot remember, the LRU is all there is.
+constexpr __u32 kOverflowWithoutStorage = 131'072;
 
 Fd open_table(const PinDirectory &pin, const std::string &name) {
     Fd fd = open_pinned(pin.file(name));
@@ -63,26 +61,17 @@ Fd open_table(const PinDirectory &pin, const std::string &name) {
     return fd;
 }
 
-[[noreturn]] void refuse_abi(const PinDirectory &pin, __u32 found) {
-    std::string made = found > HR_ABI_VERSION ? "a newer hostreach made the tables (version "
-                                              : "another hostreach made the tables (version ";
+void check_abi(const PinDirectory &pin, const Fd &meta) {
+    __u32 found = abi_of(pin, meta);
+    if (found == HR_ABI_VERSION)
+        return;
+    std::string versions = " hostreach made the tables (version " + std::to_string(found) +
+                           ", this one knows " + std::to_string(HR_ABI_VERSION) + "); ";
+    if (found < HR_ABI_VERSION)
+        throw Error(Kind::abi_mismatch, pin.path(),
+                    "an older" + versions + "`hostreach attach` brings them up to date");
     throw Error(Kind::abi_mismatch, pin.path(),
-                made + std::to_string(found) + ", this one knows " +
-                    std::to_string(HR_ABI_VERSION) +
-                    "); use that one, or `detach --purge` and start anew");
-}
-
-// Version 1 is known by the first word of `meta`, whatever its size.
-void check_abi(const PinDirectory &pin, int meta_fd) {
-    MapInfo info = map_info(meta_fd, "meta");
-    if (info.value_size != sizeof(hr_meta))
-        refuse_abi(pin, 0);
-    hr_meta meta;
-    __u32 zero = 0;
-    if (bpf_map_lookup_elem(meta_fd, &zero, &meta))
-        raise_errno(pin.file("meta"), "read", errno);
-    if (meta.abi != HR_ABI_VERSION)
-        refuse_abi(pin, meta.abi);
+                "a newer" + versions + "use that one, or `detach --purge` and start anew");
 }
 
 // Raises refused if one of our names is the pin of something else: nothing that
@@ -105,10 +94,10 @@ void refuse_foreign_pins(const PinDirectory &pin) {
 
 void create(const PinDirectory &pin, const Capacities &wanted) {
     refuse_foreign_pins(pin);
-    Skeleton skeleton;
-    bpf_program *program;
-    bpf_object__for_each_program(program, skeleton->obj) bpf_program__set_autoload(program, false);
-    size_maps(skeleton, wanted);
+    const Features features = probe_features();
+    Skeleton skeleton(features);
+    skeleton.without_programs();
+    size_maps(skeleton, wanted, features);
     skeleton.load();
 
     hr_meta meta = {};
@@ -117,12 +106,15 @@ void create(const PinDirectory &pin, const Capacities &wanted) {
     meta.max_backends = wanted.backends;
     meta.max_slots = wanted.slots;
     __u32 zero = 0;
-    if (bpf_map_update_elem(bpf_map__fd(skeleton->maps.meta), &zero, &meta, BPF_ANY))
+    if (bpf_map_update_elem(bpf_map__fd(skeleton.map("meta")), &zero, &meta, BPF_ANY))
         raise_errno(pin.file("meta"), "write", errno);
     for (const Pinned &pinned : kPinned) {
+        bpf_map *map = skeleton.map(pinned.name);
+        if (!map) // of socket storage
+            continue;
         std::string path = pin.file(pinned.name);
         ::unlink(path.c_str()); // left by one who was killed before `meta`
-        pin_object(bpf_map__fd(pinned.map(skeleton)), path);
+        pin_object(bpf_map__fd(map), path);
     }
 }
 
@@ -134,7 +126,7 @@ Tables Tables::open(const PinDirectory &pin) {
     if (!meta)
         throw Error(Kind::not_found, pin.path(), "no tables here; `attach` and `svc add` make them",
                     ENOENT);
-    check_abi(pin, meta.get());
+    check_abi(pin, meta);
     t.meta = {std::move(meta), "meta"};
     t.ports = {open_table(pin, "ports"), "ports"};
     t.services = open_table(pin, "services");
@@ -147,7 +139,34 @@ Tables Tables::open(const PinDirectory &pin) {
     t.translations = open_table(pin, "translations");
     t.refusals = {open_table(pin, "refusals"), "refusals"};
     t.events = {open_table(pin, "events"), "events"};
+    t.flags = {open_table(pin, "flags"), "flags"};
+    t.refresh();
     return t;
+}
+
+void Tables::refresh() {
+    if (meta.is_mapped())
+        return;
+    meta.refresh(1);
+    if (seen_ && seen_ == meta[0].generation)
+        return;
+    ports.refresh(ports.size());
+    records.refresh(meta[0].services_mark);
+    backends.refresh(meta[0].backends_mark);
+    slots.refresh((meta[0].slots_mark + HR_LINE_WORDS - 1) / HR_LINE_WORDS);
+    seen_ = meta[0].generation;
+}
+
+bool are_mapped(const PinDirectory &pin) {
+    return map_info(open_table(pin, "records").get(), "records").flags & BPF_F_MMAPABLE;
+}
+
+__u32 abi_of(const PinDirectory &pin, const Fd &meta) {
+    std::vector<__u32> value(map_info(meta.get(), "meta").value_size / sizeof(__u32) + 2);
+    __u32 zero = 0;
+    if (bpf_map_lookup_elem(meta.get(), &zero, value.data()))
+        raise_errno(pin.file("meta"), "read", errno);
+    return value[0];
 }
 
 Tables Tables::open_or_create(const PinDirectory &pin, const Capacities &asked, bool *made) {
@@ -185,30 +204,36 @@ std::vector<std::string> table_names() {
 void lend_tables(const PinDirectory &pin, Skeleton &skeleton, Lend which) {
     PinDirectory next(pin.file(kNextTables));
     for (const Pinned &pinned : kPinned) {
-        if (which == Lend::fixed_size && pinned.sized)
+        bpf_map *map = skeleton.map(pinned.name);
+        const std::string_view name = pinned.name;
+        if (!map || (which == Lend::fixed_size && (pinned.is_sized || name == "meta")) ||
+            (which == Lend::none_of_ours && (name == "meta" || name == "flags")))
             continue;
         Fd fd = open_pinned(next.file(pinned.name));
         if (!fd)
             fd = open_table(pin, pinned.name);
-        if (int err = -bpf_map__reuse_fd(pinned.map(skeleton), fd.get()))
+        if (int err = -bpf_map__reuse_fd(map, fd.get()))
             raise_errno(pin.file(pinned.name), "use the pinned table", err);
     }
 }
 
-void size_maps(Skeleton &skeleton, const Capacities &capacities) {
-    bpf_map__set_max_entries(skeleton->maps.services, capacities.services);
-    bpf_map__set_max_entries(skeleton->maps.records, capacities.services);
-    bpf_map__set_max_entries(skeleton->maps.translations, capacities.services);
-    bpf_map__set_max_entries(skeleton->maps.refusals, capacities.services);
-    bpf_map__set_max_entries(skeleton->maps.slots, slot_lines(capacities));
-    bpf_map__set_max_entries(skeleton->maps.backends, backend_entries(capacities));
-    bpf_map__set_max_entries(skeleton->maps.active, backend_entries(capacities));
-}
-
-void pin_sized(const PinDirectory &pin, const Skeleton &skeleton) {
-    for (const Pinned &pinned : kPinned)
-        if (pinned.sized)
-            pin_object(bpf_map__fd(pinned.map(skeleton)), pin.file(pinned.name));
+void size_maps(Skeleton &skeleton, const Capacities &capacities, const Features &features) {
+    auto size = [&](const char *name, __u32 entries) {
+        bpf_map__set_max_entries(skeleton.map(name), entries);
+    };
+    size("services", capacities.services);
+    size("records", capacities.services);
+    size("translations", capacities.services);
+    size("refusals", capacities.services);
+    size("slots", slot_lines(capacities));
+    size("backends", backend_entries(capacities));
+    size("active", backend_entries(capacities));
+    if (!features.full())
+        size("overflow", kOverflowWithoutStorage);
+    bpf_map *map;
+    // the legacy programs take no memory for granted
+    bpf_object__for_each_map(map, skeleton.object()) if (!features.mmap || !features.full())
+        bpf_map__set_map_flags(map, bpf_map__map_flags(map) & ~__u32{BPF_F_MMAPABLE});
 }
 
 } // namespace hr

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "maps.hpp"
 #include "pin.hpp"
+#include "shared_array.hpp"
 #include "skeleton.hpp"
 
 namespace hr {
@@ -33,19 +33,34 @@ class Tables {
 
     Capacities capacities() const;
 
-    MappedArray<hr_meta> meta;
-    MappedArray<hr_line> ports;
+    // After the lock was taken: reads what another process wrote, where the arrays
+    // are not mapped.
+    void refresh();
+
+    SharedArray<hr_meta> meta;
+    SharedArray<hr_line> ports;
     Fd services;
-    MappedArray<hr_record> records;
-    MappedArray<hr_line> slots;
-    MappedArray<hr_backend> backends;
-    MappedArray<__u64> active;
+    SharedArray<hr_record> records;
+    SharedArray<hr_line> slots;
+    SharedArray<hr_backend> backends;
+    SharedArray<__u64> active;
     Fd node_addresses;
     Fd exempt;
     Fd translations;
-    MappedArray<__u64> refusals;
-    MappedArray<__u64> events;
+    SharedArray<__u64> refusals;
+    SharedArray<__u64> events;
+    SharedArray<__u64> flags;
+
+  private:
+    __u64 seen_ = 0; // generation at the last refresh
 };
+
+// Whether the tables' arrays are mapped. Raises not_found, kernel_error.
+bool are_mapped(const PinDirectory &pin);
+
+// The version of the tables' layout: the first word of `meta`, whatever its
+// size. Raises kernel_error.
+__u32 abi_of(const PinDirectory &pin, const Fd &meta);
 
 // Before a purge: raises refused if something there is not hostreach's.
 void check_pins(const PinDirectory &pin);
@@ -57,15 +72,15 @@ std::vector<std::string> table_names();
 inline constexpr char kNextTables[] = "next";
 
 enum class Lend {
-    all,        // those in `next/` where they are there
-    fixed_size, // only those whose size does not depend on the capacities
+    all,          // those in `next/` where they are there
+    fixed_size,   // only those whose size does not depend on the capacities
+    none_of_ours, // `meta` and `flags` are to be made anew, too
 };
 
 // Makes a skeleton use the instance's maps. Raises not_found, kernel_error.
 void lend_tables(const PinDirectory &pin, Skeleton &skeleton, Lend which = Lend::all);
 
-// Sizes a skeleton's maps, and pins those that are of such a size.
-void size_maps(Skeleton &skeleton, const Capacities &capacities);
-void pin_sized(const PinDirectory &pin, const Skeleton &skeleton);
+// Sizes a skeleton's maps, and makes their arrays mappable where the kernel can.
+void size_maps(Skeleton &skeleton, const Capacities &capacities, const Features &features);
 
 } // namespace hr

@@ -4,11 +4,12 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <netinet/in.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <string_view>
 
+#include "attachment.hpp"
 #include "error.hpp"
 #include "selection.hpp"
 
@@ -71,7 +72,7 @@ class Table::Claims {
     // After a grace period if nothing else will do. The mark rises before the
     // range is used, so that whoever comes after us, even after a SIGKILL,
     // knows that programs may have seen it. Raises table_full.
-    __u32 take(Heap &heap, __u32 length, __u32 &mark) {
+    __u32 take(Heap &heap, __u32 length, __u32 hr_meta::*mark) {
         std::optional<__u32> start = heap.take(length);
         if (!start) {
             table_.grace_.wait();
@@ -84,8 +85,8 @@ class Table::Claims {
             throw Error(Kind::table_full, table_.pin_.path(),
                         "no room in one piece for so large a service", ENOSPC);
         taken_.push_back({&heap, {*start, length}});
-        if (heap.mark() > mark)
-            publish(mark, heap.mark());
+        if (heap.mark() > table_.tables_->meta[0].*mark)
+            table_.tables_->meta.store(0, mark, heap.mark());
         return *start;
     }
 
@@ -181,15 +182,14 @@ void Table::put(const ServiceSpec &spec) {
 
     // Nothing below is reached by any program before it is published.
     begin_write();
-    hr_meta &meta = tables_->meta[0];
     Claims claims(*this);
     const __u32 service =
-        is_new ? claims.take(free_services_, 1, meta.services_mark) : existing->second;
+        is_new ? claims.take(free_services_, 1, &hr_meta::services_mark) : existing->second;
     for (std::size_t i = 0; i < ids.size(); i++) {
         if (ids[i] != kNew)
             continue;
-        ids[i] = claims.take(free_backends_, 1, meta.backends_mark);
-        hr_backend &backend = tables_->backends[ids[i]];
+        ids[i] = claims.take(free_backends_, 1, &hr_meta::backends_mark);
+        hr_backend &backend = tables_->backends.draft()[ids[i]];
         const BackendSpec &from = spec.backends[i];
         // the sockets of the one before are told by these two, so they come first
         publish(backend.reset_before, backend.reset ? backend.incarnation : 0);
@@ -198,28 +198,31 @@ void Table::put(const ServiceSpec &spec) {
         backend.port = from.endpoint.port;
         backend.state = from.state;
         backend.reset = resets_sockets(spec);
-        publish(tables_->active[ids[i]], __u64{0});
-        publish(backend.service, service); // last: a program reads it first
+        tables_->active.store(ids[i], __u64{0});
+        // last: a program reads it first
+        tables_->backends.store(ids[i], &hr_backend::service, service);
     }
-    const __u32 base = claims.take(free_words_, length, meta.slots_mark);
+    const __u32 base = claims.take(free_words_, length, &hr_meta::slots_mark);
     const std::vector<__u32> block = encode_block(spec, ids, selection);
-    std::copy(block.begin(), block.end(), words() + base);
+    std::copy(block.begin(), block.end(), tables_->slots.draft()->word + base);
+    const __u32 first = base / HR_LINE_WORDS;
+    tables_->slots.push(first, (base + length - 1) / HR_LINE_WORDS - first + 1);
 
-    if (is_new)
-        tables_->records[service].key = spec.key;
-    publish(tables_->records[service].set, set_word(spec, base, selection));
+    publish_set(service, spec.key, set_word(spec, base, selection));
     if (is_new)
         add_key(spec, service);
     claims.keep();
 
     // The service is as asked; the rest is housekeeping, and mend() can do it too.
     for (std::size_t i = 0; i < ids.size(); i++) {
-        publish(tables_->backends[ids[i]].state, spec.backends[i].state);
+        if (tables_->backends[ids[i]].state != spec.backends[i].state)
+            tables_->backends.store(ids[i], &hr_backend::state, spec.backends[i].state);
         if (spec.backends[i].state == HR_DOWN && resets_sockets(spec))
             to_end_.push_back(ids[i]);
     }
     for (__u32 id : old.ids) // what goes with this change goes by its rule
-        publish(tables_->backends[id].reset, resets_sockets(spec));
+        if (tables_->backends[id].reset != resets_sockets(spec))
+            tables_->backends.store(id, &hr_backend::reset, resets_sockets(spec));
     if (!is_new)
         retire(old, ids);
     counts_.backends += static_cast<__u32>(ids.size());
@@ -227,12 +230,23 @@ void Table::put(const ServiceSpec &spec) {
     words_used_ += length;
 }
 
+// A new record's key comes first; where it is not mapped, all goes in one system
+// call, of which a program may see a part.
+void Table::publish_set(__u32 service, const hr_key &key, __u64 set) {
+    hr_record &record = tables_->records.draft()[service];
+    if (!KeyEqual()(record.key, key))
+        record.key = key;
+    if (!tables_->records.is_mapped())
+        record.check = HR_CHECK(set);
+    tables_->records.store(service, &hr_record::set, set);
+}
+
 // A new service becomes reachable by its key, with counters at zero.
 void Table::add_key(const ServiceSpec &spec, __u32 service) {
     std::vector<__u64> zeros(libbpf_num_possible_cpus());
     if (bpf_map_update_elem(tables_->translations.get(), &service, zeros.data(), BPF_ANY))
         raise_errno(format_key(spec.key), "clear the counters", errno);
-    publish(tables_->refusals[service], __u64{0});
+    tables_->refusals.store(service, __u64{0});
     open_port(spec.key); // first: programs look here before they look further
     if (bpf_map_update_elem(tables_->services.get(), &spec.key, &service, BPF_NOEXIST))
         raise_errno(format_key(spec.key), "add the service", errno);
@@ -243,15 +257,17 @@ void Table::add_key(const ServiceSpec &spec, __u32 service) {
 
 void Table::open_port(const hr_key &key) {
     PortBit at = port_bit(key);
-    __u32 &word = tables_->ports[at.line].word[at.word];
+    __u32 &word = tables_->ports.draft()[at.line].word[at.word];
     publish(word, word | at.bit);
+    tables_->ports.push(at.line, 1);
 }
 
 // Once no service of its scope and protocol has this port.
 void Table::close_port(const hr_key &key) {
     PortBit at = port_bit(key);
-    __u32 &word = tables_->ports[at.line].word[at.word];
+    __u32 &word = tables_->ports.draft()[at.line].word[at.word];
     publish(word, word & ~at.bit);
+    tables_->ports.push(at.line, 1);
 }
 
 // The old block and those of its backends that are not kept.
@@ -261,7 +277,7 @@ void Table::retire(const Block &old, const std::vector<__u32> &kept) {
     for (__u32 id : old.ids) {
         if (std::binary_search(sorted.begin(), sorted.end(), id))
             continue;
-        publish(tables_->backends[id].service, __u32{HR_NO_SERVICE});
+        tables_->backends.store(id, &hr_backend::service, __u32{HR_NO_SERVICE});
         if (tables_->backends[id].reset)
             to_end_.push_back(id);
         free_backends_.retire({id, 1});
@@ -282,7 +298,7 @@ void Table::remove(const hr_key &key) {
     // before the key goes: a socket that remembers a backend asks it for its
     // service, and not the hash
     for (__u32 id : old.ids)
-        publish(tables_->backends[id].service, __u32{HR_NO_SERVICE});
+        tables_->backends.store(id, &hr_backend::service, __u32{HR_NO_SERVICE});
     if (bpf_map_delete_elem(tables_->services.get(), &key) && errno != ENOENT)
         raise_errno(format_key(key), "remove the service", errno);
     if (--port_users_[port_of(key)] == 0)
@@ -294,28 +310,36 @@ void Table::remove(const hr_key &key) {
 }
 
 // Most backends that go have no connection open: then nobody has to look for
-// sockets. Read as late as can be, for a connect that chose such a backend a
-// moment ago may not have been counted yet.
+// sockets. A connect that chose such a backend a moment ago counts itself and then
+// looks at the mark, we looked at the count after marking: one of us sees the other
+// (has_gone() in bpf/hostreach.bpf.c).
 void Table::note_ends() {
     if (to_end_.empty())
         return;
-    auto is_pinned = [&](const char *link) { return ::access(pin_.file(link).c_str(), F_OK) == 0; };
-    bool due = is_pinned("links/connect4") && !is_pinned("links/sock_release"); // nobody counts
-    // A connect that has chosen and not counted yet is missed here; the next
-    // walk finds its socket. To wait for it would cost every change 20 ms.
-    due = due || observe(tables_->meta[0].moved);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    auto is_pinned = [&](std::string_view name) {
+        return std::ranges::any_of(all_hooks(), [&](const Hook &hook) {
+            return hook.name == name && has_attachment(pin_, hook);
+        });
+    };
+    // where nobody counts, or not every socket is counted
+    bool due = (is_pinned("connect4") && !is_pinned("sock_release")) ||
+               tables_->flags.load(HR_MOVED) || tables_->flags.load(HR_OVERFLOW_USED);
     for (__u32 id : to_end_)
-        due = due || observe(tables_->active[id]) > 0;
+        due = due || static_cast<__s64>(tables_->active.load(id)) > 0;
     to_end_.clear();
     if (due)
-        publish(tables_->meta[0].ends_due, std::max(tables_->meta[0].ends_due + 1, 1U));
+        raise_ends_due();
+}
+
+void Table::raise_ends_due() {
+    tables_->flags.store(HR_ENDS_DUE, tables_->flags.load(HR_ENDS_DUE) + 1);
 }
 
 void Table::begin_write() {
     if (writing_)
         return;
-    __u64 &generation = tables_->meta[0].generation;
-    publish(generation, generation + 1);
+    tables_->meta.store(0, &hr_meta::generation, tables_->meta[0].generation + 1);
     writing_ = true;
 }
 
@@ -323,7 +347,7 @@ void Table::begin_write() {
 void Table::refresh() {
     if (held_ != Lock::exclusive)
         throw Error(Kind::refused, pin_.path(), "the table is not locked for writing");
-    hr_meta &meta = tables_->meta[0];
+    const hr_meta &meta = tables_->meta[0];
     if (writing_ || generation_ == meta.generation)
         return;
     generation_.reset();
@@ -352,7 +376,7 @@ void Table::refresh() {
     free_words_ = Heap(static_cast<__u32>(word_count()), meta.slots_mark, std::move(used));
     if (meta.generation % 2) {
         mend();
-        publish(meta.generation, meta.generation + 1);
+        tables_->meta.store(0, &hr_meta::generation, meta.generation + 1);
     }
     generation_ = meta.generation;
 }
@@ -361,19 +385,22 @@ void Table::refresh() {
 // it, or a state that is not the published one. (A bit of `ports` that stayed
 // set costs a look-up and is no error; it goes with the next service there.)
 void Table::mend() {
-    publish(tables_->meta[0].ends_due, std::max(tables_->meta[0].ends_due + 1, 1U));
+    raise_ends_due();
     std::vector<__u32> service_of(tables_->backends.size(), HR_NO_SERVICE);
+    auto store = [&](__u32 id, auto field, auto value) {
+        if (tables_->backends[id].*field != value)
+            tables_->backends.store(id, field, value);
+    };
     for (const auto &[key, service] : index_) {
         Block block = read(service);
         for (std::size_t i = 0; i < block.ids.size(); i++) {
             service_of[block.ids[i]] = service;
-            publish(tables_->backends[block.ids[i]].reset, resets_sockets(block.spec));
-            publish(tables_->backends[block.ids[i]].state, block.spec.backends[i].state);
+            store(block.ids[i], &hr_backend::reset, resets_sockets(block.spec));
+            store(block.ids[i], &hr_backend::state, block.spec.backends[i].state);
         }
     }
-    for (std::size_t id = 0; id < service_of.size(); id++)
-        if (tables_->backends[id].service != service_of[id])
-            publish(tables_->backends[id].service, service_of[id]);
+    for (__u32 id = 0; id < tables_->meta[0].backends_mark; id++)
+        store(id, &hr_backend::service, service_of[id]);
 }
 
 } // namespace hr

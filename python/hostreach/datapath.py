@@ -230,11 +230,13 @@ class KernelTable:
         """Bring the hooks to this; also whether tables grew. See `hostreach.node.Node.attach`."""
         o = options
         tcp, udp = "tcp" in o.protocols, "udp" in o.protocols
-        _core.check(o.cgroup, tcp, udp, o.protect_binds)
+        _core.check(o.cgroup, tcp, udp, o.protect_binds, o.first)
         netns = _core.netns_cookie(o.host_netns)
         addresses = _own_addresses(o.node_addresses)
         with self.exclusive(grow=lambda: _core.check_attached(self._core, o.cgroup)):
-            changes = _core.attach(self._core, o.cgroup, tcp, udp, o.protect_binds, o.cgroup_mount)
+            changes = _core.attach(
+                self._core, o.cgroup, tcp, udp, o.protect_binds, o.first, o.cgroup_mount
+            )
             self._core.set_host_netns(netns)
             self._core.set_node_addresses(addresses, o.node_addresses is not None)
             return changes, self._grown

@@ -218,9 +218,10 @@ class Node:
             found.hooks["protect_binds"],
             [
                 ProgramStatus(
-                    hook, attached, effective, number or None, [OtherProgram(*o) for o in others]
+                    hook, attached, effective, number or None,
+                    [OtherProgram(*other) for other in run if other[0] != number],
                 )
-                for hook, attached, effective, number, others in found.hooks["programs"]
+                for hook, attached, effective, number, run in found.hooks["programs"]
             ],
             services,
             backends,

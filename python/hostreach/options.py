@@ -40,3 +40,4 @@ class AttachOptions(NamedTuple):
     protect_binds: bool
     host_netns: str | None
     node_addresses: Sequence[str] | None
+    first: bool = False

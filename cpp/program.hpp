@@ -1,21 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// One pinned bpf_link of ours: which program it holds on which cgroup.
+// Loaded programs, by id and by descriptor.
 #pragma once
 
 #include <linux/bpf.h>
 
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "fd.hpp"
 
 namespace hr {
-
-struct LinkInfo {
-    __u64 cgroup_id; // 0 once the cgroup was removed
-    __u32 program_id;
-};
 
 // What makes two loaded programs the same: the kernel's digest of the
 // instructions, the maps that they use, and the knobs that were set.
@@ -27,10 +21,13 @@ struct Fingerprint {
     bool operator==(const Fingerprint &other) const = default;
 };
 
-// Nothing if there is no such pin; raises kernel_error.
-std::optional<LinkInfo> link_info(const Fd &link);
+// Raises kernel_error.
 Fingerprint fingerprint(int program_fd);
+// -1 if it is gone.
 Fd program_by_id(__u32 id);
+// Empty if it is gone.
 std::string program_name(__u32 id);
+// Raises kernel_error.
+__u32 program_id(const Fd &program);
 
 } // namespace hr

@@ -1,28 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "link.hpp"
+#include "program.hpp"
 
 #include <bpf/bpf.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <string_view>
 
 #include "error.hpp"
+#include "skeleton.hpp"
 
 namespace hr {
 
-std::optional<LinkInfo> link_info(const Fd &link) {
-    if (!link)
-        return std::nullopt;
-    bpf_link_info info = {};
+namespace {
+
+bpf_prog_info describe(int fd) {
+    bpf_prog_info info = {};
     __u32 size = sizeof(info);
-    if (bpf_link_get_info_by_fd(link.get(), &info, &size))
-        raise_errno("link", "read its description", errno);
-    return LinkInfo{info.cgroup.cgroup_id, info.prog_id};
+    if (bpf_prog_get_info_by_fd(fd, &info, &size))
+        raise_errno("program", "read its description", errno);
+    return info;
 }
 
+} // namespace
+
 Fd program_by_id(__u32 id) { return Fd(bpf_prog_get_fd_by_id(id)); }
+
+__u32 program_id(const Fd &program) { return describe(program.get()).id; }
 
 std::string program_name(__u32 id) {
     Fd fd = program_by_id(id);
@@ -50,7 +54,7 @@ Fingerprint fingerprint(int program_fd) {
         size = sizeof(map_info);
         if (!map || bpf_map_get_info_by_fd(map.get(), &map_info, &size))
             raise_errno("program", "read its maps", errno);
-        if (std::string_view(map_info.name).find(".rodata") == std::string_view::npos)
+        if (!Skeleton::holds_knobs(map_info.name))
             continue;
         print.knobs.resize(map_info.value_size);
         __u32 zero = 0;

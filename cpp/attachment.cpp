@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "attachment.hpp"
+
+#include <bpf/bpf.h>
+#include <dirent.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+
+#include "error.hpp"
+#include "preorder.hpp"
+#include "program.hpp"
+
+namespace hr {
+
+namespace {
+
+std::string links(const PinDirectory &pin) { return pin.file("links"); }
+std::string programs(const PinDirectory &pin) { return pin.file("programs"); }
+
+std::string link_path(const PinDirectory &pin, const Hook &hook) {
+    return links(pin) + "/" + hook.name;
+}
+
+void make_directory(const std::string &path) {
+    if (::mkdir(path.c_str(), 0700) && errno != EEXIST)
+        raise_errno(path, "make the directory", errno);
+}
+
+void unpin(const std::string &path) {
+    if (::unlink(path.c_str()) && errno != ENOENT)
+        raise_errno(path, "remove the pin", errno);
+}
+
+// ---- programs without links ----
+
+struct PinnedProgram {
+    std::string path;
+    __u64 cgroup_id;
+};
+
+std::string directory_of(const PinDirectory &pin, __u64 cgroup_id) {
+    char name[17];
+    std::snprintf(name, sizeof(name), "%016llx", static_cast<unsigned long long>(cgroup_id));
+    return programs(pin) + "/" + name;
+}
+
+std::optional<PinnedProgram> find_program(const PinDirectory &pin, const Hook &hook) {
+    DIR *directory = ::opendir(programs(pin).c_str());
+    if (!directory)
+        return std::nullopt;
+    std::optional<PinnedProgram> found;
+    while (const dirent *entry = ::readdir(directory)) {
+        if (entry->d_name[0] == '.')
+            continue;
+        std::string path = programs(pin) + "/" + entry->d_name + "/" + hook.name;
+        if (::access(path.c_str(), F_OK) == 0)
+            found = {path, std::strtoull(entry->d_name, nullptr, 16)};
+    }
+    ::closedir(directory);
+    return found;
+}
+
+bool is_on(const Cgroup &cgroup, const Hook &hook, __u32 id) {
+    std::vector<__u32> there = cgroup.attached(hook.type);
+    return std::find(there.begin(), there.end(), id) != there.end();
+}
+
+void put_on(const Cgroup &cgroup, const Hook &hook, int program, __u32 flags, int in_place_of) {
+    LIBBPF_OPTS(bpf_prog_attach_opts, opts, .flags = BPF_F_ALLOW_MULTI | flags,
+                .replace_prog_fd = in_place_of);
+    if (bpf_prog_attach_opts(program, cgroup.fd(), hook.type, &opts))
+        raise_errno(cgroup.path(), std::string("attach to ") + hook.name, errno);
+}
+
+void take_off(const Cgroup &cgroup, const Hook &hook, const Fd &program) {
+    // ENOENT: somebody did so before us
+    if (bpf_prog_detach2(program.get(), cgroup.fd(), hook.type) && errno != ENOENT)
+        raise_errno(cgroup.path(), std::string("detach from ") + hook.name, errno);
+}
+
+// Pinned first: whatever kills us, what is attached is known.
+void add_program(const Place &place, const Hook &hook, int program, const Cgroup &cgroup,
+                 bool first) {
+    make_directory(programs(place.pin));
+    make_directory(directory_of(place.pin, cgroup.id()));
+    pin_object(program, directory_of(place.pin, cgroup.id()) + "/" + hook.name);
+    put_on(cgroup, hook, program, first ? kPreorder : 0, 0);
+}
+
+bool replace_program(const Place &place, const Hook &hook, int program,
+                     const PinnedProgram &there) {
+    std::optional<Cgroup> cgroup = Cgroup::by_id(there.cgroup_id, place.cgroup_mount);
+    if (!cgroup)
+        return false;
+    Fd old = open_pinned(there.path);
+    const std::string aside = there.path + "_new";
+    unpin(aside);
+    pin_object(program, aside);
+    LIBBPF_OPTS(bpf_prog_attach_opts, opts, .flags = BPF_F_ALLOW_MULTI | BPF_F_REPLACE,
+                .replace_prog_fd = old.get());
+    if (bpf_prog_attach_opts(program, cgroup->fd(), hook.type, &opts)) {
+        // no such flag before Linux 5.6, or the old one is gone: add, then remove
+        put_on(*cgroup, hook, program, 0, 0);
+        take_off(*cgroup, hook, old);
+    }
+    if (::rename(aside.c_str(), there.path.c_str()))
+        raise_errno(there.path, "replace the pin", errno);
+    return true;
+}
+
+void drop_program(const Place &place, const Hook &hook, const PinnedProgram &there) {
+    std::optional<Cgroup> cgroup = Cgroup::by_id(there.cgroup_id, place.cgroup_mount);
+    for (const std::string &path : {there.path + "_new", there.path}) {
+        Fd program = open_pinned(path);
+        if (program && cgroup)
+            take_off(*cgroup, hook, program);
+        unpin(path);
+    }
+}
+
+// ---- links ----
+
+// The link is detached, not only unpinned: somebody else may hold it open.
+void drop_link(const PinDirectory &pin, const Hook &hook, const Fd &link) {
+    bpf_link_detach(link.get()); // before Linux 5.9 the last descriptor's end does it
+    unpin(link_path(pin, hook));
+}
+
+void add_link(const PinDirectory &pin, const Hook &hook, int program, const Cgroup &cgroup,
+              bool first) {
+    make_directory(links(pin));
+    LIBBPF_OPTS(bpf_link_create_opts, opts, .flags = first ? kPreorder : 0);
+    Fd link(bpf_link_create(program, cgroup.fd(), hook.type, &opts));
+    if (!link)
+        raise_errno(cgroup.path(), std::string("attach to ") + hook.name, errno);
+    pin_object(link.get(), link_path(pin, hook));
+}
+
+} // namespace
+
+std::optional<Attachment> find_attachment(const Place &place, const Hook &hook) {
+    if (Fd link = open_pinned(link_path(place.pin, hook))) {
+        bpf_link_info info = {};
+        __u32 size = sizeof(info);
+        if (bpf_link_get_info_by_fd(link.get(), &info, &size))
+            raise_errno(link_path(place.pin, hook), "read the link", errno);
+        return Attachment{info.cgroup.cgroup_id, info.prog_id, true, info.cgroup.cgroup_id != 0};
+    }
+    std::optional<PinnedProgram> there = find_program(place.pin, hook);
+    if (!there)
+        return std::nullopt;
+    Attachment found;
+    found.program_id = program_id(open_pinned(there->path));
+    if (std::optional<Cgroup> cgroup = Cgroup::by_id(there->cgroup_id, place.cgroup_mount)) {
+        found.cgroup_id = there->cgroup_id;
+        found.in_place = is_on(*cgroup, hook, found.program_id);
+    }
+    return found;
+}
+
+bool has_attachment(const PinDirectory &pin, const Hook &hook) {
+    return ::access(link_path(pin, hook).c_str(), F_OK) == 0 || find_program(pin, hook);
+}
+
+void add_attachment(const Place &place, const Hook &hook, int program, const Cgroup &cgroup,
+                    bool first) {
+    if (place.links)
+        add_link(place.pin, hook, program, cgroup, first);
+    else
+        add_program(place, hook, program, cgroup, first);
+}
+
+bool replace_attachment(const Place &place, const Hook &hook, int program) {
+    if (std::optional<PinnedProgram> there = find_program(place.pin, hook))
+        return replace_program(place, hook, program, *there);
+    Fd link = open_pinned(link_path(place.pin, hook));
+    if (bpf_link_update(link.get(), program, nullptr) == 0)
+        return true;
+    if (errno != ENOLINK)
+        raise_errno(link_path(place.pin, hook), "replace the program", errno);
+    return false;
+}
+
+bool drop_attachment(const Place &place, const Hook &hook) {
+    std::optional<PinnedProgram> there = find_program(place.pin, hook);
+    Fd link = open_pinned(link_path(place.pin, hook));
+    if (there)
+        drop_program(place, hook, *there);
+    if (link)
+        drop_link(place.pin, hook, link);
+    return there || link;
+}
+
+void tidy_attachments(const PinDirectory &pin) {
+    if (DIR *directory = ::opendir(programs(pin).c_str())) {
+        while (const dirent *entry = ::readdir(directory))
+            if (entry->d_name[0] != '.')
+                ::rmdir((programs(pin) + "/" + entry->d_name).c_str());
+        ::closedir(directory);
+    }
+    ::rmdir(programs(pin).c_str());
+    ::rmdir(links(pin).c_str());
+}
+
+} // namespace hr

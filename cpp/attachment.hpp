@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// One program of ours on one hook of a cgroup, so pinned that a later process
+// finds it again: by a bpf_link or, where the kernel has none (below Linux 5.7),
+// by the program itself.
+//
+//   links/connect4                      a link, which knows its cgroup
+//   programs/00000001000000a3/connect4  a program, in a directory named after the
+//                                       id of the cgroup that it was put on
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "cgroup.hpp"
+#include "hooks.hpp"
+#include "pin.hpp"
+
+namespace hr {
+
+struct Attachment {
+    __u64 cgroup_id = 0; // 0 once the cgroup was removed
+    __u32 program_id = 0;
+    bool is_link = false;
+    bool in_place = false; // on its cgroup, unless somebody removed it there
+};
+
+// Where things are; `links` is whether the kernel has them.
+struct Place {
+    const PinDirectory &pin;
+    const std::string &cgroup_mount;
+    bool links;
+};
+
+// Nothing if there is no such pin; raises kernel_error.
+std::optional<Attachment> find_attachment(const Place &place, const Hook &hook);
+
+// Whether there is a pin for it.
+bool has_attachment(const PinDirectory &pin, const Hook &hook);
+
+// Makes one where there is none. `first`: before other programs. Raises
+// kernel_error, as the calls below do.
+void add_attachment(const Place &place, const Hook &hook, int program, const Cgroup &cgroup,
+                    bool first);
+
+// Another program in its place: with links, and since Linux 5.6, without a
+// moment between; before that both run for a moment. False if its cgroup was
+// removed.
+bool replace_attachment(const Place &place, const Hook &hook, int program);
+
+// Takes our program off its hook, and the pin away. False if there was none.
+bool drop_attachment(const Place &place, const Hook &hook);
+
+// Directories that are empty now.
+void tidy_attachments(const PinDirectory &pin);
+
+} // namespace hr

@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "replacement.hpp"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <ranges>
+#include <vector>
+
+#include "attachment.hpp"
+#include "counting.hpp"
+#include "datapath.hpp"
+#include "error.hpp"
+#include "layout_v1.hpp"
+#include "program.hpp"
+
+namespace hr {
+
+namespace {
+
+const char kCommitted[] = "committed"; // a directory in next/: from here on, forward
+
+PinDirectory next_of(const PinDirectory &pin) { return PinDirectory(pin.file(kNextTables)); }
+
+bool is_there(const std::string &path) { return ::access(path.c_str(), F_OK) == 0; }
+
+// ---- staging: tables in next/, which nothing uses yet ----
+
+void pin_next(const PinDirectory &pin, const Skeleton &skeleton,
+              const std::vector<std::string> &names) {
+    if (::mkdir(next_of(pin).path().c_str(), 0700))
+        raise_errno(next_of(pin).path(), "make the directory", errno);
+    for (const std::string &name : names)
+        pin_object(bpf_map__fd(skeleton.map(name.c_str())), next_of(pin).file(name));
+}
+
+void write_meta(const Skeleton &to, const hr_meta &meta) {
+    write_element(bpf_map__fd(to.map("meta")), 0, &meta, "meta");
+}
+
+template <typename T>
+void copy_array(const SharedArray<T> &from, const Skeleton &to, const char *name) {
+    SharedArray<T> target(Fd(::dup(bpf_map__fd(to.map(name)))), name);
+    for (std::size_t i = 0; i < from.size(); i++)
+        target.draft()[i] = from[i];
+    target.push(0, from.size());
+}
+
+// What programs write is not what we last saw of it.
+void copy_counters(const SharedArray<__u64> &from, const Skeleton &to, const char *name) {
+    SharedArray<__u64> target(Fd(::dup(bpf_map__fd(to.map(name)))), name);
+    for (std::size_t i = 0; i < from.size(); i++)
+        if (__u64 count = from.load(i))
+            target.store(i, count);
+}
+
+void copy_tables(const Tables &from, const Skeleton &to) {
+    copy_array(from.records, to, "records");
+    copy_array(from.slots, to, "slots");
+    copy_array(from.backends, to, "backends");
+    copy_counters(from.active, to, "active");
+    copy_counters(from.refusals, to, "refusals");
+    std::vector<__u64> counts(static_cast<std::size_t>(libbpf_num_possible_cpus()));
+    const int services = bpf_map__fd(to.map("services"));
+    const int translations = bpf_map__fd(to.map("translations"));
+    for_each_service(from.services.get(), from.capacities().services,
+                     [&](const hr_key &key, __u32 index) {
+                         if (bpf_map_update_elem(services, &key, &index, 0))
+                             raise_errno("services", "copy the table", errno);
+                         if (bpf_map_lookup_elem(from.translations.get(), &index, counts.data()) ||
+                             bpf_map_update_elem(translations, &index, counts.data(), BPF_ANY))
+                             raise_errno("translations", "copy the table", errno);
+                     });
+}
+
+void stage_larger(const PinDirectory &pin, const Tables &tables, const Capacities &wanted) {
+    const Features features = probe_features();
+    Skeleton skeleton(features);
+    skeleton.without_programs();
+    size_maps(skeleton, wanted, features);
+    lend_tables(pin, skeleton, Lend::fixed_size);
+    skeleton.load();
+    copy_tables(tables, skeleton);
+    hr_meta meta = tables.meta[0];
+    meta.max_services = wanted.services;
+    meta.max_backends = wanted.backends;
+    meta.max_slots = wanted.slots;
+    write_meta(skeleton, meta);
+    pin_next(
+        pin, skeleton,
+        {"services", "records", "slots", "backends", "active", "translations", "refusals", "meta"});
+}
+
+hr_meta_v1 read_v1(const PinDirectory &pin) {
+    Fd fd = open_pinned(pin.file("meta"));
+    if (map_info(fd.get(), "meta").value_size != sizeof(hr_meta_v1))
+        throw Error(Kind::abi_mismatch, pin.path(),
+                    "the tables are of version 1, but not of its size; `detach --purge` and start "
+                    "anew");
+    hr_meta_v1 old;
+    read_element(fd.get(), 0, &old, "meta");
+    return old;
+}
+
+// Of version 1 all other tables have the same layout as now.
+void stage_current(const PinDirectory &pin) {
+    const hr_meta_v1 old = read_v1(pin);
+    const Features features = probe_features();
+    Skeleton skeleton(features);
+    skeleton.without_programs();
+    size_maps(skeleton, {1, 1, 1}, features); // none of those is made
+    lend_tables(pin, skeleton, Lend::none_of_ours);
+    skeleton.load();
+    hr_meta meta = {};
+    meta.abi = HR_ABI_VERSION;
+    meta.max_services = old.max_services;
+    meta.max_backends = old.max_backends;
+    meta.max_slots = old.max_slots;
+    meta.generation = old.generation;
+    meta.host_netns = old.host_netns;
+    meta.services_mark = old.services_mark;
+    meta.backends_mark = old.backends_mark;
+    meta.slots_mark = old.slots_mark;
+    meta.exempt_levels = old.exempt_levels;
+    meta.addresses_given = old.addresses_given;
+    write_meta(skeleton, meta);
+    pin_next(pin, skeleton, {"flags", "meta"});
+}
+
+// ---- from the old to the new ----
+
+void discard(const PinDirectory &pin) {
+    ::rmdir(next_of(pin).file(kCommitted).c_str());
+    next_of(pin).remove(table_names());
+}
+
+// The same programs as are attached, on whatever tables lend_tables() finds.
+void attach_again(const PinDirectory &pin, const std::string &cgroup_mount) {
+    DatapathStatus status = datapath_status(pin, cgroup_mount);
+    bool any = std::any_of(status.programs.begin(), status.programs.end(),
+                           [](const ProgramStatus &program) { return program.attached; });
+    if (any && status.cgroup)
+        attach(pin, Cgroup::open(*status.cgroup), status.wanted, cgroup_mount);
+}
+
+// What programs of version 1 raised until the last of them went.
+void carry_flags(const PinDirectory &pin) {
+    Fd flags = open_pinned(next_of(pin).file("flags"));
+    if (!flags)
+        return;
+    const hr_meta_v1 old = read_v1(pin);
+    SharedArray<__u64> target(std::move(flags), "flags");
+    auto raise = [&](hr_flag flag, __u32 value) {
+        if (value && !target.load(flag))
+            target.store(flag, __u64{value});
+    };
+    raise(HR_OVERFLOW_USED, old.overflow_used);
+    raise(HR_MOVED, old.moved);
+    raise(HR_ENDS_DUE, old.ends_due);
+}
+
+// `meta` is moved last: until then it says whose tables they were.
+void commit(const PinDirectory &pin) {
+    PinDirectory next = next_of(pin);
+    if (is_there(next.file("meta")))
+        carry_flags(pin);
+    if (::mkdir(next.file(kCommitted).c_str(), 0700) && errno != EEXIST)
+        raise_errno(next.path(), "commit", errno);
+    for (const std::string &name : std::views::reverse(table_names()))
+        if (::rename(next.file(name).c_str(), pin.file(name).c_str()) && errno != ENOENT)
+            raise_errno(next.file(name), "move the table", errno);
+    discard(pin);
+}
+
+// Does any program of ours use this one of the staged tables?
+bool in_use(const PinDirectory &pin, const std::string &cgroup_mount, const char *name) {
+    Fd staged = open_pinned(next_of(pin).file(name));
+    if (!staged)
+        return false;
+    __u32 id = map_info(staged.get(), name).id;
+    for (const Hook &hook : all_hooks()) {
+        std::optional<Attachment> there = find_attachment({pin, cgroup_mount, true}, hook);
+        Fd program = there ? program_by_id(there->program_id) : Fd();
+        if (!program)
+            continue;
+        std::vector<__u32> maps = fingerprint(program.get()).maps;
+        if (std::find(maps.begin(), maps.end(), id) != maps.end())
+            return true;
+    }
+    return false;
+}
+
+bool in_use(const PinDirectory &pin, const std::string &cgroup_mount) {
+    return in_use(pin, cgroup_mount, "meta") || in_use(pin, cgroup_mount, "services");
+}
+
+void go_over(const PinDirectory &pin, const std::string &cgroup_mount) {
+    try {
+        attach_again(pin, cgroup_mount); // all or nothing
+    } catch (...) {
+        if (!in_use(pin, cgroup_mount)) // else whoever comes next goes forward
+            discard(pin);
+        throw;
+    }
+    commit(pin);
+    recount(pin); // what was counted in the old table while it was copied
+}
+
+// Version 1 staged no `meta`; some of its programs may use the larger tables and
+// some the others, which hold the same. What `attach` brings next are ours.
+void finish_v1(const PinDirectory &pin) {
+    for (const std::string &name : table_names())
+        if (::rename(next_of(pin).file(name).c_str(), pin.file(name).c_str()) && errno != ENOENT)
+            raise_errno(next_of(pin).file(name), "move the table", errno);
+    hr_meta_v1 meta = read_v1(pin);
+    meta.max_services = meta.next_services;
+    meta.max_backends = meta.next_backends;
+    meta.max_slots = meta.next_slots;
+    write_element(open_pinned(pin.file("meta")).get(), 0, &meta, "meta");
+    discard(pin);
+}
+
+std::optional<Capacities> larger(const PinDirectory &pin, const Capacities &have,
+                                 const Capacities &asked) {
+    Capacities wanted = {std::max(have.services, asked.services),
+                         std::max(have.backends, asked.backends),
+                         std::max(have.slots, asked.slots)};
+    auto shrinks = [](__u32 asked, __u32 have) { return asked && asked < have; };
+    if (shrinks(asked.services, have.services) || shrinks(asked.backends, have.backends) ||
+        shrinks(asked.slots, have.slots))
+        throw Error(Kind::refused, pin.path(),
+                    "tables grow and do not shrink; they have room for " +
+                        std::to_string(have.services) + " services, " +
+                        std::to_string(have.backends) + " backends and " +
+                        std::to_string(have.slots) + " slots");
+    if (wanted.services == have.services && wanted.backends == have.backends &&
+        wanted.slots == have.slots)
+        return std::nullopt;
+    return wanted;
+}
+
+} // namespace
+
+bool grow(const PinDirectory &pin, const Capacities &asked, const std::string &cgroup_mount) {
+    {
+        Tables tables = Tables::open(pin);
+        std::optional<Capacities> wanted = larger(pin, tables.capacities(), asked);
+        if (!wanted)
+            return false;
+        stage_larger(pin, tables, *wanted);
+    }
+    go_over(pin, cgroup_mount);
+    return true;
+}
+
+bool migrate(const PinDirectory &pin, const std::string &cgroup_mount) {
+    recover_replacement(pin, cgroup_mount);
+    Fd meta = open_pinned(pin.file("meta"));
+    if (!meta)
+        throw Error(Kind::not_found, pin.path(), "no tables here", ENOENT);
+    __u32 version = abi_of(pin, meta);
+    if (version == HR_ABI_VERSION)
+        return false;
+    if (version != 1)
+        Tables::open(pin); // says what is wrong
+    stage_current(pin);
+    go_over(pin, cgroup_mount);
+    return true;
+}
+
+void recover_replacement(const PinDirectory &pin, const std::string &cgroup_mount) {
+    PinDirectory next = next_of(pin);
+    if (!is_there(next.path()))
+        return;
+    const bool committed = is_there(next.file(kCommitted));
+    if (!committed && !in_use(pin, cgroup_mount)) {
+        discard(pin);
+        return;
+    }
+    Fd meta = open_pinned(pin.file("meta"));
+    if (meta && abi_of(pin, meta) == 1 && !is_there(next.file("meta"))) {
+        finish_v1(pin);
+        return;
+    }
+    if (!committed)
+        attach_again(pin, cgroup_mount);
+    commit(pin);
+    recount(pin);
+}
+
+void discard_replacement(const PinDirectory &pin) {
+    if (is_there(next_of(pin).path()))
+        discard(pin);
+}
+
+} // namespace hr
