@@ -48,8 +48,13 @@ static __always_inline __u8 service_protocol(__u32 protocol)
 	return protocol == IPPROTO_UDPLITE ? IPPROTO_UDP : protocol;
 }
 
-/* The address that the call names: the destination, the source or the peer. */
-static __always_inline void load_address(struct hr_key *key, struct bpf_sock_addr *ctx, bool v6)
+/*
+ * The address that the call names: the destination, the source or the peer.
+ * Volatile: before Linux 5.3 the context takes no access of 8 bytes, to which
+ * the compiler would join two of 4.
+ */
+static __always_inline void load_address(struct hr_key *key, volatile struct bpf_sock_addr *ctx,
+					 bool v6)
 {
 	if (v6) {
 		key->ip[0] = ctx->user_ip6[0];
@@ -79,8 +84,8 @@ static __always_inline void load_destination(struct hr_key *key, struct bpf_sock
 		key->ip[3] = bpf_htonl(1);
 }
 
-static __always_inline void store_address(struct bpf_sock_addr *ctx, const __u32 *ip, __u16 port,
-					  bool v6)
+static __always_inline void store_address(volatile struct bpf_sock_addr *ctx, const __u32 *ip,
+					  __u16 port, bool v6)
 {
 	if (v6) {
 		ctx->user_ip6[0] = ip[0];
