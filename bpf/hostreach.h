@@ -59,6 +59,15 @@ struct hr_ip {
 };
 
 /*
+ * One of the networks that a node's addresses are to be in, for those who read
+ * them anew. No program looks at these.
+ */
+struct hr_network {
+	__u32 ip[4]; /* as in hr_ip */
+	__u32 bits; /* of the prefix, 96 for all of IPv4 */
+};
+
+/*
  * hr_record.set: where the service's block lies, and what a program has to
  * know before it reads on.
  *
@@ -288,8 +297,6 @@ struct hr_meta {
 	__u32 backends_mark;
 	__u32 slots_mark;
 	__u32 exempt_levels; /* bit n: `exempt` has a cgroup at depth n */
-	__u32 addresses_given; /* 1: `node_addresses` is what somebody said, not all there are */
-	__u32 pad;
 };
 
 #endif /* HOSTREACH_H */

@@ -33,10 +33,19 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 4096);
+	__uint(max_entries, 65536);
 	__type(key, struct hr_ip);
 	__type(value, __u32);
 } node_addresses SEC(".maps");
+
+/* Which of them count: those in one of these; empty: all. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 256);
+	__type(key, struct hr_network);
+	__type(value, __u32);
+} node_networks SEC(".maps");
 
 /* cgroup ids whose tasks hostreach leaves alone, with all below; value: depth. */
 struct {

@@ -9,6 +9,7 @@
 
 #include "bindings.hpp"
 #include "error.hpp"
+#include "host.hpp"
 #include "selection.hpp"
 #include "table.hpp"
 
@@ -20,6 +21,7 @@ namespace {
 
 using PyKey = std::tuple<std::string, __u16, std::string>;
 using PyBackend = std::tuple<std::string, __u16, std::string>;
+using PyNetwork = std::tuple<std::string, unsigned>;
 using PySubtree = std::tuple<std::string, __u64, __u8>;
 using PyService = std::tuple<std::string, __u16, std::string, std::optional<std::string>,
                              std::string, std::string, std::vector<PyBackend>, __u32, bool,
@@ -230,9 +232,25 @@ void bind_table(py::module_ &module) {
         .def(
             "active", [](Table &table, const PyKey &key) { return table.active(to_key(key)); },
             py::arg("frontend"))
-        .def("set_host_netns", &Table::set_host_netns, py::arg("cookie"))
-        .def("set_node_addresses", &Table::set_node_addresses, py::arg("addresses"),
-             py::arg("given"))
+        .def(
+            "set_host",
+            [](Table &table, __u64 netns, const std::vector<PyNetwork> &networks) {
+                std::vector<hr_network> parsed;
+                for (const auto &[address, bits] : networks)
+                    parsed.push_back(parse_network(address, bits));
+                table.set_host(netns, parsed);
+            },
+            py::arg("netns"), py::arg("networks"))
+        .def("host",
+             [](const Table &table) {
+                 std::vector<PyNetwork> networks;
+                 for (const hr_network &network : table.node_networks())
+                     networks.emplace_back(format_ip(network.ip),
+                                           network.bits - (is_v4(network.ip) ? 96 : 0));
+                 return std::tuple(table.host_netns(), networks);
+             })
+        .def("is_attached", &Table::is_attached)
+        .def("is_interrupted", &Table::is_interrupted)
         .def("refresh_node_addresses", &Table::refresh_node_addresses)
         .def("exempt", py::overload_cast<__u64, __u8>(&Table::exempt), py::arg("cgroup_id"),
              py::arg("level"))

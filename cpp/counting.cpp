@@ -12,15 +12,14 @@ namespace {
 
 constexpr int kRounds = 8;
 
-// Where it is not mapped, what a program adds at the same moment is lost.
-void add(SharedArray<__u64> &counts, std::size_t id, __u64 more) {
+} // namespace
+
+void add_count(SharedArray<__u64> &counts, std::size_t id, __u64 more) {
     if (counts.is_mapped())
         __atomic_fetch_add(counts.draft() + id, more, __ATOMIC_ACQ_REL);
     else if (more)
         counts.store(id, counts.load(id) + more);
 }
-
-} // namespace
 
 std::optional<__u64> count_sockets(const PinDirectory &pin) {
     IteratorCache iterators;
@@ -56,7 +55,7 @@ bool recount(const PinDirectory &pin) {
                 continue;
             settled[id] = before[id] == after[id];
             if (settled[id] || round == kRounds - 1)
-                add(active, id, counted[id] - after[id]);
+                add_count(active, id, counted[id] - after[id]);
             else
                 unsettled++;
         }

@@ -6,8 +6,13 @@
 
 #include "layout.hpp"
 #include "pin.hpp"
+#include "shared_array.hpp"
 
 namespace hr {
+
+// To a count that programs add to as well, below zero too; where it is not mapped,
+// what one adds at the same moment is lost.
+void add_count(SharedArray<__u64> &counts, std::size_t id, __u64 more);
 
 // Sockets that are open and connected to where a service's connect sent them.
 // Nothing where the kernel does not tell.

@@ -12,28 +12,44 @@ namespace hr {
 
 namespace {
 
-// What the loaded connect program was told to balance.
-void read_wanted(__u32 program_id, Wanted *wanted) {
-    Fd program = program_by_id(program_id);
-    if (!program)
-        return;
-    std::vector<char> bytes = fingerprint(program.get()).knobs;
-    hr_knobs knobs;
-    if (bytes.size() < sizeof(knobs))
-        return;
-    std::memcpy(&knobs, bytes.data(), sizeof(knobs));
-    wanted->tcp = knobs.with_tcp;
-    wanted->udp = knobs.with_udp;
-}
+// Ours uses the tables that are pinned: somebody may have put another program
+// behind our link, or other tables in the place of those that ours was given.
+class Ours {
+  public:
+    explicit Ours(const PinDirectory &pin) : sockets_(id_of(pin, "connections")) {
+        for (const char *name : {"flags", "backends", "services"})
+            if (__u32 id = id_of(pin, name))
+                tables_.push_back(id);
+    }
 
-// Only the full object's programs use a socket's storage.
-bool is_full(__u32 program_id, const PinDirectory &pin) {
-    Fd program = program_by_id(program_id), storage = open_pinned(pin.file("connections"));
-    if (!program || !storage)
-        return false;
-    std::vector<__u32> maps = fingerprint(program.get()).maps;
-    return std::binary_search(maps.begin(), maps.end(), map_info(storage.get(), "connections").id);
-}
+    // Also what it was told, if it is one of ours that has knobs.
+    bool has(__u32 program_id, Wanted *wanted, bool *uses_sockets) const {
+        Fd program = program_by_id(program_id);
+        if (!program)
+            return false;
+        const Fingerprint print = fingerprint(program.get());
+        auto uses = [&](__u32 map) {
+            return map && std::binary_search(print.maps.begin(), print.maps.end(), map);
+        };
+        if (std::ranges::none_of(tables_, uses))
+            return false;
+        *uses_sockets = uses(sockets_);
+        hr_knobs knobs = {};
+        std::memcpy(&knobs, print.knobs.data(), std::min(sizeof(knobs), print.knobs.size()));
+        wanted->tcp |= knobs.with_tcp;
+        wanted->udp |= knobs.with_udp;
+        return true;
+    }
+
+  private:
+    static __u32 id_of(const PinDirectory &pin, const char *name) {
+        Fd map = open_pinned(pin.file(name));
+        return map ? map_info(map.get(), name).id : 0;
+    }
+
+    std::vector<__u32> tables_;
+    __u32 sockets_;
+};
 
 void describe_effect(ProgramStatus &program, const Cgroup &cgroup, bpf_attach_type hook) {
     std::vector<__u32> ids;
@@ -58,6 +74,7 @@ bool is_optional(const Hook &hook) {
 
 DatapathStatus datapath_status(const PinDirectory &pin, const std::string &cgroup_mount) {
     DatapathStatus status;
+    const Ours ours(pin);
     std::optional<Cgroup> cgroup;
     std::vector<bpf_attach_type> types;
     for (const Hook &hook : all_hooks()) {
@@ -67,18 +84,18 @@ DatapathStatus datapath_status(const PinDirectory &pin, const std::string &cgrou
         if (!there && is_optional(hook))
             continue;
         if (there) {
-            program.attached = there->in_place;
+            bool uses_sockets = false;
             program.program_id = there->program_id;
+            program.attached =
+                ours.has(there->program_id, &status.wanted, &uses_sockets) && there->in_place;
             status.has_links = there->is_link;
             if (!cgroup)
                 cgroup = Cgroup::by_id(there->cgroup_id, cgroup_mount);
             status.cgroup = cgroup             ? cgroup->path()
                             : there->cgroup_id ? "cgroup " + std::to_string(there->cgroup_id)
                                                : "a cgroup that was removed";
-            if (hook.type == BPF_CGROUP_INET4_CONNECT) {
-                read_wanted(there->program_id, &status.wanted);
-                status.is_full = is_full(there->program_id, pin);
-            }
+            if (hook.type == BPF_CGROUP_INET4_CONNECT || hook.type == BPF_CGROUP_INET6_CONNECT)
+                status.is_full = uses_sockets;
             if (hook.type == BPF_CGROUP_INET4_POST_BIND)
                 status.wanted.protect_binds = true;
         }

@@ -9,7 +9,9 @@
 #include <sched.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <memory>
 #include <set>
 #include <thread>
@@ -80,7 +82,7 @@ std::vector<std::string> local_addresses() {
     std::set<std::string> found;
     for (const ifaddrs *each = list; each; each = each->ifa_next) {
         char text[INET6_ADDRSTRLEN];
-        if (!each->ifa_addr)
+        if (!each->ifa_addr || std::strcmp(each->ifa_name, "kube-ipvs0") == 0)
             continue;
         const void *address = nullptr;
         int family = each->ifa_addr->sa_family;
@@ -96,26 +98,81 @@ std::vector<std::string> local_addresses() {
     return {found.begin(), found.end()};
 }
 
-void write_addresses(int map_fd, const std::vector<std::string> &addresses) {
-    auto bytes = [](const hr_ip &ip) {
-        return std::string(reinterpret_cast<const char *>(&ip), sizeof(ip));
+namespace {
+
+bool lies_in(const hr_ip &ip, const hr_network &network) {
+    for (__u32 word = 0, bits = network.bits; bits; word++) {
+        __u32 here = std::min(bits, 32U);
+        __u32 mask = htonl(~__u32{0} << (32 - here));
+        if ((ip.ip[word] ^ network.ip[word]) & mask)
+            return false;
+        bits -= here;
+    }
+    return true;
+}
+
+// Adds what is missing first, so that no program finds less than before or after.
+template <typename K>
+void replace_set(int fd, const std::vector<K> &wanted, const char *what) {
+    auto bytes = [](const K &key) {
+        return std::string(reinterpret_cast<const char *>(&key), sizeof(key));
     };
-    std::set<std::string> wanted;
+    std::set<std::string> keep;
     __u32 one = 1;
+    for (const K &key : wanted) {
+        keep.insert(bytes(key));
+        if (!bpf_map_update_elem(fd, &key, &one, BPF_ANY))
+            continue;
+        if (errno == E2BIG)
+            throw Error(Kind::table_full, what,
+                        "the table has room for " + std::to_string(map_info(fd, what).max_entries) +
+                            " of them",
+                        E2BIG);
+        raise_errno(what, "write to the table", errno);
+    }
+    std::vector<K> stale;
+    for_each_key<K>(fd, [&](const K &key) {
+        if (!keep.count(bytes(key)))
+            stale.push_back(key);
+    });
+    for (const K &key : stale)
+        bpf_map_delete_elem(fd, &key);
+}
+
+} // namespace
+
+hr_network parse_network(const std::string &address, unsigned bits) {
+    hr_network network = {};
+    parse_ip(address, network.ip);
+    network.bits = bits + (is_v4(network.ip) ? 96 : 0);
+    if (network.bits > 128)
+        throw Error(Kind::invalid_input, address, "no prefix is so long");
+    return network;
+}
+
+void write_addresses(int addresses_fd, int networks_fd, const std::vector<std::string> &addresses) {
+    const std::vector<hr_network> networks = read_networks(networks_fd);
+    std::vector<hr_ip> wanted;
     for (const std::string &address : addresses) {
         hr_ip ip;
         parse_ip(address, ip.ip);
-        wanted.insert(bytes(ip));
-        if (bpf_map_update_elem(map_fd, &ip, &one, BPF_ANY))
-            raise_errno(address, "add the node's address", errno);
+        if (networks.empty() || std::ranges::any_of(networks, [&](const hr_network &network) {
+                return lies_in(ip, network);
+            }))
+            wanted.push_back(ip);
     }
-    std::vector<hr_ip> stale;
-    for_each_key<hr_ip>(map_fd, [&](const hr_ip &ip) {
-        if (!wanted.count(bytes(ip)))
-            stale.push_back(ip);
-    });
-    for (const hr_ip &ip : stale)
-        bpf_map_delete_elem(map_fd, &ip);
+    replace_set(addresses_fd, wanted, "node addresses");
+}
+
+void write_networks(int networks_fd, const std::vector<hr_network> &networks) {
+    replace_set(networks_fd, networks, "node networks");
+}
+
+std::vector<hr_network> read_networks(int networks_fd) {
+    std::vector<hr_network> networks;
+    for_each_key<hr_network>(networks_fd,
+                             [&](const hr_network &network) { networks.push_back(network); });
+    return networks;
 }
 
 } // namespace hr

@@ -7,9 +7,11 @@
 #include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <fstream>
 #include <sstream>
 #include <thread>
@@ -37,14 +39,15 @@ std::string holder_of(const Fd &fd) {
     struct stat st;
     if (::fstat(fd.get(), &st))
         return "";
-    std::string suffix = ":" + std::to_string(st.st_ino);
+    char place[64]; // MAJOR:MINOR:INODE, the first two in hexadecimal
+    std::snprintf(place, sizeof(place), "%02x:%02x:%lu", major(st.st_dev), minor(st.st_dev),
+                  static_cast<unsigned long>(st.st_ino));
     std::ifstream locks("/proc/locks");
     for (std::string line; std::getline(locks, line);) {
         std::istringstream words(line);
         std::string number, kind, type, mode, pid, inode;
         words >> number >> kind >> type >> mode >> pid >> inode;
-        if (kind != "FLOCK" || inode.size() < suffix.size() ||
-            inode.compare(inode.size() - suffix.size(), suffix.size(), suffix) != 0)
+        if (kind != "FLOCK" || inode != place)
             continue;
         std::string name;
         std::ifstream("/proc/" + pid + "/comm") >> name;
@@ -68,6 +71,22 @@ void make_directory(const std::string &path) {
                 "no directory of a BPF file system; use a path below /sys/fs/bpf");
 }
 
+// Who may write to a directory above ours could put another in its place, unless
+// the sticky bit keeps them to their own.
+void require_safe_above(const Fd &directory, const std::string &path) {
+    struct stat st, above;
+    std::string up = "..";
+    if (::fstat(directory.get(), &st))
+        raise_errno(path, "look at the pin directory", errno);
+    while (!::fstatat(directory.get(), up.c_str(), &above, 0) && above.st_dev == st.st_dev) {
+        bool is_open = (above.st_mode & (S_IWGRP | S_IWOTH)) && !(above.st_mode & S_ISVTX);
+        if (is_open || (above.st_uid && above.st_uid != ::geteuid()))
+            throw Error(Kind::refused, path,
+                        "others may write to a directory above it; use another --pin");
+        up += "/..";
+    }
+}
+
 // A directory of ours is on bpffs, below its root, and nobody else's: where all
 // may write to the root, somebody else may have made it.
 void require_ours(const Fd &directory, const std::string &path) {
@@ -85,6 +104,7 @@ void require_ours(const Fd &directory, const std::string &path) {
         throw Error(Kind::refused, path,
                     "the pin directory belongs to user " + std::to_string(st.st_uid) +
                         " or others may write to it; remove it, or use another --pin");
+    require_safe_above(directory, path);
 }
 
 // Could the directory be made? It could not where nothing above it is on bpffs,

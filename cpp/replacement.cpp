@@ -17,6 +17,7 @@
 #include "counting.hpp"
 #include "datapath.hpp"
 #include "error.hpp"
+#include "grace.hpp"
 #include "layout_v1.hpp"
 #include "program.hpp"
 
@@ -52,20 +53,31 @@ void copy_array(const SharedArray<T> &from, const Skeleton &to, const char *name
     target.push(0, from.size());
 }
 
-// What programs write is not what we last saw of it.
-void copy_counters(const SharedArray<__u64> &from, const Skeleton &to, const char *name) {
-    SharedArray<__u64> target(Fd(::dup(bpf_map__fd(to.map(name)))), name);
-    for (std::size_t i = 0; i < from.size(); i++)
-        if (__u64 count = from.load(i))
-            target.store(i, count);
-}
+// Counts that go on while they are copied: once no program uses the old array, it
+// differs from what was copied by what is to be added to the new one.
+class CopiedCounts {
+  public:
+    CopiedCounts(const SharedArray<__u64> &from, const Skeleton &to, const char *name)
+        : from_(from), copied_(from.size()), to_(Fd(::dup(bpf_map__fd(to.map(name)))), name) {
+        for (std::size_t i = 0; i < copied_.size(); i++)
+            if ((copied_[i] = from.load(i)))
+                to_.store(i, copied_[i]);
+    }
+    void settle() {
+        for (std::size_t i = 0; i < copied_.size(); i++)
+            add_count(to_, i, from_.load(i) - copied_[i]);
+    }
+
+  private:
+    const SharedArray<__u64> &from_;
+    std::vector<__u64> copied_;
+    SharedArray<__u64> to_;
+};
 
 void copy_tables(const Tables &from, const Skeleton &to) {
     copy_array(from.records, to, "records");
     copy_array(from.slots, to, "slots");
     copy_array(from.backends, to, "backends");
-    copy_counters(from.active, to, "active");
-    copy_counters(from.refusals, to, "refusals");
     std::vector<__u64> counts(static_cast<std::size_t>(libbpf_num_possible_cpus()));
     const int services = bpf_map__fd(to.map("services"));
     const int translations = bpf_map__fd(to.map("translations"));
@@ -79,7 +91,8 @@ void copy_tables(const Tables &from, const Skeleton &to) {
                      });
 }
 
-void stage_larger(const PinDirectory &pin, const Tables &tables, const Capacities &wanted) {
+void stage_larger(const PinDirectory &pin, const Tables &tables, const Capacities &wanted,
+                  std::vector<CopiedCounts> *counts) {
     const Features features = probe_features();
     Skeleton skeleton(features);
     skeleton.without_programs();
@@ -87,6 +100,8 @@ void stage_larger(const PinDirectory &pin, const Tables &tables, const Capacitie
     lend_tables(pin, skeleton, Lend::fixed_size);
     skeleton.load();
     copy_tables(tables, skeleton);
+    counts->emplace_back(tables.active, skeleton, "active");
+    counts->emplace_back(tables.refusals, skeleton, "refusals");
     hr_meta meta = tables.meta[0];
     meta.max_services = wanted.services;
     meta.max_backends = wanted.backends;
@@ -108,6 +123,16 @@ hr_meta_v1 read_v1(const PinDirectory &pin) {
     return old;
 }
 
+// Version 1 forgot the networks that were given, and kept the addresses in them.
+void keep_addresses(const Fd &addresses, int networks) {
+    for_each_key<hr_ip>(addresses.get(), [&](const hr_ip &ip) {
+        hr_network network = {{ip.ip[0], ip.ip[1], ip.ip[2], ip.ip[3]}, 128};
+        __u32 one = 1;
+        if (bpf_map_update_elem(networks, &network, &one, BPF_ANY))
+            raise_errno("node_networks", "write to the table", errno);
+    });
+}
+
 // Of version 1 all other tables have the same layout as now.
 void stage_current(const PinDirectory &pin) {
     const hr_meta_v1 old = read_v1(pin);
@@ -115,7 +140,7 @@ void stage_current(const PinDirectory &pin) {
     Skeleton skeleton(features);
     skeleton.without_programs();
     size_maps(skeleton, {1, 1, 1}, features); // none of those is made
-    lend_tables(pin, skeleton, Lend::none_of_ours);
+    lend_tables(pin, skeleton, Lend::of_version_1);
     skeleton.load();
     hr_meta meta = {};
     meta.abi = HR_ABI_VERSION;
@@ -128,9 +153,11 @@ void stage_current(const PinDirectory &pin) {
     meta.backends_mark = old.backends_mark;
     meta.slots_mark = old.slots_mark;
     meta.exempt_levels = old.exempt_levels;
-    meta.addresses_given = old.addresses_given;
     write_meta(skeleton, meta);
-    pin_next(pin, skeleton, {"flags", "meta"});
+    if (old.addresses_given)
+        keep_addresses(open_pinned(pin.file("node_addresses")),
+                       bpf_map__fd(skeleton.map("node_networks")));
+    pin_next(pin, skeleton, {"flags", "node_networks", "meta"});
 }
 
 // ---- from the old to the new ----
@@ -142,11 +169,15 @@ void discard(const PinDirectory &pin) {
 
 // The same programs as are attached, on whatever tables lend_tables() finds.
 void attach_again(const PinDirectory &pin, const std::string &cgroup_mount) {
-    DatapathStatus status = datapath_status(pin, cgroup_mount);
-    bool any = std::any_of(status.programs.begin(), status.programs.end(),
-                           [](const ProgramStatus &program) { return program.attached; });
-    if (any && status.cgroup)
-        attach(pin, Cgroup::open(*status.cgroup), status.wanted, cgroup_mount);
+    for (const Hook &hook : all_hooks()) {
+        std::optional<Attachment> there = find_attachment({pin, cgroup_mount, true}, hook);
+        if (!there || !there->in_place)
+            continue;
+        if (std::optional<Cgroup> cgroup = Cgroup::by_id(there->cgroup_id, cgroup_mount)) {
+            attach(pin, *cgroup, datapath_status(pin, cgroup_mount).wanted, cgroup_mount);
+            return;
+        }
+    }
 }
 
 // What programs of version 1 raised until the last of them went.
@@ -208,8 +239,6 @@ void go_over(const PinDirectory &pin, const std::string &cgroup_mount) {
             discard(pin);
         throw;
     }
-    commit(pin);
-    recount(pin); // what was counted in the old table while it was copied
 }
 
 // Version 1 staged no `meta`; some of its programs may use the larger tables and
@@ -248,14 +277,17 @@ std::optional<Capacities> larger(const PinDirectory &pin, const Capacities &have
 } // namespace
 
 bool grow(const PinDirectory &pin, const Capacities &asked, const std::string &cgroup_mount) {
-    {
-        Tables tables = Tables::open(pin);
-        std::optional<Capacities> wanted = larger(pin, tables.capacities(), asked);
-        if (!wanted)
-            return false;
-        stage_larger(pin, tables, *wanted);
-    }
+    const Tables tables = Tables::open(pin);
+    std::optional<Capacities> wanted = larger(pin, tables.capacities(), asked);
+    if (!wanted)
+        return false;
+    std::vector<CopiedCounts> counts;
+    stage_larger(pin, tables, *wanted, &counts);
     go_over(pin, cgroup_mount);
+    GracePeriod().wait(); // for programs of before that still run
+    for (CopiedCounts &each : counts)
+        each.settle();
+    commit(pin);
     return true;
 }
 
@@ -271,6 +303,8 @@ bool migrate(const PinDirectory &pin, const std::string &cgroup_mount) {
         Tables::open(pin); // says what is wrong
     stage_current(pin);
     go_over(pin, cgroup_mount);
+    GracePeriod().wait(); // flags that programs of before still raise
+    commit(pin);
     return true;
 }
 
@@ -278,12 +312,14 @@ void recover_replacement(const PinDirectory &pin, const std::string &cgroup_moun
     PinDirectory next = next_of(pin);
     if (!is_there(next.path()))
         return;
+    Fd meta = open_pinned(pin.file("meta"));
+    if (meta && abi_of(pin, meta) > HR_ABI_VERSION)
+        return; // what a newer hostreach began is not ours to end
     const bool committed = is_there(next.file(kCommitted));
     if (!committed && !in_use(pin, cgroup_mount)) {
         discard(pin);
         return;
     }
-    Fd meta = open_pinned(pin.file("meta"));
     if (meta && abi_of(pin, meta) == 1 && !is_there(next.file("meta"))) {
         finish_v1(pin);
         return;
@@ -291,7 +327,7 @@ void recover_replacement(const PinDirectory &pin, const std::string &cgroup_moun
     if (!committed)
         attach_again(pin, cgroup_mount);
     commit(pin);
-    recount(pin);
+    recount(pin); // what was copied went with the process that was killed
 }
 
 void discard_replacement(const PinDirectory &pin) {

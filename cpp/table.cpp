@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "attachment.hpp"
 #include "error.hpp"
 #include "host.hpp"
 #include "replacement.hpp"
@@ -41,13 +42,14 @@ void Table::lock(Lock mode) {
         } else {
             tables_->refresh();
         }
+        held_ = mode;
+        if (mode == Lock::exclusive && is_interrupted())
+            refresh(); // mends what a killed writer left
     } catch (...) {
+        held_.reset();
         pin_.unlock();
         throw;
     }
-    held_ = mode;
-    if (mode == Lock::exclusive && observe(tables_->meta[0].generation) % 2)
-        refresh(); // mends what a killed writer left
 }
 
 bool Table::grow(const Capacities &asked) {
@@ -147,17 +149,26 @@ std::vector<hr_key> Table::keys() {
     return keys;
 }
 
-void Table::set_host_netns(__u64 cookie) { tables_->meta.store(0, &hr_meta::host_netns, cookie); }
+void Table::set_host(__u64 netns, const std::vector<hr_network> &networks) {
+    write_networks(tables_->node_networks.get(), networks);
+    write_addresses(tables_->node_addresses.get(), tables_->node_networks.get(), local_addresses());
+    tables_->meta.store(0, &hr_meta::host_netns, netns);
+}
 
-void Table::set_node_addresses(const std::vector<std::string> &addresses, bool given) {
-    tables_->meta.store(0, &hr_meta::addresses_given, __u32{given});
-    write_addresses(tables_->node_addresses.get(), addresses);
+std::vector<hr_network> Table::node_networks() const {
+    return read_networks(tables_->node_networks.get());
 }
 
 void Table::refresh_node_addresses() {
-    const hr_meta &meta = tables_->meta[0];
-    if (!meta.addresses_given && meta.host_netns && meta.host_netns == netns_cookie(std::nullopt))
-        write_addresses(tables_->node_addresses.get(), local_addresses());
+    const __u64 host = tables_->meta[0].host_netns;
+    if (host && host == netns_cookie(std::nullopt))
+        write_addresses(tables_->node_addresses.get(), tables_->node_networks.get(),
+                        local_addresses());
+}
+
+bool Table::is_attached() const {
+    return std::ranges::any_of(all_hooks(),
+                               [&](const Hook &hook) { return has_attachment(pin_, hook); });
 }
 
 bool Table::exempt(__u64 cgroup_id, __u8 level) {

@@ -80,13 +80,17 @@ class Table {
     // is written. A key that is not there is passed over.
     void write(std::vector<ServiceSpec> put, const std::vector<hr_key> &remove);
 
-    // Which network namespace is the host's, by its cookie.
-    void set_host_netns(__u64 cookie);
-    // The addresses that an HR_NODE service is reached at.
-    // `given`: by somebody who knows better than refresh_node_addresses().
-    void set_node_addresses(const std::vector<std::string> &addresses, bool given);
-    // Reads them anew, if this is the host's network namespace and none were given.
+    // The host's network namespace, by its cookie, and the networks that the
+    // addresses of HR_NODE services are in (empty: all). Reads the addresses anew.
+    void set_host(__u64 netns, const std::vector<hr_network> &networks);
+    __u64 host_netns() const { return tables_->meta[0].host_netns; }
+    std::vector<hr_network> node_networks() const;
+    // Reads the addresses anew, if this is the host's network namespace.
     void refresh_node_addresses();
+    // Whether any program is pinned.
+    bool is_attached() const;
+    // Whether the last writer was killed at work, and what it left is not mended.
+    bool is_interrupted() const { return tables_->meta[0].generation % 2; }
     // Tasks in this cgroup or below it see no service. False if it was so before.
     bool exempt(__u64 cgroup_id, __u8 level);
     // False if it was not exempt.

@@ -43,12 +43,12 @@ struct Pinned {
     bool is_sized; // by the capacities
 };
 constexpr std::array kPinned = {
-    Pinned{"services", true},  Pinned{"records", true},      Pinned{"slots", true},
-    Pinned{"backends", true},  Pinned{"active", true},       Pinned{"translations", true},
-    Pinned{"refusals", true},  Pinned{"ports", false},       Pinned{"node_addresses", false},
-    Pinned{"exempt", false},   Pinned{"affinity", false},    Pinned{"events", false},
-    Pinned{"flags", false},    Pinned{"connections", false}, Pinned{"datagrams", false},
-    Pinned{"overflow", false}, Pinned{"meta", false},
+    Pinned{"services", true},       Pinned{"records", true},   Pinned{"slots", true},
+    Pinned{"backends", true},       Pinned{"active", true},    Pinned{"translations", true},
+    Pinned{"refusals", true},       Pinned{"ports", false},    Pinned{"node_addresses", false},
+    Pinned{"node_networks", false}, Pinned{"exempt", false},   Pinned{"affinity", false},
+    Pinned{"events", false},        Pinned{"flags", false},    Pinned{"connections", false},
+    Pinned{"datagrams", false},     Pinned{"overflow", false}, Pinned{"meta", false},
 };
 
 // Where sockets cannot remember, the LRU is all there is.
@@ -135,6 +135,7 @@ Tables Tables::open(const PinDirectory &pin) {
     t.backends = {open_table(pin, "backends"), "backends"};
     t.active = {open_table(pin, "active"), "active"};
     t.node_addresses = open_table(pin, "node_addresses");
+    t.node_networks = open_table(pin, "node_networks");
     t.exempt = open_table(pin, "exempt");
     t.translations = open_table(pin, "translations");
     t.refusals = {open_table(pin, "refusals"), "refusals"};
@@ -207,7 +208,8 @@ void lend_tables(const PinDirectory &pin, Skeleton &skeleton, Lend which) {
         bpf_map *map = skeleton.map(pinned.name);
         const std::string_view name = pinned.name;
         if (!map || (which == Lend::fixed_size && (pinned.is_sized || name == "meta")) ||
-            (which == Lend::none_of_ours && (name == "meta" || name == "flags")))
+            (which == Lend::of_version_1 &&
+             (name == "meta" || name == "flags" || name == "node_networks")))
             continue;
         Fd fd = open_pinned(next.file(pinned.name));
         if (!fd)

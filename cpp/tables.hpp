@@ -45,6 +45,7 @@ class Tables {
     SharedArray<hr_backend> backends;
     SharedArray<__u64> active;
     Fd node_addresses;
+    Fd node_networks;
     Fd exempt;
     Fd translations;
     SharedArray<__u64> refusals;
@@ -74,7 +75,7 @@ inline constexpr char kNextTables[] = "next";
 enum class Lend {
     all,          // those in `next/` where they are there
     fixed_size,   // only those whose size does not depend on the capacities
-    none_of_ours, // `meta` and `flags` are to be made anew, too
+    of_version_1, // those that have the same layout there
 };
 
 // Makes a skeleton use the instance's maps. Raises not_found, kernel_error.

@@ -160,8 +160,8 @@ void Table::check_room(const std::vector<ServiceSpec> &to_put,
         if (needed > capacity)
             throw Error(Kind::table_full, pin_.path(),
                         "no room: " + std::to_string(needed) + " " + what + " are needed, " +
-                            std::to_string(capacity) + " fit; --max-" + what +
-                            " is chosen when the tables are made",
+                            std::to_string(capacity) + " fit; `hostreach attach --max-" + what +
+                            " N` makes the tables larger",
                         ENOSPC);
     };
     Capacities room = capacities();
@@ -191,8 +191,11 @@ void Table::put(const ServiceSpec &spec) {
         ids[i] = claims.take(free_backends_, 1, &hr_meta::backends_mark);
         hr_backend &backend = tables_->backends.draft()[ids[i]];
         const BackendSpec &from = spec.backends[i];
-        // the sockets of the one before are told by these two, so they come first
-        publish(backend.reset_before, backend.reset ? backend.incarnation : 0);
+        // the sockets of the one before are told by these, so they come first; whoever
+        // is killed on the way and comes again says the same of them
+        if (backend.reset)
+            publish(backend.reset_before, backend.incarnation);
+        publish(backend.reset, __u8{0});
         publish(backend.incarnation, std::max(backend.incarnation + 1, 1U));
         std::copy(std::begin(from.endpoint.ip), std::end(from.endpoint.ip), backend.ip);
         backend.port = from.endpoint.port;

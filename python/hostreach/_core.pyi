@@ -12,7 +12,8 @@ from .plain import PlainFrontend, PlainService
 _Row: TypeAlias = tuple[str, str | None, str, str, int]
 """Frontend as text, name, owner, algorithm, number of backends."""
 Program: TypeAlias = tuple[str, bool, bool | None, int, list[tuple[int, str]]]
-"""Hook, attached, in effect (None: unknown), program id, and others' programs by id and name."""
+"""Hook, attached, in effect (None: unknown), program id, and all that run there, in order, by id
+and name."""
 
 ABI_VERSION: int
 """The version of the tables' layout."""
@@ -46,6 +47,12 @@ class Table:
     def lock_only(self) -> None:
         """The exclusive lock without opening the tables, for `detach` and `purge`."""
 
+    def migrate(self) -> bool:
+        """Bring tables of an older layout to this version's, under traffic.
+
+        False if they are that already. Needs `lock_only`. Raises `AbiMismatch` for a newer one.
+        """
+
     def unlock(self) -> None: ...
     def ends_due(self) -> bool:
         """Whether `end_sockets` should be called since some write; needs no lock."""
@@ -72,14 +79,24 @@ class Table:
     def active(self, frontend: PlainFrontend) -> list[int]:
         """Open connections to each backend, in the order of `get`."""
 
-    def set_host_netns(self, cookie: int) -> None:
-        """Which network namespace is the host's. Needs the exclusive lock, as all below."""
+    def set_host(self, netns: int, networks: list[tuple[str, int]]) -> None:
+        """The cookie of the host's network namespace, and the networks, each with its prefix's
+        length, that the addresses of node frontends are in; none are all. Reads the addresses.
 
-    def set_node_addresses(self, addresses: list[str], given: bool) -> None:
-        """Where node frontends are reached, in place of what it was; ``given`` by somebody."""
+        Needs the exclusive lock, as all below. Raises `TableFull`.
+        """
+
+    def host(self) -> tuple[int, list[tuple[str, int]]]:
+        """What `set_host` was told."""
+
+    def is_attached(self) -> bool:
+        """Whether any program is pinned."""
+
+    def is_interrupted(self) -> bool:
+        """Whether the last writer was killed at work; the next one mends what it left."""
 
     def refresh_node_addresses(self) -> None:
-        """Read them anew, if this is the host's network namespace and none were given."""
+        """Read them anew, if this is the host's network namespace."""
 
     def exempt(self, cgroup_id: int, level: int) -> bool:
         """Leave tasks of this cgroup alone; False if it was so before."""
@@ -105,14 +122,20 @@ class Table:
     def list(self, owner: str | None) -> list[PlainService]:
         """Sorted by family, address, port, protocol."""
 
-def check(cgroup: str, tcp: bool, udp: bool, protect_binds: bool) -> None:
+def check(cgroup: str, tcp: bool, udp: bool, protect_binds: bool, first: bool) -> None:
     """Whether `attach` is worth trying: raises as it does, and changes nothing."""
 
 def check_attached(table: Table, cgroup: str) -> None:
     """Raises `AttachedElsewhere` if the instance is attached to another cgroup."""
 
 def attach(
-    table: Table, cgroup: str, tcp: bool, udp: bool, protect_binds: bool, cgroup_mount: str
+    table: Table,
+    cgroup: str,
+    tcp: bool,
+    udp: bool,
+    protect_binds: bool,
+    first: bool,
+    cgroup_mount: str,
 ) -> list[tuple[str, str]]:
     """Bring the hooks to this; each change as hook and "added", "replaced" or "removed".
 
@@ -124,7 +147,8 @@ def detach(table: Table) -> list[str]:
     """Remove our programs and give back their hooks. Needs the exclusive lock."""
 
 def status(table: Table, cgroup_mount: str) -> dict[str, object]:
-    """Keys: cgroup (str or None), tcp, udp, protect_binds (bool), programs (list of `Program`)."""
+    """Keys: cgroup (str or None), tcp, udp, protect_binds, first (bool), remembers ("sockets" or
+    "lru"), attached_by ("link" or "program"), programs (list of `Program`)."""
 
 EndedSocket: TypeAlias = tuple[str, str, str, str, int, int]
 """Protocol, frontend that was asked for, backend, own address, inode of the network namespace,

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 from . import _core
 from .cgroup import find_root
 from .ending import EndedSocket, EndResult
-from .errors import HostreachError, InvalidInput, NotFound, Refused, TableBusy
+from .errors import (
+    AbiMismatch,
+    HostreachError,
+    InvalidInput,
+    NotFound,
+    Refused,
+    TableBusy,
+)
 from .options import AttachOptions, Capacities
 from .plain import model_of, plain_frontend, plain_service
 from .table import Row
@@ -24,6 +31,8 @@ if TYPE_CHECKING:
 LOCK_TIMEOUT = 30.0
 """Seconds: longer than any batch takes; who holds the lock longer is stopped or stuck."""
 _LOCK_SLICE_MS = 100
+ADDRESSES_AGE = 1.0
+"""Seconds for which the node's addresses are believed while services change."""
 
 
 class Description(NamedTuple):
@@ -34,6 +43,7 @@ class Description(NamedTuple):
     capacities: tuple[int, int, int]
     traffic: tuple[int, int]
     events: list[int]
+    interrupted: bool
 
 
 _T = TypeVar("_T")
@@ -55,6 +65,8 @@ class KernelTable:
         self._checked = not any(capacities)
         self._thread = threading.RLock()
         self._grown = False
+        self._migrated = False
+        self._addresses_read = float("-inf")
         self._depth = 0
         self._exclusive = False
         self.last_ended: EndResult | None = None
@@ -131,6 +143,11 @@ class KernelTable:
             except NotFound:
                 made = self._create()
                 stack.enter_context(self.locked(exclusive=True))
+            except AbiMismatch:
+                if not grow:
+                    raise
+                self._migrate(grow)
+                stack.enter_context(self.locked(exclusive=True))
             try:
                 if grow:
                     grow()
@@ -138,10 +155,19 @@ class KernelTable:
                     self._checked = True
                 yield
             except HostreachError:
-                if made and not self._core.rows(None):
+                if made and not self._core.rows(None) and not self._core.is_attached():
                     self._core.purge()
                     self._checked = not any(self._capacities)
                 raise
+
+    def _migrate(self, check: Callable[[], None]) -> None:
+        """Bring tables of an older layout to this version's."""
+        self._retry(lambda: self._core.lock_only())
+        try:
+            check()
+            self._migrated = self._core.migrate()
+        finally:
+            self._core.unlock()
 
     def get(self, frontend: Frontend) -> Service | None:
         try:
@@ -220,26 +246,41 @@ class KernelTable:
     def write(self, put: Sequence[Service], remove: Sequence[Frontend] = ()) -> None:
         """See `hostreach.table.Table.write`."""
         with self.exclusive():
-            if any(service.frontend.address == "node" for service in put):
-                self._core.refresh_node_addresses()
+            self._refresh_addresses(put)
             self._core.write(
                 [plain_service(s, _cgroup) for s in put], [plain_frontend(f) for f in remove]
             )
 
-    def attach(self, options: AttachOptions) -> tuple[HookChanges, bool]:
-        """Bring the hooks to this; also whether tables grew. See `hostreach.node.Node.attach`."""
+    def _refresh_addresses(self, put: Sequence[Service]) -> None:
+        """Of this node, which may have changed; for a stream of changes now and then will do."""
+        due = time.monotonic() - self._addresses_read > ADDRESSES_AGE
+        if put and (due or any(service.frontend.address == "node" for service in put)):
+            self._core.refresh_node_addresses()
+            self._addresses_read = time.monotonic()
+
+    def attach(self, options: AttachOptions) -> tuple[HookChanges, bool, bool]:
+        """Bring the hooks to this; also whether tables grew, or were an older version's.
+
+        See `hostreach.node.Node.attach`.
+        """
         o = options
         tcp, udp = "tcp" in o.protocols, "udp" in o.protocols
         _core.check(o.cgroup, tcp, udp, o.protect_binds, o.first)
         netns = _core.netns_cookie(o.host_netns)
-        addresses = _own_addresses(o.node_addresses)
+        networks = _networks(o.node_addresses)
+        self._migrated = False
         with self.exclusive(grow=lambda: _core.check_attached(self._core, o.cgroup)):
-            changes = _core.attach(
-                self._core, o.cgroup, tcp, udp, o.protect_binds, o.first, o.cgroup_mount
-            )
-            self._core.set_host_netns(netns)
-            self._core.set_node_addresses(addresses, o.node_addresses is not None)
-            return changes, self._grown
+            # First: programs must not run without.
+            before = self._core.host()
+            self._core.set_host(netns, networks)
+            try:
+                changes = _core.attach(
+                    self._core, o.cgroup, tcp, udp, o.protect_binds, o.first, o.cgroup_mount
+                )
+            except HostreachError:
+                self._core.set_host(*before)
+                raise
+            return changes, self._grown, self._migrated
 
     def end_sockets(self, dry_run: bool) -> EndResult:
         """See `hostreach.node.Node.end_sockets`; raises `NotFound` if there are no tables."""
@@ -293,6 +334,7 @@ class KernelTable:
                 self._core.capacities(),
                 self._core.traffic(None),
                 self._core.events(),
+                self._core.is_interrupted(),
             )
 
     def list(self, owner: str | None = None) -> list[Service]:
@@ -332,15 +374,19 @@ def _cgroup_mount() -> str:
         return ""  # then nothing is attached either
 
 
-def _own_addresses(within: Sequence[str] | None) -> Hooks:
-    """Those of this network namespace, or those of them that lie in one of these CIDRs."""
-    addresses = _core.local_addresses()
-    if within is None:
-        return addresses
-    from ipaddress import ip_address, ip_network
+_NO_NETWORK = ("0.0.0.0", 32)
+"""No interface has this address: for those who name none, which is not all."""
+
+
+def _networks(cidrs: Sequence[str] | None) -> list[tuple[str, int]]:
+    """As address and prefix length; none are all."""
+    if cidrs is None:
+        return []
+    from ipaddress import ip_network
 
     try:
-        networks = [ip_network(cidr) for cidr in within]
+        networks = [ip_network(cidr) for cidr in cidrs]
     except ValueError as error:
         raise InvalidInput(f"--node-addresses: {error}") from None
-    return [a for a in addresses if any(ip_address(a) in network for network in networks)]
+    found = [(str(network.network_address), network.prefixlen) for network in networks]
+    return found or [_NO_NETWORK]

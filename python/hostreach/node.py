@@ -43,6 +43,7 @@ class AttachResult:
     protocols: tuple[str, ...]
     changes: list[tuple[str, str]]
     grown: bool = False
+    migrated: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ class Status:
     overflowed: int = 0
     storage_failed: int = 0
     unremembered: int = 0
+    interrupted: bool = False
+    """The last writer was killed at work: the next one mends what it left."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON shows it."""
@@ -218,7 +221,10 @@ class Node:
             found.hooks["protect_binds"],
             [
                 ProgramStatus(
-                    hook, attached, effective, number or None,
+                    hook,
+                    attached,
+                    effective,
+                    number or None,
                     [OtherProgram(*other) for other in run if other[0] != number],
                 )
                 for hook, attached, effective, number, run in found.hooks["programs"]
@@ -231,6 +237,7 @@ class Node:
             overflowed,
             storage_failed,
             unremembered,
+            found.interrupted,
         )
 
 

@@ -72,7 +72,11 @@ def attach(
     if as_json:
         changes = [{"program": name, "action": action} for name, action in result.changes]
         print_json(
-            cgroup=result.cgroup, protocols=result.protocols, changes=changes, grown=result.grown
+            cgroup=result.cgroup,
+            protocols=result.protocols,
+            changes=changes,
+            grown=result.grown,
+            migrated=result.migrated,
         )
         return
     typer.echo(f"attached to {result.cgroup} for {', '.join(result.protocols)}")
@@ -84,6 +88,8 @@ def attach(
         typer.echo("programs unchanged")
     if result.grown:
         typer.echo("the tables have grown")
+    if result.migrated:
+        typer.echo("the tables were an older version's and are this one's now")
 
 
 def detach(
@@ -127,6 +133,11 @@ def _print_status(found: Status) -> None:
             ("PROGRAM", "ATTACHED", "IN EFFECT", "ID", "OTHERS ON THE HOOK"),
             [_program_row(program) for program in found.programs],
         )
+    missing = [program.name for program in found.programs if found.cgroup and not program.attached]
+    if missing:
+        typer.echo(f"\n{', '.join(missing)}: ours is gone from there; attach puts it back")
+    if found.interrupted:
+        typer.echo("\na writer was killed at work; the next one mends what it left")
     typer.echo("")
     tables = (("services", found.services), ("backends", found.backends), ("slots", found.slots))
     rows = [(name, usage.used, usage.capacity) for name, usage in tables if usage is not None]
