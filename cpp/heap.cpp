@@ -48,6 +48,29 @@ void Heap::flush() {
     retired_.clear();
 }
 
+std::vector<Range> Heap::withdraw(Range range) {
+    const std::uint32_t end = range.start + range.length;
+    std::vector<Range> found, around;
+    auto at = by_start_.upper_bound(range.start);
+    if (at != by_start_.begin())
+        --at;
+    while (at != by_start_.end() && at->first < end) {
+        const std::uint32_t first = at->first, last = at->first + at->second;
+        auto next = std::next(at);
+        if (last > range.start) {
+            erase(at);
+            const std::uint32_t from = std::max(first, range.start), to = std::min(last, end);
+            found.push_back({from, to - from});
+            around.push_back({first, from - first});
+            around.push_back({to, last - to});
+        }
+        at = next;
+    }
+    for (const Range &rest : around)
+        release(rest);
+    return found;
+}
+
 void Heap::release(Range range) {
     if (!range.length)
         return;

@@ -34,6 +34,9 @@ class Heap {
     // Gives back what no program has seen.
     void untake(Range range) { release(range); }
     void flush();
+    // Takes out of circulation what is free in there, and says what that was; each
+    // is given back by untake().
+    std::vector<Range> withdraw(Range range);
 
     bool has_retired() const { return !retired_.empty(); }
     std::uint32_t mark() const { return mark_; }

@@ -117,6 +117,9 @@ class Table {
     void resolve(std::vector<ServiceSpec> &specs);
     __s64 growth(const ServiceSpec &spec) const;
     void check_room(const std::vector<ServiceSpec> &put, const std::vector<hr_key> &remove);
+    void raise_mark(const Heap &heap, __u32 hr_meta::*mark);
+    bool make_room(__u32 words);
+    bool move_out(Range window, const std::vector<std::pair<Range, __u32>> &blocks);
     void put(const ServiceSpec &spec);
     void remove(const hr_key &key);
     void publish_set(__u32 service, const hr_key &key, __u64 set);

@@ -81,12 +81,13 @@ class Table::Claims {
             table_.free_words_.flush();
             start = heap.take(length);
         }
+        if (!start && &heap == &table_.free_words_ && table_.make_room(length))
+            start = heap.take(length);
         if (!start)
             throw Error(Kind::table_full, table_.pin_.path(),
                         "no room in one piece for so large a service", ENOSPC);
         taken_.push_back({&heap, {*start, length}});
-        if (heap.mark() > table_.tables_->meta[0].*mark)
-            table_.tables_->meta.store(0, mark, heap.mark());
+        table_.raise_mark(heap, mark);
         return *start;
     }
 
@@ -175,16 +176,17 @@ void Table::check_room(const std::vector<ServiceSpec> &to_put,
 void Table::put(const ServiceSpec &spec) {
     auto existing = index_.find(spec.key);
     const bool is_new = existing == index_.end();
-    const Block old = is_new ? Block{} : read(existing->second);
     const Selection selection = select(spec);
     const __u32 length = block_words(spec, selection.size());
-    std::vector<__u32> ids = match(spec, old);
 
     // Nothing below is reached by any program before it is published.
     begin_write();
     Claims claims(*this);
+    const __u32 base = claims.take(free_words_, length, &hr_meta::slots_mark); // may move blocks
     const __u32 service =
         is_new ? claims.take(free_services_, 1, &hr_meta::services_mark) : existing->second;
+    const Block old = is_new ? Block{} : read(service);
+    std::vector<__u32> ids = match(spec, old);
     for (std::size_t i = 0; i < ids.size(); i++) {
         if (ids[i] != kNew)
             continue;
@@ -205,7 +207,6 @@ void Table::put(const ServiceSpec &spec) {
         // last: a program reads it first
         tables_->backends.store(ids[i], &hr_backend::service, service);
     }
-    const __u32 base = claims.take(free_words_, length, &hr_meta::slots_mark);
     const std::vector<__u32> block = encode_block(spec, ids, selection);
     std::copy(block.begin(), block.end(), tables_->slots.draft()->word + base);
     const __u32 first = base / HR_LINE_WORDS;
@@ -337,6 +338,11 @@ void Table::note_ends() {
 
 void Table::raise_ends_due() {
     tables_->flags.store(HR_ENDS_DUE, tables_->flags.load(HR_ENDS_DUE) + 1);
+}
+
+void Table::raise_mark(const Heap &heap, __u32 hr_meta::*mark) {
+    if (heap.mark() > tables_->meta[0].*mark)
+        tables_->meta.store(0, mark, heap.mark());
 }
 
 void Table::begin_write() {

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -290,3 +291,35 @@ def test_calls_are_counted(box: Box) -> None:
         box.call(exchange, V4, TCP, ("10.0.0.2", 80))
         status = node.status()
         assert (status.translations, status.refusals) == (15, 3)
+
+
+def test_room_in_many_pieces(box: Box) -> None:
+    """Blocks of many sizes come and go until no free piece is large; then large ones come."""
+    chance = random.Random(3)
+    capacities = Capacities(services=1000, backends=4400, slots=25000)
+
+    def ordinary(n: int) -> Service:
+        place = f"{n // 250}.{n % 250}"
+        backends = [
+            f"10.{place}.{b}:80,weight={chance.randint(1, 9)}"
+            for b in range(1, 1 + chance.randint(1, 8))
+        ]
+        name = "default/" + "w" * chance.randint(1, 70)
+        return Service.of(f"10.96.{place}:80/tcp", *backends, name=name)
+
+    with hostreach.open(str(box.pin), capacities=capacities) as node:
+        expected = {n: ordinary(n) for n in range(900)}
+        node.services.apply(expected.values())
+        for _ in range(60):
+            changed = {n: ordinary(n) for n in chance.sample(range(900), 50)}
+            expected.update(changed)
+            node.services.apply(changed.values())
+        small = Service.of("10.98.0.1:80/tcp", "10.0.0.8:80")
+        servers = [f"10.201.0.{b}:80" for b in range(1, 41)]
+        large = Service.of("10.99.0.1:80/tcp", *servers, algorithm="maglev")
+        for _ in range(3):
+            node.services.apply([small, large])
+            node.services.remove(large.frontend)
+            node.services.remove(small.frontend)
+        found = sorted(node.services, key=lambda service: service.sort_key)
+        assert found == sorted(expected.values(), key=lambda service: service.sort_key)
