@@ -27,6 +27,8 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #include "select.bpf.h"
 #include "active.bpf.h"
 #include "origin.bpf.h"
+#include "connection.bpf.h"
+#include "datagram.bpf.h"
 #include "bind.bpf.h"
 
 #define PASS 1

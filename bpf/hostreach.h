@@ -234,8 +234,13 @@ struct hr_connection {
 	__u32 incarnation; /* of that id; 0 = none */
 };
 
-/* How many services one unconnected UDP socket remembers before `overflow`. */
+/*
+ * How many services one unconnected UDP socket remembers: so many in `datagrams`,
+ * so many in `more_datagrams`, and what is beyond in `overflow`, where the sockets
+ * of all the node's pods are in each other's way.
+ */
 #define HR_DATAGRAM_ORIGINS 8
+#define HR_MORE_ORIGINS 56
 
 /*
  * Socket storage: the services that an unconnected UDP socket has sent to. It
@@ -243,11 +248,21 @@ struct hr_connection {
  */
 struct hr_datagrams {
 	__u16 version; /* HR_STORAGE_VERSION */
-	__u16 overflowed; /* 1: this socket has entries in `overflow` */
+	__u16 overflowed; /* 1: this socket remembers more than `origin` holds */
 	__u32 silent; /* bit n: origin n keeps its backend, but names it no more */
 	__u64 clock; /* counts sends; the latest send to a backend names it */
 	__u64 stamp[HR_DATAGRAM_ORIGINS]; /* `clock` at the last send; 0 = free, as all after it */
 	struct hr_origin origin[HR_DATAGRAM_ORIGINS];
+};
+
+/* Socket storage: the same for the few sockets that send to more than these. */
+struct hr_more_datagrams {
+	__u32 version; /* HR_STORAGE_VERSION */
+	__u32 place; /* of what was looked for last */
+	__u64 latest; /* the same */
+	__u64 stamp[HR_MORE_ORIGINS]; /* twice hr_datagrams.clock at the last send, one more if
+					 silent */
+	struct hr_origin origin[HR_MORE_ORIGINS];
 };
 
 /* LRU: what socket storage could not hold. */

@@ -144,6 +144,13 @@ struct {
 	__type(key, int);
 	__type(value, struct hr_datagrams);
 } datagrams SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct hr_more_datagrams);
+} more_datagrams SEC(".maps");
 #endif
 
 /* Two entries for each origin that its socket had no room for. */

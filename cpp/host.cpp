@@ -121,14 +121,15 @@ void replace_set(int fd, const std::vector<K> &wanted, const char *what) {
     __u32 one = 1;
     for (const K &key : wanted) {
         keep.insert(bytes(key));
-        if (!bpf_map_update_elem(fd, &key, &one, BPF_ANY))
+        int err = add_element(fd, &key, &one, BPF_ANY);
+        if (!err)
             continue;
-        if (errno == E2BIG)
+        if (err == E2BIG)
             throw Error(Kind::table_full, what,
                         "the table has room for " + std::to_string(map_info(fd, what).max_entries) +
                             " of them",
                         E2BIG);
-        raise_errno(what, "write to the table", errno);
+        raise_errno(what, "write to the table", err);
     }
     std::vector<K> stale;
     for_each_key<K>(fd, [&](const K &key) {

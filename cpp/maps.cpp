@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <thread>
 #include <vector>
 
 #include "error.hpp"
@@ -19,6 +21,17 @@ MapInfo map_info(int fd, const std::string &name) {
         raise_errno(name, "read the map's description", errno);
     return {info.type,        info.id,        info.key_size, info.value_size,
             info.max_entries, info.map_flags, info.name};
+}
+
+int add_element(int fd, const void *key, const void *value, __u64 flags) {
+    constexpr int kTries = 50;
+    for (int i = 1;; i++) {
+        if (!bpf_map_update_elem(fd, key, value, flags))
+            return 0;
+        if (errno != ENOMEM || i == kTries)
+            return errno;
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
 }
 
 bool next_key(int fd, const void *key, void *next) { return !bpf_map_get_next_key(fd, key, next); }

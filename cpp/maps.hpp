@@ -29,7 +29,12 @@ MapInfo map_info(int fd, const std::string &name);
 void for_each_service(int fd, __u32 max_entries,
                       const std::function<void(const hr_key &, __u32 index)> &visit);
 
-// The same for a hash of any kind, one system call an element.
+// Adds an element to a hash that takes its memory when it needs it, or replaces it.
+// Since Linux 6.1 a burst of such may find an allocator empty that is filled a
+// moment later (bpf_mem_alloc, by irq_work): it is tried again. 0 or an errno.
+int add_element(int fd, const void *key, const void *value, __u64 flags);
+
+// for_each_service() for a hash of any kind, one system call an element.
 template <typename K>
 void for_each_key(int fd, const std::function<void(const K &)> &visit);
 

@@ -175,10 +175,12 @@ bool Table::exempt(__u64 cgroup_id, __u8 level) {
     if (level >= 32)
         throw Error(Kind::refused, "exemptions", "a cgroup deeper than 31 cannot be exempt");
     __u32 value = level;
-    if (bpf_map_update_elem(tables_->exempt.get(), &cgroup_id, &value, BPF_NOEXIST)) {
-        if (errno == EEXIST)
+    if (int err = add_element(tables_->exempt.get(), &cgroup_id, &value, BPF_NOEXIST)) {
+        if (err == EEXIST)
             return false;
-        raise_errno("exemptions", "add a cgroup", errno);
+        if (err == E2BIG)
+            throw Error(Kind::table_full, "exemptions", "no more cgroups fit", err);
+        raise_errno("exemptions", "add a cgroup", err);
     }
     write_exempt_levels();
     return true;

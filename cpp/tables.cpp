@@ -43,12 +43,16 @@ struct Pinned {
     bool is_sized; // by the capacities
 };
 constexpr std::array kPinned = {
-    Pinned{"services", true},       Pinned{"records", true},   Pinned{"slots", true},
-    Pinned{"backends", true},       Pinned{"active", true},    Pinned{"translations", true},
-    Pinned{"refusals", true},       Pinned{"ports", false},    Pinned{"node_addresses", false},
-    Pinned{"node_networks", false}, Pinned{"exempt", false},   Pinned{"affinity", false},
-    Pinned{"events", false},        Pinned{"flags", false},    Pinned{"connections", false},
-    Pinned{"datagrams", false},     Pinned{"overflow", false}, Pinned{"meta", false},
+    Pinned{"services", true},        Pinned{"records", true},
+    Pinned{"slots", true},           Pinned{"backends", true},
+    Pinned{"active", true},          Pinned{"translations", true},
+    Pinned{"refusals", true},        Pinned{"ports", false},
+    Pinned{"node_addresses", false}, Pinned{"node_networks", false},
+    Pinned{"exempt", false},         Pinned{"affinity", false},
+    Pinned{"events", false},         Pinned{"flags", false},
+    Pinned{"connections", false},    Pinned{"datagrams", false},
+    Pinned{"more_datagrams", false}, Pinned{"overflow", false},
+    Pinned{"meta", false},
 };
 
 // Where sockets cannot remember, the LRU is all there is.
@@ -208,8 +212,8 @@ void lend_tables(const PinDirectory &pin, Skeleton &skeleton, Lend which) {
         bpf_map *map = skeleton.map(pinned.name);
         const std::string_view name = pinned.name;
         if (!map || (which == Lend::fixed_size && (pinned.is_sized || name == "meta")) ||
-            (which == Lend::of_version_1 &&
-             (name == "meta" || name == "flags" || name == "node_networks")))
+            (which == Lend::of_version_1 && (name == "meta" || name == "flags" ||
+                                             name == "node_networks" || name == "more_datagrams")))
             continue;
         Fd fd = open_pinned(next.file(pinned.name));
         if (!fd)

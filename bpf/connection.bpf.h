@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What a connected socket remembers. */
+#ifndef HR_CONNECTION_BPF_H
+#define HR_CONNECTION_BPF_H
+
+#ifdef HR_LEGACY
+
+static __always_inline struct hr_connection *connection_of(struct bpf_sock_addr *ctx)
+{
+	return NULL;
+}
+
+static __always_inline struct hr_connection *connection_to_write(struct bpf_sock_addr *ctx)
+{
+	return NULL;
+}
+
+#else
+
+static __always_inline struct hr_connection *connection_of(struct bpf_sock_addr *ctx)
+{
+	return bpf_sk_storage_get(&connections, ctx->sk, NULL, 0);
+}
+
+/*
+ * MPTCP connects a subflow, but getpeername and sock_release see the socket
+ * that owns it: that one remembers.
+ */
+static __always_inline struct hr_connection *connection_to_write(struct bpf_sock_addr *ctx)
+{
+	if (ctx->protocol == IPPROTO_TCP) {
+		struct mptcp_sock *msk = bpf_skc_to_mptcp_sock(ctx->sk);
+
+		if (msk)
+			return bpf_sk_storage_get(&connections, msk, NULL,
+						  BPF_SK_STORAGE_GET_F_CREATE);
+	}
+	return bpf_sk_storage_get(&connections, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+}
+
+#endif
+
+/* A kernel that does not show the socket leaves it at what was remembered. */
+static __always_inline bool is_true(struct bpf_sock *sk, const struct hr_origin *origin)
+{
+	return !sk || (is_connected(sk) && peer_is(sk, origin->given_ip, origin->given_port));
+}
+
+static __always_inline int remember_connection(struct bpf_sock_addr *ctx,
+					       const struct hr_origin *origin)
+{
+	struct hr_connection *c = connection_to_write(ctx);
+
+	if (c) {
+		/* it counts elsewhere now, and stays where it is if that fails */
+		if (c->version && is_true(socket_of(ctx), &c->latest)) {
+			c->before = c->latest;
+			raise_flag(HR_MOVED);
+		}
+		c->latest = *origin;
+		c->version = HR_STORAGE_VERSION;
+		if (knobs.has_sock_release)
+			count_for(c, origin);
+		return 0;
+	}
+	count_lost_storage();
+	return spill(ctx, origin, HR_BY_CONNECTED, HR_BY_PEER);
+}
+
+/* What the socket asked for, if it was sent to this peer. */
+static __always_inline const struct hr_origin *recall_connection(struct bpf_sock_addr *ctx,
+								 const struct hr_key *peer)
+{
+	struct hr_connection *c = connection_of(ctx);
+
+	if (c) {
+		if (was_given(&c->latest, peer))
+			return &c->latest;
+		if (was_given(&c->before, peer))
+			return &c->before;
+	}
+	if (overflow_used())
+		return overflow_get(ctx, peer, HR_BY_PEER);
+	return NULL;
+}
+
+/*
+ * The socket is about to connect straight to this address. What it remembers
+ * of other backends is told from the truth by the peer, if it comes to that.
+ */
+static __always_inline void forget_connection(struct bpf_sock_addr *ctx, const struct hr_key *to)
+{
+	struct hr_connection *c = connection_of(ctx);
+
+	if (c) {
+		if (was_given(&c->latest, to))
+			c->latest.given_port = 0;
+		if (was_given(&c->before, to))
+			c->before.given_port = 0;
+		if (knobs.has_sock_release && c->incarnation) {
+			if (is_true(socket_of(ctx), &c->latest))
+				raise_flag(HR_MOVED);
+			uncount(c);
+		}
+	}
+	if (overflow_used())
+		overflow_drop(ctx, to, HR_BY_PEER);
+}
+
+/* The backend that the socket is connected to, if it asked for this address to get there. */
+static __always_inline const struct hr_origin *
+connected_origin(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct hr_key *asked)
+{
+	struct hr_connection *c = connection_of(ctx);
+	const struct hr_origin *spilt;
+
+	if (c && was_asked(&c->latest, asked) && is_true(sk, &c->latest))
+		return &c->latest;
+	if (c && was_asked(&c->before, asked) && is_true(sk, &c->before))
+		return &c->before;
+	if (!overflow_used())
+		return NULL;
+	spilt = overflow_get(ctx, asked, HR_BY_CONNECTED);
+	return spilt && is_true(sk, spilt) ? spilt : NULL;
+}
+
+/*
+ * Where the socket was connected to for this service, before connect(AF_UNSPEC);
+ * or still is, for all that can be told where the socket is not shown. To go on
+ * there is more than kind: the kernel leaves a disconnected IPv6 UDP socket deaf
+ * to all but its former peer.
+ */
+static __always_inline bool
+recall_disconnected(struct bpf_sock_addr *ctx, const struct hr_key *asked, struct hr_origin *origin)
+{
+	struct hr_connection *c = connection_of(ctx);
+	const struct hr_origin *spilt;
+
+	if (c && c->latest.given_port && was_asked(&c->latest, asked)) {
+		*origin = c->latest;
+		return true;
+	}
+	if (c || !overflow_used())
+		return false;
+	spilt = overflow_get(ctx, asked, HR_BY_CONNECTED);
+	if (!spilt)
+		return false;
+	*origin = *spilt;
+	return true;
+}
+
+#endif /* HR_CONNECTION_BPF_H */

@@ -1,0 +1,322 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What an unconnected UDP socket remembers: one origin for each service that it has sent to. */
+#ifndef HR_DATAGRAM_BPF_H
+#define HR_DATAGRAM_BPF_H
+
+#ifdef HR_LEGACY
+
+static __always_inline struct hr_datagrams *datagrams_of(struct bpf_sock_addr *ctx, __u64 flags)
+{
+	return NULL;
+}
+
+static __always_inline bool recall_more(struct bpf_sock_addr *ctx, const struct hr_key *asked,
+					struct hr_origin *origin, __u64 clock)
+{
+	return false;
+}
+
+static __always_inline int remember_more(struct bpf_sock_addr *ctx, const struct hr_origin *origin,
+					 __u64 clock)
+{
+	return -1;
+}
+
+static __always_inline int silence_more(struct bpf_sock_addr *ctx, const struct hr_key *to)
+{
+	return 0;
+}
+
+static __always_inline __u64 latest_more(struct bpf_sock_addr *ctx, const struct hr_key *source,
+					 struct hr_key *asked, __u64 latest)
+{
+	return latest;
+}
+
+#else
+
+static __always_inline struct hr_datagrams *datagrams_of(struct bpf_sock_addr *ctx, __u64 flags)
+{
+	return bpf_sk_storage_get(&datagrams, ctx->sk, NULL, flags);
+}
+
+static __always_inline struct hr_more_datagrams *more_of(struct bpf_sock_addr *ctx, __u64 flags)
+{
+	return bpf_sk_storage_get(&more_datagrams, ctx->sk, NULL, flags);
+}
+
+/*
+ * Few sockets send to so many services, so what these cost does not matter much.
+ * Where a loop stopped is kept in memory, where the verifier does not follow it:
+ * otherwise it would walk all that comes after once for each place.
+ */
+#define NO_PLACE HR_MORE_ORIGINS
+
+static __always_inline __u32 find_more(struct hr_more_datagrams *m, const struct hr_key *asked,
+				       bool or_free)
+{
+	int i;
+
+	m->place = NO_PLACE;
+	for (i = 0; i < HR_MORE_ORIGINS; i++) {
+		if (!m->stamp[i]) {
+			if (or_free)
+				m->place = i;
+			break;
+		}
+		if (was_asked(&m->origin[i], asked)) {
+			m->place = i;
+			break;
+		}
+	}
+	return *(volatile __u32 *)&m->place;
+}
+
+SUBPROGRAM bool recall_more(struct bpf_sock_addr *ctx, const struct hr_key *asked,
+			    struct hr_origin *origin, __u64 clock)
+{
+	struct hr_more_datagrams *m = more_of(ctx, 0);
+	__u32 at;
+
+	if (!m)
+		return false;
+	at = find_more(m, asked, false);
+	if (at >= NO_PLACE)
+		return false;
+	m->stamp[at] = clock << 1;
+	*origin = m->origin[at];
+	return true;
+}
+
+/* 0, or -1 if it has no room either. */
+SUBPROGRAM int remember_more(struct bpf_sock_addr *ctx, const struct hr_origin *origin, __u64 clock)
+{
+	struct hr_more_datagrams *m = more_of(ctx, BPF_SK_STORAGE_GET_F_CREATE);
+	struct hr_key asked = {};
+	__u32 at;
+
+	if (!m) {
+		count_lost_storage();
+		return -1;
+	}
+	copy_ip(asked.ip, origin->asked_ip);
+	asked.port = origin->asked_port;
+	at = find_more(m, &asked, true);
+	if (at >= NO_PLACE)
+		return -1;
+	m->version = HR_STORAGE_VERSION;
+	m->stamp[at] = clock << 1;
+	m->origin[at] = *origin;
+	return 0;
+}
+
+/* Bit 0 of a stamp: keeps its backend, but names it no more. */
+SUBPROGRAM int silence_more(struct bpf_sock_addr *ctx, const struct hr_key *to)
+{
+	struct hr_more_datagrams *m = more_of(ctx, 0);
+	int i;
+
+	if (!m)
+		return 0;
+	for (i = 0; i < HR_MORE_ORIGINS; i++) {
+		if (!m->stamp[i])
+			break;
+		if (was_given(&m->origin[i], to))
+			m->stamp[i] |= 1;
+	}
+	return 0;
+}
+
+/* Of those that name this source, the last one sent to, if that was after `latest`. */
+SUBPROGRAM __u64 latest_more(struct bpf_sock_addr *ctx, const struct hr_key *source,
+			     struct hr_key *asked, __u64 latest)
+{
+	struct hr_more_datagrams *m = more_of(ctx, 0);
+	__u32 at;
+	int i;
+
+	if (!m)
+		return latest;
+	m->place = NO_PLACE;
+	m->latest = latest;
+	for (i = 0; i < HR_MORE_ORIGINS; i++) {
+		__u64 stamp = m->stamp[i];
+
+		if (!stamp)
+			break;
+		if ((stamp & 1) || (stamp >> 1) <= *(volatile __u64 *)&m->latest ||
+		    !was_given(&m->origin[i], source))
+			continue;
+		m->latest = stamp >> 1;
+		m->place = i;
+	}
+	at = *(volatile __u32 *)&m->place;
+	if (at >= NO_PLACE)
+		return latest;
+	copy_ip(asked->ip, m->origin[at].asked_ip);
+	asked->port = m->origin[at].asked_port;
+	return m->latest;
+}
+
+#endif
+
+/* What storage has of this backend names it no more, until its service is sent to again. */
+SUBPROGRAM int silence(struct bpf_sock_addr *ctx, const struct hr_key *backend)
+{
+	struct hr_datagrams *d = datagrams_of(ctx, 0);
+	int i;
+
+	if (!d)
+		return 0;
+	for (i = 0; i < HR_DATAGRAM_ORIGINS; i++) {
+		if (!d->stamp[i])
+			break;
+		if (was_given(&d->origin[i], backend))
+			d->silent |= 1U << i;
+	}
+	if (d->overflowed)
+		silence_more(ctx, backend);
+	return 0;
+}
+
+/* The LRU's origin names its backend from now on. */
+static __always_inline int name_by_overflow(struct bpf_sock_addr *ctx,
+					    const struct hr_origin *origin)
+{
+	struct hr_key backend = {};
+
+	copy_ip(backend.ip, origin->given_ip);
+	backend.port = origin->given_port;
+	silence(ctx, &backend);
+	return overflow_put(ctx, origin, HR_BY_GIVEN);
+}
+
+/*
+ * Finds where an earlier send to this service went, and makes that backend
+ * name this service from now on (two services may share a backend: the last
+ * one sent to wins).
+ */
+SUBPROGRAM bool recall_datagram(struct bpf_sock_addr *ctx, const struct hr_key *asked,
+				struct hr_origin *origin)
+{
+	struct hr_datagrams *d = datagrams_of(ctx, 0);
+	const struct hr_origin *spilt;
+	bool overflowed = true;
+	bool found = false;
+	int i;
+
+	if (d) {
+		for (i = 0; i < HR_DATAGRAM_ORIGINS; i++) {
+			if (!d->stamp[i])
+				break;
+			if (!was_asked(&d->origin[i], asked))
+				continue;
+			d->stamp[i] = ++d->clock;
+			d->silent &= ~(1U << i);
+			*origin = d->origin[i];
+			found = true;
+			break;
+		}
+		overflowed = d->overflowed;
+	}
+	if (found)
+		return true;
+	if (!overflowed)
+		return false;
+	if (d && recall_more(ctx, asked, origin, ++d->clock))
+		return true;
+	if (!overflow_used())
+		return false;
+	spilt = overflow_get(ctx, asked, HR_BY_ASKED);
+	if (!spilt)
+		return false;
+	*origin = *spilt;
+	name_by_overflow(ctx, origin);
+	return true;
+}
+
+SUBPROGRAM int remember_datagram(struct bpf_sock_addr *ctx, const struct hr_key *asked,
+				 const struct hr_origin *origin)
+{
+	struct hr_datagrams *d;
+	bool kept = false;
+	int i;
+
+	d = datagrams_of(ctx, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!d) {
+		count_lost_storage();
+		return spill(ctx, origin, HR_BY_ASKED, HR_BY_GIVEN);
+	}
+	for (i = 0; i < HR_DATAGRAM_ORIGINS; i++) {
+		if (d->stamp[i] && !was_asked(&d->origin[i], asked))
+			continue;
+		d->version = HR_STORAGE_VERSION;
+		d->stamp[i] = ++d->clock;
+		d->silent &= ~(1U << i);
+		d->origin[i] = *origin;
+		kept = true;
+		break;
+	}
+	if (kept)
+		return 0;
+	d->overflowed = 1;
+	if (!remember_more(ctx, origin, ++d->clock))
+		return 0;
+	count_event(HR_OVERFLOWED);
+	return overflow_put(ctx, origin, HR_BY_ASKED) || name_by_overflow(ctx, origin) ? -1 : 0;
+}
+
+/*
+ * The socket is about to send straight to this address: what comes back from
+ * it is no service's answer, until the service is sent to again.
+ */
+static __always_inline void forget_datagram(struct bpf_sock_addr *ctx, const struct hr_key *to)
+{
+	const struct hr_datagrams *d = datagrams_of(ctx, 0);
+
+	if (d)
+		silence(ctx, to);
+	if ((!d || d->overflowed) && overflow_used())
+		overflow_drop(ctx, to, HR_BY_GIVEN);
+}
+
+/* Which service was this source last addressed as? Stored to `asked`. */
+static __always_inline bool recall_source(struct bpf_sock_addr *ctx, struct hr_key *source)
+{
+	struct hr_datagrams *d = datagrams_of(ctx, 0);
+	const struct hr_origin *spilt;
+	struct hr_key asked = {};
+	bool overflowed = true;
+	__u64 latest = 0;
+	int i;
+
+	if (d) {
+		for (i = 0; i < HR_DATAGRAM_ORIGINS; i++) {
+			if (!d->stamp[i])
+				break;
+			if (d->stamp[i] <= latest || (d->silent & (1U << i)) ||
+			    !was_given(&d->origin[i], source))
+				continue;
+			latest = d->stamp[i];
+			copy_ip(asked.ip, d->origin[i].asked_ip);
+			asked.port = d->origin[i].asked_port;
+		}
+		overflowed = d->overflowed;
+		if (overflowed)
+			latest = latest_more(ctx, source, &asked, latest);
+	}
+	if (!latest) {
+		if (!overflowed || !overflow_used())
+			return false;
+		spilt = overflow_get(ctx, source, HR_BY_GIVEN);
+		if (!spilt)
+			return false;
+		copy_ip(asked.ip, spilt->asked_ip);
+		asked.port = spilt->asked_port;
+	}
+	copy_ip(source->ip, asked.ip);
+	source->port = asked.port;
+	return true;
+}
+
+#endif /* HR_DATAGRAM_BPF_H */
