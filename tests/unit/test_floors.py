@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernels that cannot be booted here: what the compiled programs need is compared with what they
+claim. The objects are those inside the installed module, as a wheel carries them."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from bpfobject.kernels import BPF_F_MMAPABLE, Kernel
+from bpfobject.objects import BpfObject, embedded
+from bpfobject.rules import Loader, faults
+
+# What the module does where the kernel lacks something: cpp/skeleton.cpp and cpp/maps.cpp.
+LOADER = Loader(
+    takes_out=frozenset(
+        (
+            "get_socket_cookie",
+            "get_netns_cookie",
+            "get_current_cgroup_id",
+            "get_current_ancestor_cgroup_id",
+            "skc_to_mptcp_sock",
+            "set_retval",
+        )
+    ),
+    clears=BPF_F_MMAPABLE,
+)
+
+# The first kernel that each hook's program claims to run on, by the object it is in.
+NEWER_HOOKS = {
+    **dict.fromkeys(("getpeername4", "getpeername6"), (5, 8)),
+    "sock_release": (5, 9),
+}
+CLAIMS: dict[str, dict[str, Kernel]] = {
+    "hostreach": {
+        **dict.fromkeys(("connect4", "connect6", "sendmsg4", "sendmsg6"), (5, 3)),
+        **dict.fromkeys(("recvmsg4", "recvmsg6", "post_bind4", "post_bind6"), (5, 3)),
+        **NEWER_HOOKS,
+    },
+}
+
+
+@cache
+def objects() -> dict[str, BpfObject]:
+    module = find_spec("hostreach._core")
+    if module is None or module.origin is None:
+        pytest.skip("hostreach._core is not built")
+    return embedded(Path(module.origin))
+
+
+@pytest.mark.parametrize(
+    ("name", "hook", "kernel"),
+    [
+        pytest.param(name, hook, kernel, id=f"{name}-{hook}-{'.'.join(map(str, kernel))}")
+        for name, claims in CLAIMS.items()
+        for hook, kernel in claims.items()
+    ],
+)
+def test_programs_need_no_more_than_they_claim(name: str, hook: str, kernel: Kernel) -> None:
+    assert not faults(objects()[name], f"hr_{hook}", kernel, LOADER)
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_every_program_claims_something(name: str) -> None:
+    hooks = {f.section.removeprefix("cgroup/") for f in objects()[name].programs.values()}
+    assert hooks == set(CLAIMS[name])
+
+
+def test_the_main_object_is_not_for_the_oldest_kernels() -> None:
+    """Or there would be no need of another, and something is not looked at."""
+    found = "\n".join(faults(objects()["hostreach"], "hr_connect4", (4, 17), LOADER))
+    assert ".rodata: is global data, which is Linux 5.2" in found
+    assert "connections: is a map of type SK_STORAGE, which is Linux 5.2" in found
+    assert "loads 8 bytes of the context at 64, which is Linux 5.3" in found
+    assert "calls bpf_sk_storage_get, which is Linux 5.3" in found
+    assert "jumps back, in a loop, which is Linux 5.3" in found
