@@ -11,7 +11,8 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class BpfObject:
     """One ELF image, as clang or `bpftool gen object` makes it."""
 
     def __init__(self, image: bytes) -> None:
-        self._image = image
+        self.image = image
         self._elf = ELFFile(io.BytesIO(image))
         self._sections: list[Section] = list(self._elf.iter_sections())
         self._symbols: list[Symbol] = [
@@ -115,7 +116,7 @@ class BpfObject:
     def maps(self) -> dict[str, Map]:
         """Those of the section ``.maps``."""
         with tempfile.NamedTemporaryFile(suffix=".bpf.o") as file:
-            file.write(self._image)
+            file.write(self.image)
             file.flush()
             command = [BPFTOOL, "--json", "btf", "dump", "file", file.name]
             done = subprocess.run(command, check=True, capture_output=True)
@@ -179,6 +180,13 @@ def embedded(module: Path) -> dict[str, BpfObject]:
             found[name] = each
         at = content.find(MAGIC, at + 1)
     return found
+
+
+@cache
+def installed() -> dict[str, BpfObject]:
+    """Those inside the installed `hostreach._core`; none if it is not built."""
+    module = find_spec("hostreach._core")
+    return embedded(Path(module.origin)) if module and module.origin else {}
 
 
 def _maps(types: dict[int, Any]) -> Iterator[tuple[str, Map]]:

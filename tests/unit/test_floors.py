@@ -4,13 +4,9 @@ claim. The objects are those inside the installed module, as a wheel carries the
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
-
 import pytest
 from bpfobject.kernels import BPF_F_MMAPABLE, Kernel
-from bpfobject.objects import BpfObject, embedded
+from bpfobject.objects import BpfObject, installed
 from bpfobject.rules import Loader, faults
 
 # What the module does where the kernel lacks something: cpp/skeleton.cpp and cpp/maps.cpp.
@@ -28,26 +24,27 @@ LOADER = Loader(
     clears=BPF_F_MMAPABLE,
 )
 
-# The first kernel that each hook's program claims to run on, by the object it is in.
-NEWER_HOOKS = {
-    **dict.fromkeys(("getpeername4", "getpeername6"), (5, 8)),
-    "sock_release": (5, 9),
-}
+# The first kernel that each hook's program claims to run on, by the object it is in. 4.19.57 is the
+# first with the recvmsg hooks, without which UDP is not served.
+TCP, UDP = ("connect4", "connect6"), ("sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6")
+PEERS, BINDS = ("getpeername4", "getpeername6"), ("post_bind4", "post_bind6")
 CLAIMS: dict[str, dict[str, Kernel]] = {
     "hostreach": {
-        **dict.fromkeys(("connect4", "connect6", "sendmsg4", "sendmsg6"), (5, 3)),
-        **dict.fromkeys(("recvmsg4", "recvmsg6", "post_bind4", "post_bind6"), (5, 3)),
-        **NEWER_HOOKS,
+        **dict.fromkeys((*TCP, *UDP, *BINDS), (5, 3)),
+        **dict.fromkeys(PEERS, (5, 8)),
+        "sock_release": (5, 9),
+    },
+    "legacy": {
+        **dict.fromkeys(TCP, (4, 17)),
+        **dict.fromkeys(UDP, (4, 19, 57)),
+        **dict.fromkeys(PEERS, (5, 8)),
     },
 }
 
 
-@cache
+@pytest.fixture(scope="module")
 def objects() -> dict[str, BpfObject]:
-    module = find_spec("hostreach._core")
-    if module is None or module.origin is None:
-        pytest.skip("hostreach._core is not built")
-    return embedded(Path(module.origin))
+    return installed() or pytest.skip("hostreach._core is not built")
 
 
 @pytest.mark.parametrize(
@@ -58,19 +55,21 @@ def objects() -> dict[str, BpfObject]:
         for hook, kernel in claims.items()
     ],
 )
-def test_programs_need_no_more_than_they_claim(name: str, hook: str, kernel: Kernel) -> None:
-    assert not faults(objects()[name], f"hr_{hook}", kernel, LOADER)
+def test_programs_need_no_more_than_they_claim(
+    objects: dict[str, BpfObject], name: str, hook: str, kernel: Kernel
+) -> None:
+    assert not faults(objects[name], f"hr_{hook}", kernel, LOADER)
 
 
 @pytest.mark.parametrize("name", CLAIMS)
-def test_every_program_claims_something(name: str) -> None:
-    hooks = {f.section.removeprefix("cgroup/") for f in objects()[name].programs.values()}
+def test_every_program_claims_something(objects: dict[str, BpfObject], name: str) -> None:
+    hooks = {f.section.removeprefix("cgroup/") for f in objects[name].programs.values()}
     assert hooks == set(CLAIMS[name])
 
 
-def test_the_main_object_is_not_for_the_oldest_kernels() -> None:
+def test_the_main_object_is_not_for_the_oldest_kernels(objects: dict[str, BpfObject]) -> None:
     """Or there would be no need of another, and something is not looked at."""
-    found = "\n".join(faults(objects()["hostreach"], "hr_connect4", (4, 17), LOADER))
+    found = "\n".join(faults(objects["hostreach"], "hr_connect4", (4, 17), LOADER))
     assert ".rodata: is global data, which is Linux 5.2" in found
     assert "connections: is a map of type SK_STORAGE, which is Linux 5.2" in found
     assert "loads 8 bytes of the context at 64, which is Linux 5.3" in found
