@@ -25,6 +25,9 @@
 #include "kernel.bpf.h"
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
+/* bpf_get_socket_cookie in these programs (Linux 5.12). Set before loading. */
+const volatile bool has_cookie = true;
+
 /* enum hr_socket_flag: which sockets are worth a word. Set before each look. */
 __u32 wanted;
 /* Whether hr_tcp and hr_udp end what they find. */
@@ -104,7 +107,7 @@ static __always_inline __u8 look(struct sock_common *sk, __u16 protocol,
 static __always_inline bool tell(struct seq_file *out, struct sock_common *sk,
 				 struct hr_socket *told, const struct hr_connection *c)
 {
-	told->cookie = bpf_get_socket_cookie(sk);
+	told->cookie = has_cookie ? bpf_get_socket_cookie(sk) : sk->skc_cookie.counter;
 	told->netns = sk->skc_net.net->ns.inum;
 	told->counted = c->counted;
 	told->incarnation = c->incarnation;

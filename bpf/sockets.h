@@ -15,7 +15,7 @@ enum hr_socket_flag {
 
 /* One socket, as the iterators write it. */
 struct hr_socket {
-	__u64 cookie; /* the socket's */
+	__u64 cookie; /* the socket's; 0 = it has none yet, and nothing to give it one */
 	__u32 netns; /* inode of its network namespace */
 	__u16 protocol; /* IPPROTO_TCP or IPPROTO_UDP */
 	__u8 flags; /* enum hr_socket_flag */

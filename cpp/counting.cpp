@@ -1,9 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "counting.hpp"
 
+#include <bpf/bpf.h>
+#include <sys/socket.h>
+
+#include <functional>
+#include <set>
 #include <vector>
 
+#include "features.hpp"
 #include "iterators.hpp"
+#include "open_sockets.hpp"
 #include "shared_array.hpp"
 
 namespace hr {
@@ -11,6 +18,30 @@ namespace hr {
 namespace {
 
 constexpr int kRounds = 8;
+
+// Calls visit(id, incarnation) for each socket that is counted: by the iterators
+// or, without them, by borrowing every process's sockets. False if this kernel
+// has neither.
+bool for_each_counted(Iterators *iterators, const Fd &connections,
+                      const std::function<void(__u32, __u32)> &visit) {
+    if (iterators) {
+        for (const hr_socket &socket : iterators->records(HR_SOCKET_COUNTED))
+            visit(socket.counted, socket.incarnation);
+        return true;
+    }
+    std::set<__u64> seen; // one socket may be open several times
+    return connections && !is_switched_off("pidfd") && for_each_open_socket([&](const Fd &socket) {
+               hr_connection record;
+               __u64 cookie;
+               socklen_t size = sizeof(cookie);
+               int fd = socket.get();
+               if (!bpf_map_lookup_elem(connections.get(), &fd, &record) && record.incarnation &&
+                   !::getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &size) &&
+                   seen.insert(cookie).second)
+                   visit(record.counted, record.incarnation);
+               return true;
+           });
+}
 
 } // namespace
 
@@ -32,8 +63,7 @@ std::optional<__u64> count_sockets(const PinDirectory &pin) {
 bool recount(const PinDirectory &pin) {
     IteratorCache iterators;
     Iterators *found = iterators.get(pin);
-    if (!found)
-        return false;
+    const Fd connections = open_pinned(pin.file("connections"));
     SharedArray<hr_backend> backends(open_pinned(pin.file("backends")), "backends");
     SharedArray<__u64> active(open_pinned(pin.file("active")), "active");
     auto snapshot = [&] {
@@ -44,10 +74,12 @@ bool recount(const PinDirectory &pin) {
     // A count that fell while the sockets were gone over is taken again.
     for (int round = 0, unsettled = 1; unsettled && round < kRounds; round++) {
         std::vector<__u64> before = snapshot(), counted(active.size());
-        for (const hr_socket &socket : found->records(HR_SOCKET_COUNTED))
-            if (socket.counted < counted.size() &&
-                backends.load(socket.counted).incarnation == socket.incarnation)
-                counted[socket.counted]++;
+        auto count = [&](__u32 id, __u32 incarnation) {
+            if (id < counted.size() && backends.load(id).incarnation == incarnation)
+                counted[id]++;
+        };
+        if (!for_each_counted(found, connections, count))
+            return false;
         std::vector<__u64> after = snapshot();
         unsettled = 0;
         for (std::size_t id = 0; id < counted.size(); id++) {

@@ -83,7 +83,7 @@ class IteratorLink {
 
 } // namespace
 
-bool Iterators::try_load(const PinDirectory &pin, bool with_end) {
+bool Iterators::try_load(const PinDirectory &pin, bool with_end, bool with_cookie) {
     LibbpfLog log;
     ::sockets *skeleton = ::sockets::open();
     if (!skeleton)
@@ -92,6 +92,7 @@ bool Iterators::try_load(const PinDirectory &pin, bool with_end) {
     lend(pin, skeleton);
     bpf_program__set_autoload(skeleton->progs.hr_tcp, with_end);
     bpf_program__set_autoload(skeleton->progs.hr_udp, with_end);
+    skeleton->rodata->has_cookie = with_cookie;
     load_error_ = -::sockets::load(skeleton);
     log_ = log.text();
     if (load_error_)
@@ -104,9 +105,9 @@ bool Iterators::try_load(const PinDirectory &pin, bool with_end) {
 Iterators::Iterators(const PinDirectory &pin) {
     if (is_switched_off("btf"))
         throw Error(Kind::program_rejected, "kernel", "it has no BTF", ENOENT);
-    if (!is_switched_off("sock_destroy") && try_load(pin, true))
+    if (!is_switched_off("sock_destroy") && try_load(pin, true, true))
         return;
-    if (try_load(pin, false))
+    if (try_load(pin, false, true) || try_load(pin, false, false))
         return;
     if (load_error_ == EPERM)
         raise_errno("BPF object", "load", load_error_);

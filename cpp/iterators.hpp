@@ -33,7 +33,7 @@ class Iterators {
     std::vector<hr_socket> walk(__u16 protocol, bool end);
 
   private:
-    bool try_load(const PinDirectory &pin, bool with_end);
+    bool try_load(const PinDirectory &pin, bool with_end, bool with_cookie);
 
     ::sockets *skeleton_ = nullptr;
     bool can_end_ = false;

@@ -48,7 +48,8 @@ Candidates ask_iterators(Iterators &iterators) {
             continue;
         }
         found.due.push_back(socket);
-        found.by_cookie[socket.cookie].latest = socket.origin;
+        if (socket.cookie)
+            found.by_cookie[socket.cookie].latest = socket.origin;
         found.by_netns[socket.netns]++;
     }
     return found;
@@ -112,6 +113,19 @@ const hr_origin *origin_of(const DiagSocket &socket, const hr_connection &record
     if (leads_to(record.latest, socket))
         return &record.latest;
     return leads_to(record.before, socket) ? &record.before : nullptr;
+}
+
+// By the socket's cookie or, where it had none when it was found, by its address.
+const hr_origin *find_origin(const Candidates &found, const DiagSocket &socket, __u32 netns) {
+    if (auto record = found.by_cookie.find(socket.cookie()); record != found.by_cookie.end())
+        return origin_of(socket, record->second);
+    for (const hr_socket &each : found.due)
+        if (!each.cookie && each.netns == netns && each.protocol == socket.protocol &&
+            each.local_port == socket.id.idiag_sport &&
+            !std::memcmp(each.local_ip, socket.local_ip, sizeof(each.local_ip)) &&
+            leads_to(each.origin, socket))
+            return &each.origin;
+    return nullptr;
 }
 
 hr_socket describe(const DiagSocket &socket, const hr_origin &origin, __u32 netns) {
@@ -224,10 +238,7 @@ class Ending {
         SockDiag diag;
         for (__u8 protocol : {IPPROTO_TCP, IPPROTO_UDP})
             for (const DiagSocket &socket : diag.connected(protocol)) {
-                auto record = found.by_cookie.find(socket.cookie());
-                if (record == found.by_cookie.end())
-                    continue;
-                const hr_origin *origin = origin_of(socket, record->second);
+                const hr_origin *origin = find_origin(found, socket, netns);
                 if (!origin || !is_due(*origin, tables_))
                     continue;
                 int err = dry_run_ ? 0 : diag.end(socket);
