@@ -3,12 +3,18 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <map>
+#include <string>
 #include <tuple>
 
 #include "address.hpp"
 #include "bindings.hpp"
 #include "counting.hpp"
+#include "diag.hpp"
 #include "error.hpp"
+#include "features.hpp"
+#include "iterators.hpp"
+#include "open_sockets.hpp"
 #include "sockets.hpp"
 #include "table.hpp"
 
@@ -47,6 +53,25 @@ PyEndResult end(Table &table, bool dry_run) {
             result.left,        result.method,     result.problem};
 }
 
+bool can_end_by_netlink() {
+    try {
+        return SockDiag().can_end();
+    } catch (const Error &) {
+        return false; // whatever it is
+    }
+}
+
+// By the names that HOSTREACH_WITHOUT takes.
+std::map<std::string, bool> socket_features() {
+    const IteratorFeatures iterators = probe_iterators();
+    return {
+        {"btf", iterators.records},
+        {"sock_destroy", iterators.walk},
+        {"sock_diag", !is_switched_off("sock_diag") && can_end_by_netlink()},
+        {"pidfd", !is_switched_off("pidfd") && can_borrow_sockets()},
+    };
+}
+
 } // namespace
 
 void bind_sockets(py::module_ &module) {
@@ -55,6 +80,7 @@ void bind_sockets(py::module_ &module) {
     module.def(
         "count_sockets", [](const Table &table) { return count_sockets(table.pin()); },
         py::arg("table"), Unlocked());
+    module.def("socket_features", socket_features, Unlocked());
 }
 
 } // namespace hr

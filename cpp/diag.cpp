@@ -102,4 +102,20 @@ int SockDiag::end(const DiagSocket &socket) {
     return receive([](const inet_diag_msg &) {});
 }
 
+bool SockDiag::can_end() {
+    auto ignore = [](const inet_diag_msg &) {};
+    for (__u8 protocol : {IPPROTO_TCP, IPPROTO_UDP}) {
+        inet_diag_req_v2 about = {};
+        about.sdiag_family = AF_INET;
+        about.sdiag_protocol = protocol;
+        request(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, about); // all in no state: none
+        if (receive(ignore))                             // ENOENT where it has no module for them
+            return false;
+        request(SOCK_DESTROY, NLM_F_ACK, about); // that with no ports: none either
+        if (receive(ignore) != ENOENT)
+            return false;
+    }
+    return true;
+}
+
 } // namespace hr

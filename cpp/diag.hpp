@@ -36,6 +36,8 @@ class SockDiag {
     // 0; ENOENT if it is gone or connected elsewhere by now; EOPNOTSUPP where the
     // kernel was built without CONFIG_INET_DIAG_DESTROY.
     int end(const DiagSocket &socket);
+    // Whether this kernel shows sockets of both protocols, and ends them.
+    bool can_end();
 
   private:
     void request(__u16 type, __u16 flags, const inet_diag_req_v2 &about);

@@ -30,7 +30,7 @@ namespace {
 #endif
 
 __u64 own_cookie() {
-    if (is_switched_off("netns_cookie"))
+    if (is_switched_off("netns_cookie") || is_switched_off("host_netns"))
         return 0;
     Fd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
     __u64 cookie = 0;

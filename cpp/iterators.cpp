@@ -21,7 +21,8 @@ namespace {
 // Of the tables only these are read or written there.
 constexpr const char *kTables[] = {"connections", "backends", "active"};
 
-void lend(const PinDirectory &pin, ::sockets *skeleton) {
+// Without a pin directory the programs get tables of their own.
+void lend(const PinDirectory *pin, ::sockets *skeleton) {
     bpf_map *map;
     bpf_object__for_each_map(map, skeleton->obj) {
         const std::string name = bpf_map__name(map);
@@ -29,16 +30,38 @@ void lend(const PinDirectory &pin, ::sockets *skeleton) {
         for (const char *table : kTables) {
             if (name != table)
                 continue;
-            Fd fd = open_pinned(pin.file(name));
+            used = true;
+            if (!pin)
+                continue;
+            Fd fd = open_pinned(pin->file(name));
             if (!fd)
-                throw Error(Kind::not_found, pin.path(), "the table '" + name + "' is missing",
+                throw Error(Kind::not_found, pin->path(), "the table '" + name + "' is missing",
                             ENOENT);
             if (int err = -bpf_map__reuse_fd(map, fd.get()))
-                raise_errno(pin.file(name), "use the pinned table", err);
-            used = true;
+                raise_errno(pin->file(name), "use the pinned table", err);
         }
         bpf_map__set_autocreate(map, used);
     }
+}
+
+using Owned = std::unique_ptr<::sockets, void (*)(::sockets *)>;
+
+// 0 or an errno; `with_end`: also the programs that end sockets.
+int load(const PinDirectory *pin, bool with_end, bool with_cookie, Owned *loaded,
+         std::string *log_text) {
+    LibbpfLog log;
+    Owned skeleton(::sockets::open(), ::sockets::destroy);
+    if (!skeleton)
+        raise_errno("BPF object", "open", errno);
+    lend(pin, skeleton.get());
+    bpf_program__set_autoload(skeleton->progs.hr_tcp, with_end);
+    bpf_program__set_autoload(skeleton->progs.hr_udp, with_end);
+    skeleton->rodata->has_cookie = with_cookie;
+    int err = -::sockets::load(skeleton.get());
+    *log_text = log.text();
+    if (!err)
+        *loaded = std::move(skeleton);
+    return err;
 }
 
 std::vector<hr_socket> read_all(const bpf_link *link) {
@@ -84,20 +107,11 @@ class IteratorLink {
 } // namespace
 
 bool Iterators::try_load(const PinDirectory &pin, bool with_end, bool with_cookie) {
-    LibbpfLog log;
-    ::sockets *skeleton = ::sockets::open();
-    if (!skeleton)
-        raise_errno("BPF object", "open", errno);
-    std::unique_ptr<::sockets, void (*)(::sockets *)> owned(skeleton, ::sockets::destroy);
-    lend(pin, skeleton);
-    bpf_program__set_autoload(skeleton->progs.hr_tcp, with_end);
-    bpf_program__set_autoload(skeleton->progs.hr_udp, with_end);
-    skeleton->rodata->has_cookie = with_cookie;
-    load_error_ = -::sockets::load(skeleton);
-    log_ = log.text();
+    Owned loaded(nullptr, ::sockets::destroy);
+    load_error_ = load(&pin, with_end, with_cookie, &loaded, &log_);
     if (load_error_)
         return false;
-    skeleton_ = owned.release();
+    skeleton_ = loaded.release();
     can_end_ = with_end;
     return true;
 }
@@ -133,6 +147,19 @@ std::vector<hr_socket> Iterators::walk(__u16 protocol, bool end) {
     skeleton_->bss->ending = end;
     IteratorLink link(protocol == IPPROTO_TCP ? skeleton_->progs.hr_tcp : skeleton_->progs.hr_udp);
     return read_all(link.get());
+}
+
+IteratorFeatures probe_iterators() {
+    if (is_switched_off("btf"))
+        return {};
+    auto loads = [](bool with_end, bool with_cookie) {
+        Owned loaded(nullptr, ::sockets::destroy);
+        std::string log;
+        return !load(nullptr, with_end, with_cookie, &loaded, &log);
+    };
+    if (!is_switched_off("sock_destroy") && loads(true, true))
+        return {.records = true, .walk = true};
+    return {.records = loads(false, true) || loads(false, false), .walk = false};
 }
 
 Iterators *IteratorCache::get(const PinDirectory &pin) {

@@ -41,6 +41,15 @@ class Iterators {
     int load_error_ = 0;
 };
 
+// Whether such programs load, on tables of their own: what an instance could do.
+struct IteratorFeatures {
+    bool records; // Iterators() would not raise program_rejected
+    bool walk;    // and can_end() would be true
+};
+
+// Takes 25 ms.
+IteratorFeatures probe_iterators();
+
 // Loading takes 25 ms, for the kernel's BTF is large: once will do.
 class IteratorCache {
   public:

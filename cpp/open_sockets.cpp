@@ -47,8 +47,13 @@ std::string read_link(const std::string &path) {
     return size > 0 ? std::string(target, static_cast<std::size_t>(size)) : std::string();
 }
 
+bool can_borrow_sockets() {
+    Fd self = open_process(::getpid());
+    return self && (take_fd(self, -1) || errno != ENOSYS);
+}
+
 bool for_each_open_socket(const std::function<bool(const Fd &)> &visit) {
-    if (Fd self = open_process(::getpid()); !self || (!take_fd(self, -1) && errno == ENOSYS))
+    if (!can_borrow_sockets())
         return false;
     for (const std::string &pid : numbers_in("/proc")) {
         const std::string fds = "/proc/" + pid + "/fd";

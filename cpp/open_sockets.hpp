@@ -10,9 +10,11 @@
 
 namespace hr {
 
+// Whether this kernel lets us (pidfd_getfd, Linux 5.6).
+bool can_borrow_sockets();
+
 // Calls visit(socket) with a descriptor of each, some of them more than once;
-// returns early when it says false. False if this kernel cannot (pidfd_getfd,
-// Linux 5.6).
+// returns early when it says false. False if this kernel cannot.
 bool for_each_open_socket(const std::function<bool(const Fd &)> &visit);
 
 // The network namespace of a socket.

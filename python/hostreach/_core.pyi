@@ -179,4 +179,7 @@ def cgroup_path(cgroup_id: int, cgroup_mount: str) -> str | None:
     """None if it is gone."""
 
 def features() -> dict[str, bool]:
-    """What this kernel can do, found by doing it."""
+    """What this kernel can do, found by doing it: 0.3 ms."""
+
+def socket_features() -> dict[str, bool]:
+    """What it can do about open sockets: btf, sock_destroy, sock_diag, pidfd; 25 ms."""

@@ -346,8 +346,16 @@ class KernelTable:
 
 
 def kernel_features() -> dict[str, bool]:
-    """By the names that HOSTREACH_WITHOUT takes; raises `PermissionDenied`."""
-    return {**_core.features(), "netns_cookie": _core.netns_cookie(None) != 0}
+    """What `attach` looks at, by the names that HOSTREACH_WITHOUT takes.
+
+    Raises `PermissionDenied`, as `socket_features` does.
+    """
+    return {**_core.features(), "host_netns": _core.netns_cookie(None) != 0}
+
+
+def socket_features() -> dict[str, bool]:
+    """What ending and counting sockets look at, the same; slower."""
+    return _core.socket_features()
 
 
 def _count_sockets(table: _core.Table) -> int | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .datapath import kernel_features
+from .datapath import kernel_features, socket_features
 
 _PORT_RANGE = "/proc/sys/net/ipv4/ip_local_port_range"
 _RESERVED = "/proc/sys/net/ipv4/ip_local_reserved_ports"
@@ -24,21 +24,35 @@ class Feature(NamedTuple):
     """What its absence costs."""
 
 
+# By age. What each costs in full: docs/kernels.md.
 _FEATURES = (
     ("connect", "4.17", "nothing is balanced"),
-    ("recvmsg", "5.2", "UDP is not balanced: attach --protocols tcp"),
+    ("cookie", "4.19", "and without sk_storage: sockets remember nothing, so TCP alone"),
+    ("recvmsg", "5.2", "UDP is not balanced (but on 4.19.57, 5.1.16): attach --protocols tcp"),
+    ("global_data", "5.2", "as sk_storage"),
+    ("sk_storage", "5.3", "one LRU remembers for all sockets; no scopes, no exempt, no counts"),
+    ("mmap", "5.5", "tables are written by system calls, which takes longer"),
+    ("batch", "5.6", "tables are read an element at a time, which takes longer"),
+    ("pidfd", "5.6", "and without btf: the sockets of removed backends are not found"),
+    ("bpf_link", "5.7", "other programs that know ours can take them off their hooks"),
+    ("netns_cookie", "5.7", "as host_netns; affinity knows cgroups, not network namespaces"),
+    ("cgroup_id", "5.7", "no exempt, no --from-cgroup; maglev knows network namespaces alone"),
     ("getpeername", "5.8", "getpeername(2) shows the backend's address"),
     ("sock_release", "5.9", "open connections are not counted: least-conn chooses as random does"),
-    ("netns_cookie", "5.14", "no loopback for node: frontends, and nobody uses --host-only ones"),
+    ("btf", "5.12", "sockets to be ended are found by a search of all processes"),
+    ("host_netns", "5.14", "no loopback for node: frontends, and nobody uses --host-only ones"),
     ("mptcp", "5.19", "getpeername(2) of an MPTCP client shows the backend's address"),
-    ("set_retval", "6.1", "a refused send on an unconnected UDP socket is EPERM"),
+    ("set_retval", "6.1", "refused TCP is as ever; refused UDP learns late, or never"),
     ("post_bind", "6.1", "no --protect-binds"),
+    ("sock_destroy", "6.5", "sockets are ended by sock_diag"),
+    ("preorder", "6.15", "no attach --first: who was there before runs before"),
+    ("sock_diag", "4.5", "and without sock_destroy: the sockets of removed backends stay"),
 )
 
 
 def features() -> list[Feature]:
     """Each found by loading a program or asking for it; raises `PermissionDenied`."""
-    found = kernel_features()
+    found = {**kernel_features(), **socket_features()}
     return [Feature(name, found[name], since, cost) for name, since, cost in _FEATURES]
 
 

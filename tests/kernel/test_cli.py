@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from hostreach.cli import main
+from hostreach.datapath import kernel_features, socket_features
 
 from .harness import Box, cli, linux
 from .harness.bpf import attached
@@ -402,10 +403,16 @@ def test_doctor(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
         for each in cli.run(box.pin, "doctor", "--json").json["features"]
     }
     assert found["connect"]
-    monkeypatch.setenv("HOSTREACH_WITHOUT", "mptcp,netns_cookie")
-    said = cli.run(box.pin, "doctor", "--json")
-    now = {each["name"]: each["found"] for each in said.json["features"]}
-    assert now == found | {"mptcp": False, "netns_cookie": False}
+    assert set(found) == {*kernel_features(), *socket_features()}
+    for without, missing in (
+        ("mptcp,sock_diag", {"mptcp", "sock_diag"}),
+        ("netns_cookie", {"netns_cookie", "host_netns"}),
+        ("btf", {"btf", "sock_destroy"}),
+    ):
+        monkeypatch.setenv("HOSTREACH_WITHOUT", without)
+        said = cli.run(box.pin, "doctor", "--json")
+        now = {each["name"]: each["found"] for each in said.json["features"]}
+        assert now == found | dict.fromkeys(missing, False)
     low = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]
     assert cli.run(box.pin, "svc", "add", f"node:{low}/tcp", *SMALL).status == 0
     assert low in cli.run(box.pin, "doctor").stdout
