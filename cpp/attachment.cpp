@@ -21,6 +21,9 @@ namespace {
 
 std::string links(const PinDirectory &pin) { return pin.file("links"); }
 std::string programs(const PinDirectory &pin) { return pin.file("programs"); }
+std::string first(const PinDirectory &pin) { return pin.file("first"); }
+
+__u32 order(const PinDirectory &pin) { return run_first(pin) ? kPreorder : 0; }
 
 std::string link_path(const PinDirectory &pin, const Hook &hook) {
     return links(pin) + "/" + hook.name;
@@ -84,12 +87,11 @@ void take_off(const Cgroup &cgroup, const Hook &hook, const Fd &program) {
 }
 
 // Pinned first: whatever kills us, what is attached is known.
-void add_program(const Place &place, const Hook &hook, int program, const Cgroup &cgroup,
-                 bool first) {
+void add_program(const Place &place, const Hook &hook, int program, const Cgroup &cgroup) {
     make_directory(programs(place.pin));
     make_directory(directory_of(place.pin, cgroup.id()));
     pin_object(program, directory_of(place.pin, cgroup.id()) + "/" + hook.name);
-    put_on(cgroup, hook, program, first ? kPreorder : 0, 0);
+    put_on(cgroup, hook, program, order(place.pin), 0);
 }
 
 bool replace_program(const Place &place, const Hook &hook, int program,
@@ -101,11 +103,11 @@ bool replace_program(const Place &place, const Hook &hook, int program,
     const std::string aside = there.path + "_new";
     unpin(aside);
     pin_object(program, aside);
-    LIBBPF_OPTS(bpf_prog_attach_opts, opts, .flags = BPF_F_ALLOW_MULTI | BPF_F_REPLACE,
-                .replace_prog_fd = old.get());
+    const __u32 flags = BPF_F_ALLOW_MULTI | BPF_F_REPLACE | order(place.pin);
+    LIBBPF_OPTS(bpf_prog_attach_opts, opts, .flags = flags, .replace_prog_fd = old.get());
     if (bpf_prog_attach_opts(program, cgroup->fd(), hook.type, &opts)) {
         // no such flag before Linux 5.6, or the old one is gone: add, then remove
-        put_on(*cgroup, hook, program, 0, 0);
+        put_on(*cgroup, hook, program, order(place.pin), 0);
         take_off(*cgroup, hook, old);
     }
     if (::rename(aside.c_str(), there.path.c_str()))
@@ -131,10 +133,9 @@ void drop_link(const PinDirectory &pin, const Hook &hook, const Fd &link) {
     unpin(link_path(pin, hook));
 }
 
-void add_link(const PinDirectory &pin, const Hook &hook, int program, const Cgroup &cgroup,
-              bool first) {
+void add_link(const PinDirectory &pin, const Hook &hook, int program, const Cgroup &cgroup) {
     make_directory(links(pin));
-    LIBBPF_OPTS(bpf_link_create_opts, opts, .flags = first ? kPreorder : 0);
+    LIBBPF_OPTS(bpf_link_create_opts, opts, .flags = order(pin));
     Fd link(bpf_link_create(program, cgroup.fd(), hook.type, &opts));
     if (!link)
         raise_errno(cgroup.path(), std::string("attach to ") + hook.name, errno);
@@ -167,12 +168,20 @@ bool has_attachment(const PinDirectory &pin, const Hook &hook) {
     return ::access(link_path(pin, hook).c_str(), F_OK) == 0 || find_program(pin, hook);
 }
 
-void add_attachment(const Place &place, const Hook &hook, int program, const Cgroup &cgroup,
-                    bool first) {
+bool run_first(const PinDirectory &pin) { return ::access(first(pin).c_str(), F_OK) == 0; }
+
+void set_run_first(const PinDirectory &pin, bool wanted) {
+    if (wanted)
+        make_directory(first(pin));
+    else if (::rmdir(first(pin).c_str()) && errno != ENOENT)
+        raise_errno(first(pin), "remove the directory", errno);
+}
+
+void add_attachment(const Place &place, const Hook &hook, int program, const Cgroup &cgroup) {
     if (place.links)
-        add_link(place.pin, hook, program, cgroup, first);
+        add_link(place.pin, hook, program, cgroup);
     else
-        add_program(place, hook, program, cgroup, first);
+        add_program(place, hook, program, cgroup);
 }
 
 bool replace_attachment(const Place &place, const Hook &hook, int program) {
@@ -205,6 +214,8 @@ void tidy_attachments(const PinDirectory &pin) {
     }
     ::rmdir(programs(pin).c_str());
     ::rmdir(links(pin).c_str());
+    if (::access(programs(pin).c_str(), F_OK) && ::access(links(pin).c_str(), F_OK))
+        ::rmdir(first(pin).c_str());
 }
 
 } // namespace hr

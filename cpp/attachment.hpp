@@ -6,6 +6,8 @@
 //   links/connect4                      a link, which knows its cgroup
 //   programs/00000001000000a3/connect4  a program, in a directory named after the
 //                                       id of the cgroup that it was put on
+//   first                               a directory: all of them run before other
+//                                       vendors', which the kernel does not tell
 #pragma once
 
 #include <optional>
@@ -37,10 +39,13 @@ std::optional<Attachment> find_attachment(const Place &place, const Hook &hook);
 // Whether there is a pin for it.
 bool has_attachment(const PinDirectory &pin, const Hook &hook);
 
-// Makes one where there is none. `first`: before other programs. Raises
-// kernel_error, as the calls below do.
-void add_attachment(const Place &place, const Hook &hook, int program, const Cgroup &cgroup,
-                    bool first);
+// Whether they run before other programs. Set before the first is made; raises
+// kernel_error.
+bool run_first(const PinDirectory &pin);
+void set_run_first(const PinDirectory &pin, bool first);
+
+// Makes one where there is none. Raises kernel_error, as the calls below do.
+void add_attachment(const Place &place, const Hook &hook, int program, const Cgroup &cgroup);
 
 // Another program in its place: with links, and since Linux 5.6, without a
 // moment between; before that both run for a moment. False if its cgroup was

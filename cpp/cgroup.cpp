@@ -11,7 +11,6 @@
 #include <cstring>
 
 #include "error.hpp"
-#include "preorder.hpp"
 
 namespace hr {
 
@@ -36,16 +35,12 @@ bool is_cgroup2(int fd) {
     return ::fstatfs(fd, &fs) == 0 && fs.f_type == CGROUP2_SUPER_MAGIC;
 }
 
-// 0 or an errno; with `flags`, each program's too.
-int query(int cgroup, bpf_attach_type hook, __u32 how, std::vector<__u32> *ids,
-          std::vector<__u32> *flags) {
+// 0 or an errno.
+int query(int cgroup, bpf_attach_type hook, __u32 how, std::vector<__u32> *ids) {
     ids->resize(64);
     for (;;) {
-        if (flags)
-            flags->assign(ids->size(), 0);
         LIBBPF_OPTS(bpf_prog_query_opts, opts, .query_flags = how, .prog_ids = ids->data(),
-                    .prog_cnt = static_cast<__u32>(ids->size()),
-                    .prog_attach_flags = flags ? flags->data() : nullptr);
+                    .prog_cnt = static_cast<__u32>(ids->size()));
         int err = bpf_prog_query_opts(cgroup, hook, &opts) ? errno : 0;
         bool fits = !err && opts.prog_cnt <= ids->size();
         ids->resize(err == ENOSPC ? ids->size() * 2 : err ? 0 : opts.prog_cnt);
@@ -108,25 +103,15 @@ __u8 Cgroup::level(const std::string &mount) const {
 
 std::vector<__u32> Cgroup::effective(bpf_attach_type hook) const {
     std::vector<__u32> ids;
-    if (int err = query(fd_.get(), hook, BPF_F_QUERY_EFFECTIVE, &ids, nullptr))
+    if (int err = query(fd_.get(), hook, BPF_F_QUERY_EFFECTIVE, &ids))
         raise_errno(path_, "query the hook's programs", err);
     return ids;
 }
 
 std::vector<__u32> Cgroup::attached(bpf_attach_type hook) const {
     std::vector<__u32> ids;
-    query(fd_.get(), hook, 0, &ids, nullptr);
+    query(fd_.get(), hook, 0, &ids);
     return ids;
-}
-
-std::vector<__u32> Cgroup::attached_first(bpf_attach_type hook) const {
-    std::vector<__u32> ids, flags, first;
-    if (query(fd_.get(), hook, 0, &ids, &flags))
-        return first; // older than the flags
-    for (std::size_t i = 0; i < ids.size(); i++)
-        if (flags[i] & kPreorder)
-            first.push_back(ids[i]);
-    return first;
 }
 
 } // namespace hr

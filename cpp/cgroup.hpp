@@ -33,8 +33,6 @@ class Cgroup {
     std::vector<__u32> effective(bpf_attach_type hook) const;
     // Those that are attached to this cgroup itself; none if the kernel will not say.
     std::vector<__u32> attached(bpf_attach_type hook) const;
-    // Those of `attached` that run before all others.
-    std::vector<__u32> attached_first(bpf_attach_type hook) const;
 
   private:
     Cgroup(Fd fd, __u64 id, std::string path)

@@ -84,14 +84,12 @@ void refuse_other_cgroup(const Place &place, const Cgroup &cgroup) {
 }
 
 // A program keeps its place in the order for as long as it is attached.
-void refuse_other_order(const Place &place, const Cgroup &cgroup, bool first) {
+void refuse_other_order(const Place &place, bool first) {
+    if (run_first(place.pin) == first)
+        return;
     for (const Hook &hook : all_hooks()) {
         std::optional<Attachment> there = find_attachment(place, hook);
         if (!there || !there->in_place)
-            continue;
-        std::vector<__u32> ids = cgroup.attached_first(hook.type);
-        bool is_first = std::find(ids.begin(), ids.end(), there->program_id) != ids.end();
-        if (is_first == first)
             continue;
         throw Error(Kind::refused, place.pin.path(),
                     std::string("attached ") + (first ? "without" : "with") +
@@ -108,7 +106,7 @@ struct Settled {
 
 // Nothing if the hook is as wanted already.
 std::optional<Settled> settle(const Place &place, const Hook &hook, int program,
-                              const Cgroup &cgroup, bool first) {
+                              const Cgroup &cgroup) {
     std::optional<Attachment> there = find_attachment(place, hook);
     if (there && there->in_place && there->is_link == place.links) {
         Fd old = program_by_id(there->program_id);
@@ -118,7 +116,7 @@ std::optional<Settled> settle(const Place &place, const Hook &hook, int program,
             return Settled{&hook, Action::replaced, std::move(old)};
     }
     drop_attachment(place, hook); // its cgroup was removed, or somebody took it off
-    add_attachment(place, hook, program, cgroup, first);
+    add_attachment(place, hook, program, cgroup);
     return Settled{&hook, Action::added, Fd()};
 }
 
@@ -146,17 +144,18 @@ std::vector<ProgramChange> attach(const PinDirectory &pin, const Cgroup &cgroup,
     const Features features = require_features(wanted);
     const Place place = {pin, cgroup_mount, features.bpf_link};
     refuse_other_cgroup(place, cgroup);
-    refuse_other_order(place, cgroup, wanted.first);
+    refuse_other_order(place, wanted.first);
     Skeleton skeleton(features);
     load(skeleton, pin, wanted, features);
 
     std::vector<Settled> done;
     try {
+        set_run_first(pin, wanted.first);
         for (const Hook &hook : all_hooks()) {
             if (!hook.is_wanted(wanted, features))
                 continue;
             int program = bpf_program__fd(skeleton.program(hook.program().c_str()));
-            auto settled = settle(place, hook, program, cgroup, wanted.first);
+            auto settled = settle(place, hook, program, cgroup);
             if (!settled)
                 continue;
             bool counts_anew =

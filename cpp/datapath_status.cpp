@@ -104,12 +104,9 @@ DatapathStatus datapath_status(const PinDirectory &pin, const std::string &cgrou
     }
     if (!cgroup)
         return status;
-    for (std::size_t i = 0; i < types.size(); i++) {
+    status.wanted.first = run_first(pin);
+    for (std::size_t i = 0; i < types.size(); i++)
         describe_effect(status.programs[i], *cgroup, types[i]);
-        std::vector<__u32> first = cgroup->attached_first(types[i]);
-        if (std::find(first.begin(), first.end(), status.programs[i].program_id) != first.end())
-            status.wanted.first = true;
-    }
     return status;
 }
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
-from typing import Any, final
+from typing import Any, Literal, final
 
 from .cgroup import find_root
 from .datapath import KernelTable
@@ -61,15 +61,23 @@ class DetachResult:
 
 @dataclass(frozen=True)
 class OtherProgram:
-    """Somebody else's program on a hook of ours."""
+    """Somebody else's program on a hook of ours.
+
+    ``before``: it runs before ours, so it sees a service's address first, and ours sees what it
+    made of that. One that runs after ours sees the backend's. None: ours does not run there.
+    """
 
     program_id: int
     name: str
+    before: bool | None = None
 
 
 @dataclass(frozen=True)
 class ProgramStatus:
-    """One hook. ``effective`` is the kernel's word that our program runs; None: it will not say."""
+    """One hook. ``effective`` is the kernel's word that our program runs; None: it will not say.
+
+    ``others`` are in the order that they run in.
+    """
 
     name: str
     attached: bool
@@ -105,6 +113,13 @@ class Status:
     unremembered: int = 0
     interrupted: bool = False
     """The last writer was killed at work: the next one mends what it left."""
+    first: bool = False
+    """The programs run before other vendors'."""
+    attached_by: Literal["link", "program"] | None = None
+    """``program``: without links, which this kernel did not have. None while not attached."""
+    remembers: Literal["sockets", "lru"] | None = None
+    """Where it is kept what sockets asked for. ``lru``: in one table for all, for want of socket
+    storage, which forgets the least recently used."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON shows it."""
@@ -144,6 +159,7 @@ class Node:
         protect_binds: bool = False,
         host_netns: str | None = None,
         node_addresses: Sequence[str] | None = None,
+        first: bool = False,
     ) -> AttachResult:
         """Attach to ``cgroup`` (default: the cgroup v2 root), or bring what is attached to this.
 
@@ -158,6 +174,8 @@ class Node:
             host_netns: the host's network namespace, as /proc/1/ns/net; default: our own.
             node_addresses: CIDRs; this node's addresses in them are those of ``node:`` frontends.
                 Default: all.
+            first: run before other vendors' programs on the same hooks, those of cgroups below
+                included. What is attached keeps its order until it is detached.
 
         Raises `InvalidInput` for a path that is no cgroup v2, `AttachedElsewhere`, `Refused` where
         the kernel cannot do it, `ProgramRejected`, `PermissionDenied`.
@@ -169,7 +187,9 @@ class Node:
             raise InvalidInput("--cgroup is empty")
         root = find_root()
         path = os.path.realpath(cgroup) if cgroup is not None else root
-        options = AttachOptions(path, root, wanted, protect_binds, host_netns, node_addresses)
+        options = AttachOptions(
+            path, root, wanted, protect_binds, host_netns, node_addresses, first
+        )
         return AttachResult(path, wanted, *self._table.attach(options))
 
     def detach(self, purge: bool = False) -> DetachResult:
@@ -220,13 +240,7 @@ class Node:
             tuple(name for name in ("tcp", "udp") if found.hooks[name]),
             found.hooks["protect_binds"],
             [
-                ProgramStatus(
-                    hook,
-                    attached,
-                    effective,
-                    number or None,
-                    [OtherProgram(*other) for other in run if other[0] != number],
-                )
+                ProgramStatus(hook, attached, effective, number or None, _others(run, number))
                 for hook, attached, effective, number, run in found.hooks["programs"]
             ],
             services,
@@ -238,7 +252,21 @@ class Node:
             storage_failed,
             unremembered,
             found.interrupted,
+            found.hooks["first"],
+            found.hooks["attached_by"] if found.hooks["cgroup"] else None,
+            found.hooks["remembers"] if found.hooks["cgroup"] else None,
         )
+
+
+def _others(run: Sequence[tuple[int, str]], ours: int) -> list[OtherProgram]:
+    """Of the programs that run on a hook, in order, those that are not ours."""
+    ids = [number for number, _ in run]
+    at = ids.index(ours) if ours in ids else None
+    return [
+        OtherProgram(number, name, None if at is None else i < at)
+        for i, (number, name) in enumerate(run)
+        if number != ours
+    ]
 
 
 def open(  # noqa: A001 - as in hostreach.open()

@@ -51,6 +51,7 @@ class FakeAttachResult(NamedTuple):
     protocols: tuple[str, ...]
     changes: list[tuple[str, str]]
     grown: bool = False
+    migrated: bool = False
 
 
 class FakeNode:

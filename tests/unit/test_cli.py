@@ -244,15 +244,16 @@ def test_attach_options(run: Run, host: FakeHost) -> None:
     assert run("attach").code == 0
     attached = run(
         *("attach", "--protect-binds", "--host-netns", "/proc/1/ns/net"),
-        *("--node-addresses", "10.0.0.0/8,FD00::/8"),
+        *("--node-addresses", "10.0.0.0/8,FD00::/8", "--first"),
     )
     assert attached.out == "attached to /sys/fs/cgroup for tcp, udp\nprograms unchanged\n"
     assert host.attached == [
-        {"protect_binds": False, "host_netns": None, "node_addresses": None},
+        {"protect_binds": False, "host_netns": None, "node_addresses": None, "first": False},
         {
             "protect_binds": True,
             "host_netns": "/proc/1/ns/net",
             "node_addresses": ("10.0.0.0/8", "fd00::/8"),
+            "first": True,
         },
     ]
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +14,7 @@ from .options import Json, MaxBackends, MaxServices, MaxSlots, Pin, open_node
 from .output import print_columns, print_json
 
 if TYPE_CHECKING:
-    from hostreach.node import ProgramStatus, Status
+    from hostreach.node import OtherProgram, ProgramStatus, Status
 
 
 def attach(
@@ -48,6 +49,14 @@ def attach(
             "Default: all of them.",
         ),
     ] = None,
+    first: Annotated[
+        bool,
+        typer.Option(
+            "--first",
+            help="Run before other vendors' programs on the same hooks, where the kernel has it. "
+            "Default: after those that are there already.",
+        ),
+    ] = False,
     max_services: MaxServices = None,
     max_backends: MaxBackends = None,
     max_slots: MaxSlots = None,
@@ -68,6 +77,7 @@ def attach(
             protect_binds=protect_binds,
             host_netns=host_netns,
             node_addresses=networks,
+            first=first,
         )
     if as_json:
         changes = [{"program": name, "action": action} for name, action in result.changes]
@@ -127,15 +137,20 @@ def _print_status(found: Status) -> None:
     typer.echo(f"protocols  {', '.join(found.protocols) or '-'}")
     if found.protect_binds:
         typer.echo("binds      protected")
+    if found.first:
+        typer.echo("order      before other vendors' programs")
+    if found.attached_by == "program":
+        typer.echo("attached   without links, which this kernel does not have")
+    if found.remembers == "lru":
+        typer.echo("remembers  in one table for all sockets, for want of socket storage")
     if found.programs:
         typer.echo("")
         print_columns(
-            ("PROGRAM", "ATTACHED", "IN EFFECT", "ID", "OTHERS ON THE HOOK"),
+            ("PROGRAM", "ATTACHED", "IN EFFECT", "ID", "RUN BEFORE IT", "RUN AFTER IT"),
             [_program_row(program) for program in found.programs],
         )
-    missing = [program.name for program in found.programs if found.cgroup and not program.attached]
-    if missing:
-        typer.echo(f"\n{', '.join(missing)}: ours is gone from there; attach puts it back")
+    for line in _remarks(found) if found.cgroup else ():
+        typer.echo(f"\n{line}")
     if found.interrupted:
         typer.echo("\na writer was killed at work; the next one mends what it left")
     typer.echo("")
@@ -158,12 +173,36 @@ def _print_status(found: Status) -> None:
     )
 
 
+def _remarks(found: Status) -> Iterator[str]:
+    """What the table of programs means, in a line each."""
+    gone = [p.name for p in found.programs if p.program_id and not p.attached]
+    if gone:
+        yield f"{', '.join(gone)}: ours is gone from there; attach puts it back"
+    never = {p.name.rstrip("46") for p in found.programs if not p.program_id}
+    if "getpeername" in never:
+        yield "getpeername(2) shows the backend's address, for want of its hook"
+    if "sock_release" in never:
+        yield "open connections are not counted, for want of a hook that tells their end"
+    # those that rewrite where a call goes
+    others = [o for p in found.programs if p.name[:-1] in ("connect", "sendmsg") for o in p.others]
+    if any(other.before for other in others):
+        yield "programs that run before ours see a service's address first: their rewrite wins"
+    if any(other.before is False for other in others):
+        yield "programs that run after ours see the backend's address: our rewrite wins"
+
+
 def _program_row(program: ProgramStatus) -> tuple[object, ...]:
     effective = {True: "yes", False: "no", None: "unknown"}[program.effective]
+    before = [other for other in program.others if other.before]
     return (
         program.name,
         "yes" if program.attached else "no",
         effective if program.attached else "-",
         program.program_id,
-        ", ".join(f"{other.name} ({other.program_id})" for other in program.others) or None,
+        _names(before),
+        _names([other for other in program.others if other not in before]),
     )
+
+
+def _names(programs: Iterable[OtherProgram]) -> str | None:
+    return ", ".join(f"{each.name} ({each.program_id})" for each in programs) or None

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
 _PROG_LOAD, _OBJ_GET, _PROG_ATTACH, _LINK_UPDATE = 5, 7, 8, 29
@@ -38,15 +40,46 @@ def _bpf(command: int, attributes: bytes) -> int:
     return result
 
 
-def _load(attach_type: str) -> int:
-    """A program that lets every call pass; returns its descriptor."""
-    instructions = struct.pack("<BBhi", 0xB7, 0, 0, 1) + struct.pack("<BBhi", 0x95, 0, 0, 0)
+def _instruction(code: int, registers: int, offset: int = 0, immediate: int = 0) -> bytes:
+    return struct.pack("=BBhi", code, registers, offset, immediate)
+
+
+_PASS = _instruction(0xB7, 0, immediate=1) + _instruction(0x95, 0)  # r0 = 1; exit
+_USER_IP4, _USER_PORT = 4, 24  # in struct bpf_sock_addr
+
+
+class Rewrite(NamedTuple):
+    """What a program makes of calls that name this IPv4 address."""
+
+    asked: str
+    given: tuple[str, int]
+
+
+def _rewriting(rewrite: Rewrite) -> bytes:
+    asked, given = (
+        struct.unpack("=i", socket.inet_aton(host))[0] for host in (rewrite.asked, rewrite.given[0])
+    )
+    return b"".join(
+        (
+            _instruction(0x61, 0x12, _USER_IP4),  # r2 = *(u32 *)(r1 + user_ip4)
+            _instruction(0x55, 0x02, 4, asked),  # if r2 != asked: past the stores
+            _instruction(0xB7, 0x02, immediate=given),
+            _instruction(0x63, 0x21, _USER_IP4),  # *(u32 *)(r1 + user_ip4) = r2
+            _instruction(0xB7, 0x02, immediate=socket.htons(rewrite.given[1])),
+            _instruction(0x63, 0x21, _USER_PORT),
+        )
+    )
+
+
+def _load(attach_type: str, rewrite: Rewrite | None = None) -> int:
+    """A program that lets every call pass, as it is but for that; returns its descriptor."""
+    instructions = (_rewriting(rewrite) if rewrite else b"") + _PASS
     code = ctypes.create_string_buffer(instructions)
     licence = ctypes.create_string_buffer(b"GPL")
     attributes = struct.pack(
         "=IIQQIIQII16sII",
         _PROG_TYPE_CGROUP_SOCK_ADDR,
-        2,
+        len(instructions) // 8,
         ctypes.addressof(code),
         ctypes.addressof(licence),
         0,  # log level, size and buffer
@@ -61,10 +94,12 @@ def _load(attach_type: str) -> int:
     return _bpf(_PROG_LOAD, attributes)
 
 
-def attach(cgroup: Path, attach_type: str, flags: int = ALLOW_MULTI) -> None:
+def attach(
+    cgroup: Path, attach_type: str, flags: int = ALLOW_MULTI, rewrite: Rewrite | None = None
+) -> None:
     """Attaches such a program the old way, without a link: it stays until the cgroup goes."""
     directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
-    with _closing(directory), _closing(_load(attach_type)) as program:
+    with _closing(directory), _closing(_load(attach_type, rewrite)) as program:
         number = ATTACH_TYPES[attach_type]
         _bpf(_PROG_ATTACH, struct.pack("=IIII", directory, program, number, flags))
 
