@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
-_PROG_LOAD, _OBJ_GET, _PROG_ATTACH, _LINK_UPDATE = 5, 7, 8, 29
+_PROG_LOAD, _OBJ_GET, _PROG_ATTACH, _LINK_UPDATE, _LINK_DETACH = 5, 7, 8, 29, 34
 _PROG_TYPE_CGROUP_SOCK_ADDR = 18
 ALLOW_MULTI = 2
 
@@ -31,7 +31,8 @@ ATTACH_TYPES = {
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _bpf(command: int, attributes: bytes) -> int:
+def bpf(command: int, attributes: bytes) -> int:
+    """bpf(2); raises OSError."""
     buffer = ctypes.create_string_buffer(attributes.ljust(120, b"\0"), 120)
     result: int = _libc.syscall(_SYS_BPF, command, buffer, len(buffer))
     if result < 0:
@@ -91,7 +92,7 @@ def _load(attach_type: str, rewrite: Rewrite | None = None) -> int:
         0,  # interface
         ATTACH_TYPES[attach_type],
     )
-    return _bpf(_PROG_LOAD, attributes)
+    return bpf(_PROG_LOAD, attributes)
 
 
 def attach(
@@ -101,19 +102,34 @@ def attach(
     directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
     with _closing(directory), _closing(_load(attach_type, rewrite)) as program:
         number = ATTACH_TYPES[attach_type]
-        _bpf(_PROG_ATTACH, struct.pack("=IIII", directory, program, number, flags))
+        bpf(_PROG_ATTACH, struct.pack("=IIII", directory, program, number, flags))
 
 
 def replace(path: Path, attach_type: str) -> bool:
     """Puts such a program behind the link pinned at path; False if there is no such link."""
-    name = ctypes.create_string_buffer(os.fsencode(path))
-    link = _bpf(_OBJ_GET, struct.pack("=QII", ctypes.addressof(name), 0, 0))
-    with _closing(link), _closing(_load(attach_type)) as program:
+    with _closing(_pinned(path)) as link, _closing(_load(attach_type)) as program:
         try:
-            _bpf(_LINK_UPDATE, struct.pack("=IIII", link, program, 0, 0))
+            bpf(_LINK_UPDATE, struct.pack("=IIII", link, program, 0, 0))
         except OSError:
             return False
     return True
+
+
+def replace_by(path: Path, program: Path) -> None:
+    """Puts the program that is pinned there behind the link pinned at path."""
+    with _closing(_pinned(path)) as link, _closing(_pinned(program)) as fd:
+        bpf(_LINK_UPDATE, struct.pack("=IIII", link, fd, 0, 0))
+
+
+def detach(path: Path) -> None:
+    """Takes the link pinned at path off its cgroup; the pin stays."""
+    with _closing(_pinned(path)) as link:
+        bpf(_LINK_DETACH, struct.pack("=I", link))
+
+
+def _pinned(path: Path) -> int:
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    return bpf(_OBJ_GET, struct.pack("=QII", ctypes.addressof(name), 0, 0))
 
 
 @contextmanager
