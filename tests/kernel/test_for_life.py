@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""getpeername and recvfrom stay right for a socket's life, whatever happens meanwhile.
+
+A socket of every kind is watched while a crowd of others comes and goes, while its service is
+removed and comes back, and while the programs are replaced.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hostreach import Service
+
+from .harness import Box, wait_until
+from .harness.clients import (
+    FAMILIES,
+    KINDS,
+    TCP,
+    UDP_UNCONNECTED,
+    V4,
+    V6,
+    Family,
+    Seen,
+    ask,
+    connect,
+    fresh_payload,
+    line,
+    new_socket,
+    receive,
+)
+from .harness.line import Line
+
+if TYPE_CHECKING:
+    from hostreach.node import Node
+
+LONG = os.environ.get("HOSTREACH_LONG") == "1"
+CROWD = 300_000 if LONG else 6_000
+AT_ONCE = 3_000  # of the crowd are open together
+PORT, SERVER_PORT = 53, 8053
+OWN = 4  # services that only the crowd uses; nobody answers there
+
+
+def vip(family: Family, number: int = 0) -> tuple[str, int]:
+    """0: the watched service's; from 1: the crowd's own."""
+    return family.sockaddr(family.vip(10 + number), PORT)
+
+
+def services(protocol: str, backend: int) -> list[Service]:
+    """The watched one of either family, whose sockets outlive it."""
+    return [
+        Service.of(
+            f"{family.endpoint(family.vip(10), PORT)}/{protocol}",
+            family.endpoint(family.backend(backend), SERVER_PORT),
+            on_removal="keep",
+        )
+        for family in (V4, V6)
+    ]
+
+
+def serve(box: Box, node: Node) -> None:
+    for family in (V4, V6):
+        servers = [family.endpoint(family.backend(n), SERVER_PORT) for n in (2, 3)]
+        box.serve(*(f"{server}/{protocol}" for server in servers for protocol in ("tcp", "udp")))
+        for number in range(1, 1 + OWN):
+            frontend = f"{family.endpoint(family.vip(10 + number), PORT)}/udp"
+            node.services.add(Service.of(frontend, family.endpoint(family.backend(9), 1)))
+    node.services.apply(services("tcp", 2) + services("udp", 2))
+
+
+class Watched:
+    """A socket, and what it has to see."""
+
+    def __init__(self, family: Family, kind: str) -> None:
+        self.family, self.kind, self.address = family, kind, vip(family)
+        self.client = new_socket(family, kind)
+        self.under_way: Seen | None = None
+        self.payload = ""
+        if kind != UDP_UNCONNECTED:
+            connect(self.client, self.address)
+        if kind == TCP:
+            assert line(self.client) == self.server(2)
+
+    def server(self, backend: int) -> str:
+        return self.family.endpoint(self.family.backend(backend), SERVER_PORT)
+
+    def send(self, backend: int) -> None:
+        """The answer is on its way, or lies in the socket, while something happens."""
+        if self.kind == UDP_UNCONNECTED:
+            self.payload = fresh_payload()
+            self.under_way = Seen(self.server(backend), self.address)
+            self.client.sendto(self.payload.encode(), self.address)
+
+    def check(self) -> None:
+        if self.kind == UDP_UNCONNECTED:
+            if self.under_way:
+                answer, source = receive(self.client)
+                server, _, payload = answer.decode().partition(" ")
+                assert payload == self.payload
+                assert Seen(server, source[:2]) == self.under_way
+                self.under_way = None
+            return
+        assert self.client.getpeername()[:2] == self.address
+        if self.kind == TCP:
+            self.client.sendall(b"still there\n")
+            assert line(self.client) == "still there"
+        else:
+            assert ask(self.client) == Seen(self.server(2), self.address)
+
+
+def watch(test: Line) -> None:
+    """Looks each time that it is told where the next datagrams have to go; 0: sends none."""
+    watched = [Watched(family, kind) for family in FAMILIES for kind in KINDS]
+    while isinstance(backend := order(test), int):
+        for each in watched:
+            each.check()
+        for each in watched:
+            if backend:
+                each.send(backend)
+        test.send()
+
+
+def order(test: Line) -> int | str:
+    """What to do next, which may take a while to come."""
+    wait_until(test.poll, "something to do", seconds=600)
+    backend: int | str = test.recv()
+    return backend
+
+
+def crowd() -> int:
+    """Sockets that connect to and send to services, thousands at once; returns how many."""
+    limit = AT_ONCE + 100
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    opened = 0
+    while opened < CROWD:
+        with ExitStack() as held:
+            for number in range(opened, opened + AT_ONCE):
+                family = FAMILIES[number % len(FAMILIES)]
+                client = held.enter_context(socket.socket(family.af, socket.SOCK_DGRAM))
+                if number % 2:
+                    for address in (vip(family, 1), vip(family, 2)):
+                        client.connect(address)
+                        assert client.getpeername()[:2] == address
+                else:
+                    for own in range(1, 1 + OWN):
+                        client.sendto(b"", vip(family, own))
+            opened += AT_ONCE
+    return opened
+
+
+def test_whatever_happens(box: Box, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(box, node)
+    frontends = [str(s.frontend) for p in ("tcp", "udp") for s in services(p, 2)]
+
+    def others() -> None:
+        assert box.call(crowd, timeout=600) == CROWD
+
+    def remove() -> None:
+        for frontend in frontends:
+            node.services.remove(frontend)
+
+    def add(backend: int) -> None:
+        node.services.apply(services("tcp", backend) + services("udp", backend))
+
+    def upgrade(without: str) -> None:
+        monkeypatch.setenv("HOSTREACH_WITHOUT", without)
+        changes = node.attach(cgroup=str(box.cgroup)).changes
+        assert len(changes) == 9
+        assert {action for _, action in changes} == {"replaced"}
+
+    with box.talk(watch, timeout=1200) as watched:
+        watched.ask(2)
+        others()
+        watched.ask(2)
+        upgrade("set_retval")
+        watched.ask(2)
+        remove()
+        others()
+        upgrade("")
+        watched.ask(0)
+        add(3)
+        watched.ask(3)
+        others()
+        upgrade("set_retval")
+        remove()
+        add(2)
+        watched.ask(2)
+        watched.ask(0)
+        watched.send("enough")
+    assert node.status().overflowed == 0  # so it was the sockets that remembered
