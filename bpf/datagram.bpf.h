@@ -235,8 +235,9 @@ SUBPROGRAM bool recall_datagram(struct bpf_sock_addr *ctx, const struct hr_key *
 	return true;
 }
 
+/* `anew`: it was not remembered already. */
 SUBPROGRAM int remember_datagram(struct bpf_sock_addr *ctx, const struct hr_key *asked,
-				 const struct hr_origin *origin)
+				 const struct hr_origin *origin, bool anew)
 {
 	struct hr_datagrams *d;
 	bool kept = false;
@@ -262,7 +263,8 @@ SUBPROGRAM int remember_datagram(struct bpf_sock_addr *ctx, const struct hr_key 
 	d->overflowed = 1;
 	if (!remember_more(ctx, origin, ++d->clock))
 		return 0;
-	count_event(HR_OVERFLOWED);
+	if (anew)
+		count_event(HR_OVERFLOWED);
 	return overflow_put(ctx, origin, HR_BY_ASKED) || name_by_overflow(ctx, origin) ? -1 : 0;
 }
 

@@ -173,7 +173,7 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 				return refuse(ctx, &key, DISCARD_PORT, v6);
 			}
 		}
-		if (remember_datagram(ctx, &key, &origin)) {
+		if (remember_datagram(ctx, &key, &origin, !known)) {
 			count_event(HR_UNREMEMBERED);
 			return refuse(ctx, &key, DISCARD_PORT, v6);
 		}
