@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from kernel.harness import Box
+from kernel.harness.rawprog import Program
 
 from .load import (
     FAMILIES,
@@ -20,7 +21,7 @@ from .load import (
     service_addresses,
     sockets,
 )
-from .programs import Program, attached, statistics
+from .programs import attached, statistics
 
 
 class Call(NamedTuple):

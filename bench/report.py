@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kernel.harness.rawprog import Info
+
 import hostreach
 
 from .hooks import EMPTY, NO_SERVICE, SERVICE, Cost
 from .latency import Latency
-from .programs import Info
 from .table import BACKENDS, Writing
 
 PERCENTILES = (50, 90, 99)
@@ -94,17 +95,17 @@ def table_values(writing: Writing) -> dict[str, Any]:
     }
 
 
-def program_rows(programs: dict[str, Info]) -> list[dict[str, Any]]:
+def program_rows(programs: dict[tuple[str, str], dict[int, Info]]) -> list[dict[str, Any]]:
     """Sizes: of the translated program in instructions, of its machine code in bytes."""
-    return [
-        {
-            "hook": hook,
-            "instructions": info.instructions,
-            "jited_bytes": info.jited_bytes,
-            "verified_instructions": info.verified_instructions,
-        }
-        for hook, info in sorted(programs.items())
-    ]
+    rows = []
+    for (name, program), by_clang in programs.items():
+        row: dict[str, Any] = {"object": name, "program": program}
+        for version, info in by_clang.items():
+            row[f"clang_{version}_instructions"] = info.instructions
+            row[f"jited_bytes_{version}"] = info.jited_bytes
+            row[f"verified_{version}"] = info.verified_instructions
+        rows.append(row)
+    return rows
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:

@@ -107,7 +107,7 @@ def attach(
 
 def replace(path: Path, attach_type: str) -> bool:
     """Puts such a program behind the link pinned at path; False if there is no such link."""
-    with _closing(_pinned(path)) as link, _closing(_load(attach_type)) as program:
+    with _closing(pinned(path)) as link, _closing(_load(attach_type)) as program:
         try:
             bpf(_LINK_UPDATE, struct.pack("=IIII", link, program, 0, 0))
         except OSError:
@@ -117,17 +117,18 @@ def replace(path: Path, attach_type: str) -> bool:
 
 def replace_by(path: Path, program: Path) -> None:
     """Puts the program that is pinned there behind the link pinned at path."""
-    with _closing(_pinned(path)) as link, _closing(_pinned(program)) as fd:
+    with _closing(pinned(path)) as link, _closing(pinned(program)) as fd:
         bpf(_LINK_UPDATE, struct.pack("=IIII", link, fd, 0, 0))
 
 
 def detach(path: Path) -> None:
     """Takes the link pinned at path off its cgroup; the pin stays."""
-    with _closing(_pinned(path)) as link:
+    with _closing(pinned(path)) as link:
         bpf(_LINK_DETACH, struct.pack("=I", link))
 
 
-def _pinned(path: Path) -> int:
+def pinned(path: Path) -> int:
+    """A descriptor of the map, program or link pinned there."""
     name = ctypes.create_string_buffer(os.fsencode(path))
     return bpf(_OBJ_GET, struct.pack("=QII", ctypes.addressof(name), 0, 0))
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, final
 
-from .rawbpf import bpf
+from .rawbpf import bpf, pinned
 
 HASH, ARRAY, LRU_HASH = 1, 2, 9
 MMAPABLE = 1 << 10
-_CREATE, _LOOKUP, _UPDATE, _NEXT_KEY, _PIN, _GET, _INFO = 0, 1, 2, 4, 6, 7, 15
+_CREATE, _LOOKUP, _UPDATE, _NEXT_KEY, _PIN, _INFO = 0, 1, 2, 4, 6, 15
 
 
 class Shape(NamedTuple):
@@ -42,8 +42,7 @@ class RawMap:
 
     @classmethod
     def pinned(cls, path: Path) -> RawMap:
-        name = ctypes.create_string_buffer(os.fsencode(path))
-        return cls(bpf(_GET, struct.pack("=QII", ctypes.addressof(name), 0, 0)))
+        return cls(pinned(path))
 
     @classmethod
     def create(cls, name: str, shape: Shape) -> RawMap:

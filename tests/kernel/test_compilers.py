@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verifier accepts the programs as the oldest and the newest clang here compile them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hostreach.datapath import kernel_features
+
+from .harness.objects import clangs, compile_object, loaded
+from .harness.rawprog import pinned_info
+
+ADDRESS = {
+    f"hr_{call}{v}" for call in ("connect", "sendmsg", "recvmsg", "getpeername") for v in "46"
+}
+PROGRAMS = {
+    "hostreach": ADDRESS | {"hr_sock_release", "hr_post_bind4", "hr_post_bind6"},
+    "legacy": ADDRESS,
+    "sockets": {"hr_records", "hr_tcp", "hr_udp"},
+}
+# How many instructions the verifier walks; legacy is for kernels before 5.2, whose
+# BPF_COMPLEXITY_LIMIT_INSNS was 131,072. Half of it: other kernels prune less than this one.
+LIMITS = {"hostreach": 500_000, "legacy": 65_536, "sockets": 500_000}
+
+
+def can_load(name: str) -> bool:
+    """The legacy object has nothing that any kernel lacks; of the others hostreach takes it out."""
+    if name == "sockets":
+        return " bpf_sock_destroy\n" in Path("/proc/kallsyms").read_text()
+    found = kernel_features()
+    names = "global_data sk_storage cookie netns_cookie cgroup_id set_retval sock_release mptcp"
+    return name == "legacy" or all(found[each] for each in names.split())
+
+
+@pytest.mark.parametrize("which", [0, -1], ids=["oldest", "newest"])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_accepted(name: str, which: int, tmp_path: Path) -> None:
+    if not clangs():
+        pytest.skip("clang is not installed")
+    if not can_load(name):
+        pytest.skip("this kernel lacks a helper that the object calls")
+    clang = clangs()[which]
+    with loaded(compile_object(tmp_path, name, clang)) as programs:
+        assert programs.keys() == PROGRAMS[name]
+        walked = {each: pinned_info(path).verified_instructions for each, path in programs.items()}
+    assert max(walked.values()) < LIMITS[name], walked
