@@ -166,7 +166,7 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 		}
 		ask_for(&origin, &key);
 		known = known || recall_disconnected(ctx, &key, &origin);
-		if (!known ||
+		if (!known || is_refused(ctx, &service) ||
 		    !take_again(&origin, service.index, origin.backend, origin.incarnation)) {
 			if (!choose(ctx, &service, &origin)) {
 				count_refusal(service.index);

@@ -85,6 +85,7 @@ struct hr_network {
 #define HR_SET_AFFINITY (1ULL << 60) /* hr_details.affinity_ms is not 0 */
 #define HR_SET_HOST_ONLY (1ULL << 61) /* for the host's network namespace alone */
 #define HR_SET_SUBTREE (1ULL << 62) /* for tasks below hr_details.subtree alone */
+#define HR_SET_LISTED (1ULL << 63) /* refuses all but the clients in `allowed` */
 
 /*
  * One service. `key` tells a reader whose hash element was recycled under it.
@@ -110,7 +111,8 @@ struct hr_record {
  *   then                   count6 of them for IPv6 clients
  *   then                   struct hr_details
  *   then                   struct hr_member[details.members]
- *   then                   name, owner and path of the subtree, bytes without terminators
+ *   then                   name, owner, path of the subtree and source ranges, bytes
+ *                          without terminators
  */
 struct hr_details {
 	__u32 members;
@@ -122,7 +124,7 @@ struct hr_details {
 	__u16 path_length; /* bytes */
 	__u8 name_length; /* bytes */
 	__u8 owner_length; /* bytes */
-	__u16 pad;
+	__u16 ranges_length; /* bytes */
 };
 
 struct hr_member {
@@ -199,6 +201,13 @@ struct hr_origin {
 	__u16 given_port; /* network byte order; 0 = nothing */
 	__u32 backend; /* id in `backends` */
 	__u32 incarnation; /* of that id */
+};
+
+/* Who may use an HR_SET_LISTED service: one whose address is in its source ranges. */
+struct hr_allowed_key {
+	__u64 netns; /* network namespace cookie */
+	__u32 service; /* index */
+	__u32 pad;
 };
 
 /* Whose affinity, and to which service. */

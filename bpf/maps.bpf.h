@@ -56,6 +56,15 @@ struct {
 	__type(value, __u32);
 } exempt SEC(".maps");
 
+/* Value: 1. User space alone knows a client's addresses, and so who this is. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 262144);
+	__type(key, struct hr_allowed_key);
+	__type(value, __u32);
+} allowed SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);

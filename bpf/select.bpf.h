@@ -56,7 +56,8 @@ static __always_inline bool take_known(struct bpf_sock_addr *ctx, const struct h
 	record = bpf_map_lookup_elem(&records, &service->index); /* none for HR_NO_SERVICE */
 	if (!record || !same_key(&record->key, key))
 		return false;
-	return read_set(record, &service->set) && may_use(ctx, service->set);
+	return read_set(record, &service->set) && may_use(ctx, service->set) &&
+	       !is_refused(ctx, service);
 }
 
 /* Scaled, not modulo: no division, and no bias worth the name below 2^13 slots. */
@@ -169,10 +170,13 @@ static __always_inline bool choose_by_affinity(struct bpf_sock_addr *ctx,
 	return true;
 }
 
-/* False if the service has no backend that is usable. `origin` says what was asked for. */
+/* False if the service has no backend that is usable, for this caller at least. `origin` says what
+ * was asked for. */
 static __always_inline bool choose(struct bpf_sock_addr *ctx, const struct service *service,
 				   struct hr_origin *origin)
 {
+	if (is_refused(ctx, service))
+		return false;
 	if (service->set & HR_SET_AFFINITY)
 		return choose_by_affinity(ctx, service, origin);
 	return choose_anew(ctx, service, origin);

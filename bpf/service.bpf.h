@@ -165,6 +165,20 @@ static __always_inline bool may_use(struct bpf_sock_addr *ctx, __u64 set)
 	return !is_exempt();
 }
 
+/*
+ * A connect does not know its source address yet; its namespace's addresses, user
+ * space knows. Who is not in the list is refused, whether that is why or not.
+ */
+static __always_inline bool is_refused(struct bpf_sock_addr *ctx, const struct service *service)
+{
+	struct hr_allowed_key client = {.service = service->index};
+
+	if (!(service->set & HR_SET_LISTED))
+		return false;
+	client.netns = netns_of(ctx);
+	return !client.netns || !bpf_map_lookup_elem(&allowed, &client);
+}
+
 /* False if the address is no service for this caller. */
 static __always_inline bool find_service(struct bpf_sock_addr *ctx, const struct hr_key *key,
 					 struct service *service)

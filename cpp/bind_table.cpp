@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "bindings.hpp"
+#include "clients.hpp"
 #include "error.hpp"
 #include "host.hpp"
 #include "selection.hpp"
@@ -23,9 +24,10 @@ using PyKey = std::tuple<std::string, __u16, std::string>;
 using PyBackend = std::tuple<std::string, __u16, std::string>;
 using PyNetwork = std::tuple<std::string, unsigned>;
 using PySubtree = std::tuple<std::string, __u64, __u8>;
-using PyService = std::tuple<std::string, __u16, std::string, std::optional<std::string>,
-                             std::string, std::string, std::vector<PyBackend>, __u32, bool,
-                             std::optional<PySubtree>, std::optional<std::string>>;
+using PyService =
+    std::tuple<std::string, __u16, std::string, std::optional<std::string>, std::string,
+               std::string, std::vector<PyBackend>, __u32, bool, std::optional<PySubtree>,
+               std::optional<std::string>, std::optional<std::string>>;
 
 constexpr std::array kAlgorithms = {"random", "maglev", "least-conn"};
 constexpr std::array kStates = {"active", "draining", "down"};
@@ -65,7 +67,7 @@ hr_key to_key(const PyKey &key) {
 
 ServiceSpec to_spec(const PyService &service) {
     const auto &[address, port, protocol, name, owner, algorithm, backends, affinity_ms, host_only,
-                 subtree, on_removal] = service;
+                 subtree, on_removal, ranges] = service;
     ServiceSpec spec;
     spec.key = to_key(address, port, protocol);
     spec.name = name.value_or("");
@@ -74,12 +76,15 @@ ServiceSpec to_spec(const PyService &service) {
     spec.affinity_ms = affinity_ms;
     spec.host_only = host_only;
     spec.on_removal = number_of(kOnRemoval, on_removal.value_or(""));
+    spec.ranges = ranges.value_or("");
+    parse_ranges(spec.ranges); // or they could not be read later
     if (subtree) {
         const auto &[path, id, level] = *subtree;
         spec.subtree = {path, id, level};
     }
-    if (spec.name.size() > 255 || spec.owner.size() > 255 || spec.subtree.path.size() > 4096)
-        throw Error(Kind::invalid_input, format_key(spec.key), "a name or path is too long");
+    if (spec.name.size() > 255 || spec.owner.size() > 255 || spec.subtree.path.size() > 4096 ||
+        spec.ranges.size() > 4096)
+        throw Error(Kind::invalid_input, format_key(spec.key), "a name, path or list is too long");
     if (backends.size() > HR_SLOTS_PER_SERVICE)
         throw Error(Kind::invalid_input, format_key(spec.key),
                     "more than " + std::to_string(HR_SLOTS_PER_SERVICE) + " backends");
@@ -128,7 +133,8 @@ PyService from_block(const Block &block) {
             spec.affinity_ms,
             spec.host_only,
             std::move(subtree),
-            std::move(on_removal)};
+            std::move(on_removal),
+            spec.ranges.empty() ? std::nullopt : std::optional(spec.ranges)};
 }
 
 std::vector<Block> blocks(Table &table, const std::optional<std::string> &owner) {
@@ -249,6 +255,7 @@ void bind_table(py::module_ &module) {
                                            network.bits - (is_v4(network.ip) ? 96 : 0));
                  return std::tuple(table.host_netns(), networks);
              })
+        .def("admit", &Table::admit, Unlocked())
         .def("is_attached", &Table::is_attached)
         .def("is_interrupted", &Table::is_interrupted)
         .def("refresh_node_addresses", &Table::refresh_node_addresses)

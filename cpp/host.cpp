@@ -98,8 +98,6 @@ std::vector<std::string> local_addresses() {
     return {found.begin(), found.end()};
 }
 
-namespace {
-
 bool lies_in(const hr_ip &ip, const hr_network &network) {
     for (__u32 word = 0, bits = network.bits; bits; word++) {
         __u32 here = std::min(bits, 32U);
@@ -110,37 +108,6 @@ bool lies_in(const hr_ip &ip, const hr_network &network) {
     }
     return true;
 }
-
-// Adds what is missing first, so that no program finds less than before or after.
-template <typename K>
-void replace_set(int fd, const std::vector<K> &wanted, const char *what) {
-    auto bytes = [](const K &key) {
-        return std::string(reinterpret_cast<const char *>(&key), sizeof(key));
-    };
-    std::set<std::string> keep;
-    __u32 one = 1;
-    for (const K &key : wanted) {
-        keep.insert(bytes(key));
-        int err = add_element(fd, &key, &one, BPF_ANY);
-        if (!err)
-            continue;
-        if (err == E2BIG)
-            throw Error(Kind::table_full, what,
-                        "the table has room for " + std::to_string(map_info(fd, what).max_entries) +
-                            " of them",
-                        E2BIG);
-        raise_errno(what, "write to the table", err);
-    }
-    std::vector<K> stale;
-    for_each_key<K>(fd, [&](const K &key) {
-        if (!keep.count(bytes(key)))
-            stale.push_back(key);
-    });
-    for (const K &key : stale)
-        bpf_map_delete_elem(fd, &key);
-}
-
-} // namespace
 
 hr_network parse_network(const std::string &address, unsigned bits) {
     hr_network network = {};

@@ -22,6 +22,8 @@ std::vector<std::string> local_addresses();
 // A network in text, as "10.0.0.0" and 8. Raises invalid_input.
 hr_network parse_network(const std::string &address, unsigned bits);
 
+bool lies_in(const hr_ip &ip, const hr_network &network);
+
 // Makes the set in `addresses_fd` that of these which lie in one of the networks
 // in `networks_fd`, or all if that is empty. Raises table_full, kernel_error.
 void write_addresses(int addresses_fd, int networks_fd, const std::vector<std::string> &addresses);

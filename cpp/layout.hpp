@@ -21,6 +21,7 @@ static_assert(std::has_unique_object_representations_v<hr_connection>);
 static_assert(std::has_unique_object_representations_v<hr_datagrams>);
 static_assert(std::has_unique_object_representations_v<hr_more_datagrams>);
 static_assert(std::has_unique_object_representations_v<hr_overflow_key>);
+static_assert(std::has_unique_object_representations_v<hr_allowed_key>);
 static_assert(std::has_unique_object_representations_v<hr_affinity_key>);
 static_assert(std::has_unique_object_representations_v<hr_affinity>);
 static_assert(std::has_unique_object_representations_v<hr_meta>);

@@ -34,6 +34,20 @@ int add_element(int fd, const void *key, const void *value, __u64 flags) {
     }
 }
 
+void add_to_set(int fd, const void *key, const std::string &name) {
+    const __u32 one = 1;
+    int err = add_element(fd, key, &one, BPF_ANY);
+    if (err == E2BIG)
+        throw Error(Kind::table_full, name,
+                    "the table has room for " + std::to_string(map_info(fd, name).max_entries) +
+                        " of them",
+                    E2BIG);
+    if (err)
+        raise_errno(name, "write to the table", err);
+}
+
+void remove_from_set(int fd, const void *key) { bpf_map_delete_elem(fd, key); }
+
 bool next_key(int fd, const void *key, void *next) { return !bpf_map_get_next_key(fd, key, next); }
 
 namespace {

@@ -4,7 +4,9 @@
 
 #include <cstdint>
 #include <functional>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "fd.hpp"
 #include "layout.hpp"
@@ -47,6 +49,30 @@ void for_each_key(int fd, const std::function<void(const K &)> &visit) {
         key = next;
         visit(key);
     }
+}
+
+// Makes the keys of a hash these, all with the value 1: adds what is missing
+// first, so that no program finds less than before or after. Raises table_full,
+// kernel_error.
+template <typename K>
+void replace_set(int fd, const std::vector<K> &wanted, const std::string &name);
+
+void add_to_set(int fd, const void *key, const std::string &name);
+void remove_from_set(int fd, const void *key);
+
+template <typename K>
+void replace_set(int fd, const std::vector<K> &wanted, const std::string &name) {
+    auto bytes = [](const K &key) {
+        return std::string(reinterpret_cast<const char *>(&key), sizeof(key));
+    };
+    std::set<std::string> keep, there;
+    for_each_key<K>(fd, [&](const K &key) { there.insert(bytes(key)); });
+    for (const K &key : wanted)
+        if (keep.insert(bytes(key)).second && !there.count(bytes(key)))
+            add_to_set(fd, &key, name);
+    for (const std::string &key : there)
+        if (!keep.count(key))
+            remove_from_set(fd, key.data());
 }
 
 } // namespace hr

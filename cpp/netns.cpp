@@ -63,13 +63,13 @@ class Search {
     // Nothing wanted in particular: all that there are.
     explicit Search(std::optional<std::set<std::uint32_t>> wanted) : wanted_(std::move(wanted)) {}
 
+    Namespaces inhabited() {
+        look_at_the_likely();
+        return std::move(found_);
+    }
+
     Namespaces run() {
-        look_at("/proc/thread-self/ns/net");
-        pids_ = done() ? std::vector<std::string>() : numbers_in("/proc");
-        for (const std::string &pid : pids_)
-            if (!done())
-                look_at("/proc/" + pid + "/ns/net");
-        look_at_mounts();
+        look_at_the_likely();
         for (const std::string &pid : pids_)
             for (const std::string &thread : rest("/proc/" + pid + "/task"))
                 look_at("/proc/" + pid + "/task/" + thread + "/ns/net");
@@ -82,6 +82,15 @@ class Search {
     }
 
   private:
+    void look_at_the_likely() {
+        look_at("/proc/thread-self/ns/net");
+        pids_ = done() ? std::vector<std::string>() : numbers_in("/proc");
+        for (const std::string &pid : pids_)
+            if (!done())
+                look_at("/proc/" + pid + "/ns/net");
+        look_at_mounts();
+    }
+
     bool done() const { return wanted_ && wanted_->empty(); }
 
     std::vector<std::string> rest(const std::string &directory) const {
@@ -156,6 +165,8 @@ class Search {
 Namespaces find_namespaces(std::set<std::uint32_t> wanted) {
     return Search(std::move(wanted)).run();
 }
+
+Namespaces find_inhabited_namespaces() { return Search(std::nullopt).inhabited(); }
 
 Namespaces find_all_namespaces() { return Search(std::nullopt).run(); }
 

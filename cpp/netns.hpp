@@ -21,6 +21,10 @@ Namespaces find_namespaces(std::set<std::uint32_t> wanted);
 // All that can be, which means to look at everything that every process has open.
 Namespaces find_all_namespaces();
 
+// Those that processes are in, and what is mounted: all that a client is likely
+// to be in, and quickly found.
+Namespaces find_inhabited_namespaces();
+
 // Calls visit(inode) on a thread that is in each of these. Returns those that
 // could not be entered. Rethrows what `visit` throws.
 std::set<std::uint32_t> visit_namespaces(const Namespaces &namespaces,

@@ -157,7 +157,7 @@ void stage_current(const PinDirectory &pin) {
     if (old.addresses_given)
         keep_addresses(open_pinned(pin.file("node_addresses")),
                        bpf_map__fd(skeleton.map("node_networks")));
-    std::vector<std::string> made = {"flags", "node_networks", "meta"};
+    std::vector<std::string> made = {"flags", "node_networks", "allowed", "meta"};
     if (skeleton.map("more_datagrams"))
         made.push_back("more_datagrams");
     pin_next(pin, skeleton, made);

@@ -20,14 +20,16 @@ __u32 text_words(std::size_t bytes) {
     return static_cast<__u32>((bytes + sizeof(__u32) - 1) / sizeof(__u32));
 }
 
-std::string text_of(const ServiceSpec &spec) { return spec.name + spec.owner + spec.subtree.path; }
+std::string text_of(const ServiceSpec &spec) {
+    return spec.name + spec.owner + spec.subtree.path + spec.ranges;
+}
 
 } // namespace
 
 bool ServiceSpec::says_the_same(const ServiceSpec &other) const {
     return name == other.name && owner == other.owner && algorithm == other.algorithm &&
            on_removal == other.on_removal && host_only == other.host_only &&
-           affinity_ms == other.affinity_ms && subtree == other.subtree &&
+           affinity_ms == other.affinity_ms && subtree == other.subtree && ranges == other.ranges &&
            backends == other.backends;
 }
 
@@ -54,6 +56,7 @@ std::vector<__u32> encode_block(const ServiceSpec &spec, const std::vector<__u32
     details.path_length = static_cast<__u16>(spec.subtree.path.size());
     details.name_length = static_cast<__u8>(spec.name.size());
     details.owner_length = static_cast<__u8>(spec.owner.size());
+    details.ranges_length = static_cast<__u16>(spec.ranges.size());
     std::memcpy(at, &details, sizeof(details));
     at += kDetailsWords;
     for (std::size_t i = 0; i < ids.size(); i++, at += kMemberWords) {
@@ -70,7 +73,8 @@ __u64 set_word(const ServiceSpec &spec, __u32 base, const Selection &selection) 
            static_cast<__u64>(selection.v6.size()) << HR_SET_COUNT6_SHIFT |
            static_cast<__u64>(spec.algorithm) << HR_SET_ALGORITHM_SHIFT |
            (spec.affinity_ms ? HR_SET_AFFINITY : 0) | (spec.host_only ? HR_SET_HOST_ONLY : 0) |
-           (spec.subtree.path.empty() ? 0 : HR_SET_SUBTREE);
+           (spec.subtree.path.empty() ? 0 : HR_SET_SUBTREE) |
+           (spec.ranges.empty() ? 0 : HR_SET_LISTED);
 }
 
 Block decode_block(const hr_record &record, const __u32 *words, std::size_t size,
@@ -92,7 +96,8 @@ Block decode_block(const hr_record &record, const __u32 *words, std::size_t size
     std::memcpy(&details, words + at, sizeof(details));
     at += kDetailsWords;
     std::size_t text_at = at + static_cast<std::size_t>(details.members) * kMemberWords;
-    std::size_t text_bytes = details.name_length + details.owner_length + details.path_length;
+    std::size_t text_bytes =
+        details.name_length + details.owner_length + details.path_length + details.ranges_length;
     std::size_t end = text_at + text_words(text_bytes);
     if (details.members > HR_SLOTS_PER_SERVICE || end > size)
         damaged();
@@ -125,6 +130,8 @@ Block decode_block(const hr_record &record, const __u32 *words, std::size_t size
     block.spec.subtree = {std::string(text, details.path_length),
                           details.subtree_low | static_cast<__u64>(details.subtree_high) << 32,
                           details.subtree_level};
+    text += details.path_length;
+    block.spec.ranges.assign(text, details.ranges_length);
     return block;
 }
 

@@ -36,7 +36,8 @@ struct ServiceSpec {
     __u8 on_removal = HR_BY_PROTOCOL;
     bool host_only = false;
     __u32 affinity_ms = 0;
-    Subtree subtree; // no path: everywhere
+    Subtree subtree;    // no path: everywhere
+    std::string ranges; // of its clients' addresses, "10.0.0.0/8,fd00::/8"; empty: all
     std::vector<BackendSpec> backends;
 
     // All but the key.
@@ -55,8 +56,8 @@ struct Block {
 struct Selection;
 
 // Words of the largest block: slots for both families, members, details, and a
-// name, an owner and a path of the greatest length.
-constexpr __u32 kLargestBlock = 2 * HR_SLOTS_PER_SERVICE + 2 * HR_SLOTS_PER_SERVICE + 6 + 1152;
+// name, an owner, a path and ranges of the greatest length.
+constexpr __u32 kLargestBlock = 2 * HR_SLOTS_PER_SERVICE + 2 * HR_SLOTS_PER_SERVICE + 6 + 2176;
 
 // How many words encode_block() will give.
 __u32 block_words(const ServiceSpec &spec, std::size_t selection);

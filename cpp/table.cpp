@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "attachment.hpp"
+#include "clients.hpp"
 #include "error.hpp"
 #include "host.hpp"
 #include "replacement.hpp"
@@ -164,6 +165,23 @@ void Table::refresh_node_addresses() {
     if (host && host == netns_cookie(std::nullopt))
         write_addresses(tables_->node_addresses.get(), tables_->node_networks.get(),
                         local_addresses());
+}
+
+std::size_t Table::admit() {
+    std::vector<std::pair<__u32, std::vector<hr_network>>> listed;
+    for_each_service(tables_->services.get(), capacities().services,
+                     [&](const hr_key &, __u32 service) {
+                         if (observe(tables_->records[service].set) & HR_SET_LISTED)
+                             listed.emplace_back(service, parse_ranges(read(service).spec.ranges));
+                     });
+    std::vector<hr_allowed_key> wanted;
+    if (!listed.empty())
+        for (const Client &client : find_clients())
+            for (const auto &[service, ranges] : listed)
+                if (client.netns && has_address_in(client, ranges))
+                    wanted.push_back({client.netns, service, 0});
+    replace_set(tables_->allowed.get(), wanted, "allowed clients");
+    return listed.size();
 }
 
 bool Table::is_attached() const {

@@ -87,6 +87,10 @@ class Table {
     std::vector<hr_network> node_networks() const;
     // Reads the addresses anew, if this is the host's network namespace.
     void refresh_node_addresses();
+    // Lets the clients into services with source ranges that have an address there
+    // now, and no others; those who come later need another look. How many services
+    // have ranges.
+    std::size_t admit();
     // Whether any program is pinned.
     bool is_attached() const;
     // Whether the last writer was killed at work, and what it left is not mended.
@@ -128,6 +132,7 @@ class Table {
     void open_port(const hr_key &key);
     void close_port(const hr_key &key);
     void retire(const Block &old, const std::vector<__u32> &kept);
+    void forget_clients(__u32 service);
     void note_ends();
     void raise_ends_due();
 

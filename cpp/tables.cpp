@@ -43,17 +43,20 @@ struct Pinned {
     bool is_sized; // by the capacities
 };
 constexpr std::array kPinned = {
-    Pinned{"services", true},        Pinned{"records", true},
-    Pinned{"slots", true},           Pinned{"backends", true},
-    Pinned{"active", true},          Pinned{"translations", true},
-    Pinned{"refusals", true},        Pinned{"ports", false},
-    Pinned{"node_addresses", false}, Pinned{"node_networks", false},
-    Pinned{"exempt", false},         Pinned{"affinity", false},
-    Pinned{"events", false},         Pinned{"flags", false},
-    Pinned{"connections", false},    Pinned{"datagrams", false},
-    Pinned{"more_datagrams", false}, Pinned{"overflow", false},
-    Pinned{"meta", false},
+    Pinned{"services", true},       Pinned{"records", true},    Pinned{"slots", true},
+    Pinned{"backends", true},       Pinned{"active", true},     Pinned{"translations", true},
+    Pinned{"refusals", true},       Pinned{"ports", false},     Pinned{"node_addresses", false},
+    Pinned{"node_networks", false}, Pinned{"exempt", false},    Pinned{"allowed", false},
+    Pinned{"affinity", false},      Pinned{"events", false},    Pinned{"flags", false},
+    Pinned{"connections", false},   Pinned{"datagrams", false}, Pinned{"more_datagrams", false},
+    Pinned{"overflow", false},      Pinned{"meta", false},
 };
+
+// Since version 2 of the layout.
+bool is_new(std::string_view name) {
+    return name == "flags" || name == "node_networks" || name == "more_datagrams" ||
+           name == "allowed";
+}
 
 // Where sockets cannot remember, the LRU is all there is.
 constexpr __u32 kOverflowWithoutStorage = 131'072;
@@ -141,6 +144,7 @@ Tables Tables::open(const PinDirectory &pin) {
     t.node_addresses = open_table(pin, "node_addresses");
     t.node_networks = open_table(pin, "node_networks");
     t.exempt = open_table(pin, "exempt");
+    t.allowed = open_table(pin, "allowed");
     t.translations = open_table(pin, "translations");
     t.refusals = {open_table(pin, "refusals"), "refusals"};
     t.events = {open_table(pin, "events"), "events"};
@@ -212,8 +216,7 @@ void lend_tables(const PinDirectory &pin, Skeleton &skeleton, Lend which) {
         bpf_map *map = skeleton.map(pinned.name);
         const std::string_view name = pinned.name;
         if (!map || (which == Lend::fixed_size && (pinned.is_sized || name == "meta")) ||
-            (which == Lend::of_version_1 && (name == "meta" || name == "flags" ||
-                                             name == "node_networks" || name == "more_datagrams")))
+            (which == Lend::of_version_1 && (name == "meta" || is_new(name))))
             continue;
         Fd fd = open_pinned(next.file(pinned.name));
         if (!fd)

@@ -47,6 +47,7 @@ class Tables {
     Fd node_addresses;
     Fd node_networks;
     Fd exempt;
+    Fd allowed;
     Fd translations;
     SharedArray<__u64> refusals;
     SharedArray<__u64> events;

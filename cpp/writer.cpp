@@ -11,6 +11,7 @@
 
 #include "attachment.hpp"
 #include "error.hpp"
+#include "host.hpp"
 #include "selection.hpp"
 
 namespace hr {
@@ -98,6 +99,12 @@ class Table::Claims {
 
 void Table::write(std::vector<ServiceSpec> to_put, const std::vector<hr_key> &to_remove) {
     refresh();
+    const bool any_listed =
+        std::ranges::any_of(to_put, [](const auto &spec) { return !spec.ranges.empty(); });
+    if (any_listed && !netns_cookie(std::nullopt))
+        throw Error(Kind::refused, "source ranges",
+                    "this kernel does not tell network namespaces apart (Linux 5.14 or later is "
+                    "needed)");
     resolve(to_put);
     check_room(to_put, to_remove);
     // What gives back comes first, so that the rest finds room.
@@ -108,6 +115,8 @@ void Table::write(std::vector<ServiceSpec> to_put, const std::vector<hr_key> &to
             remove(key);
         for (const ServiceSpec &spec : to_put)
             put(spec);
+        if (any_listed)
+            admit();
     } catch (...) {
         failed_ = true; // the next writer mends what we left
         throw;
@@ -212,6 +221,8 @@ void Table::put(const ServiceSpec &spec) {
     const __u32 first = base / HR_LINE_WORDS;
     tables_->slots.push(first, (base + length - 1) / HR_LINE_WORDS - first + 1);
 
+    if (!spec.ranges.empty() && old.spec.ranges.empty())
+        forget_clients(service); // of one that had this index before
     publish_set(service, spec.key, set_word(spec, base, selection));
     if (is_new)
         add_key(spec, service);
@@ -338,6 +349,16 @@ void Table::note_ends() {
 
 void Table::raise_ends_due() {
     tables_->flags.store(HR_ENDS_DUE, tables_->flags.load(HR_ENDS_DUE) + 1);
+}
+
+void Table::forget_clients(__u32 service) {
+    std::vector<hr_allowed_key> stale;
+    for_each_key<hr_allowed_key>(tables_->allowed.get(), [&](const hr_allowed_key &key) {
+        if (key.service == service)
+            stale.push_back(key);
+    });
+    for (const hr_allowed_key &key : stale)
+        remove_from_set(tables_->allowed.get(), &key);
 }
 
 void Table::raise_mark(const Heap &heap, __u32 hr_meta::*mark) {

@@ -89,6 +89,12 @@ class Table:
     def host(self) -> tuple[int, list[tuple[str, int]]]:
         """What `set_host` was told."""
 
+    def admit(self) -> int:
+        """Look anew which network namespaces have addresses in services' source ranges.
+
+        How many services have any. `write` does this for those that it writes.
+        """
+
     def is_attached(self) -> bool:
         """Whether any program is pinned."""
 

@@ -282,6 +282,14 @@ class KernelTable:
                 raise
             return changes, self._grown, self._migrated
 
+    def admit(self) -> int:
+        """See `hostreach.node.Node.admit`."""
+        try:
+            with self.locked(exclusive=True):
+                return self._core.admit()
+        except NotFound:
+            return 0
+
     def end_sockets(self, dry_run: bool) -> EndResult:
         """See `hostreach.node.Node.end_sockets`; raises `NotFound` if there are no tables."""
         with self._thread:

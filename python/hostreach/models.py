@@ -38,12 +38,15 @@ from .syntax import (
     parse_endpoint,
     parse_frontend,
     parse_frontend_address,
+    parse_networks,
     quote,
 )
 
 BACKENDS_MAX = 4096
 """Backends of one service: each usable one needs a slot of its own."""
 WEIGHT_MAX = 65535
+SOURCE_RANGES_MAX = 90
+"""Networks: what fits into 4,096 bytes of text."""
 
 Algorithm = Literal["random", "maglev", "least-conn"]
 State = Literal["active", "draining", "down"]
@@ -78,6 +81,16 @@ def _from_cgroup(text: str) -> str:
         return parse_cgroup(text)
     except InvalidInput as error:
         raise InvalidInput(f"from_cgroup {error.message}") from None
+
+
+def _source_ranges(text: str) -> str:
+    try:
+        networks = parse_networks(text)
+    except InvalidInput as error:
+        raise InvalidInput(f"source_ranges {error.message}") from None
+    if len(networks) > SOURCE_RANGES_MAX:
+        raise InvalidInput(f"source_ranges are at most {SOURCE_RANGES_MAX}, not {len(networks)}")
+    return ",".join(networks)
 
 
 class _BackendProblem(InvalidInput):
@@ -200,6 +213,9 @@ class Service(_Model):
             its last connection; None is not at all.
         host_only: only the host's network namespace uses the service.
         from_cgroup: only tasks below this cgroup use it. Whether it exists is seen when written.
+        source_ranges: networks, as in ``10.0.0.0/8,fd00::/8``; clients whose network namespace has
+            no address in them are refused. Which have is seen when the service is written, and
+            by agents, a second later at most. None: everybody.
         on_removal: what becomes of a backend's connections when it is removed or down; None
             leaves it to the protocol, see `removal`.
     """
@@ -211,6 +227,7 @@ class Service(_Model):
     affinity: Annotated[StrictStr, AfterValidator(_affinity)] | None = None
     host_only: StrictBool = False
     from_cgroup: Annotated[StrictStr, AfterValidator(_from_cgroup)] | None = None
+    source_ranges: Annotated[StrictStr, AfterValidator(_source_ranges)] | None = None
     on_removal: Literal["reset", "keep"] | None = None
     backends: Annotated[tuple[Backend, ...], Field(max_length=BACKENDS_MAX)] = ()
 
@@ -225,6 +242,7 @@ class Service(_Model):
         affinity: str | None = None,
         host_only: bool = False,
         from_cgroup: str | None = None,
+        source_ranges: str | None = None,
         on_removal: str | None = None,
     ) -> Service:
         """From text, as on the command line; raises `InvalidInput`.
@@ -241,6 +259,7 @@ class Service(_Model):
                 "affinity": affinity,
                 "host_only": host_only,
                 "from_cgroup": from_cgroup,
+                "source_ranges": source_ranges,
                 "on_removal": on_removal,
                 "backends": [Backend.parse(backend) for backend in backends],
             },
@@ -306,6 +325,7 @@ _EXPECTED = {
     "owner": "a string",
     "port": "an integer from 1 to 65535",
     "protocol": "tcp or udp",
+    "source_ranges": "a string such as 10.0.0.0/8,fd00::/8",
     "state": "active, draining or down",
     "weight": f"an integer from 0 to {WEIGHT_MAX}",
 }

@@ -203,6 +203,15 @@ class Node:
         except NotFound:
             return DetachResult([], False)
 
+    def admit(self) -> int:
+        """Let those clients use services with source ranges that have an address there now.
+
+        A client is a network namespace. Whoever writes such a service looks by itself; for those
+        that come later this is to be called, as agents do every second. How many services have
+        ranges.
+        """
+        return self._table.admit()
+
     @property
     def last_ended(self) -> EndResult | None:
         """What became of the sockets of those backends that the last change took away.

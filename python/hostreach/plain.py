@@ -27,9 +27,10 @@ PlainService: TypeAlias = tuple[
     bool,
     PlainSubtree | None,
     str | None,
+    str | None,
 ]
 """Address or "node", port, protocol, name, owner, algorithm, backends, affinity in milliseconds
-(0: none), whether for the host alone, for which cgroup alone, and on_removal."""
+(0: none), whether for the host alone, for which cgroup alone, on_removal and source ranges."""
 
 
 def plain_frontend(frontend: Frontend) -> PlainFrontend:
@@ -52,6 +53,7 @@ def plain_service(service: Service, cgroup: Callable[[str], tuple[int, int]]) ->
         service.host_only,
         subtree,
         service.on_removal,
+        service.source_ranges,
     )
 
 
@@ -60,7 +62,8 @@ def model_of(plain: PlainService) -> Service:
     from .models import Backend, Frontend, Service
     from .syntax import format_duration
 
-    address, port, protocol, name, owner, algorithm, backends, affinity, host, tree, removal = plain
+    address, port, protocol, name, owner, algorithm, backends, affinity, host, tree = plain[:10]
+    removal, ranges = plain[10:]
     return Service.model_construct(
         frontend=Frontend.model_construct(address=address, port=port, protocol=protocol),
         name=name,
@@ -69,6 +72,7 @@ def model_of(plain: PlainService) -> Service:
         affinity=format_duration(affinity) if affinity else None,
         host_only=host,
         from_cgroup=tree[0] if tree else None,
+        source_ranges=ranges,
         on_removal=removal,
         backends=tuple(
             Backend.model_construct(address=a, weight=w, state=s) for a, w, s in backends

@@ -92,6 +92,7 @@ def services(draw: st.DrawFn) -> Service:
         affinity=draw(st.none() | st.integers(1, DURATION_MAX).map(format_duration)),
         host_only=draw(st.booleans()),
         from_cgroup=draw(st.none() | cgroups),
+        source_ranges=draw(st.sampled_from((None, "10.0.0.0/8", "192.0.2.7/32,fd00::/64"))),
         on_removal=draw(st.sampled_from((None, "reset", "keep"))),
         backends=tuple(
             draw(

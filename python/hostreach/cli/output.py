@@ -26,6 +26,7 @@ _FIELDS = {
     "affinity": "affinity",
     "host_only": "host only",
     "from_cgroup": "from cgroup",
+    "source_ranges": "source ranges",
     "on_removal": "on removal",
 }
 

@@ -62,6 +62,14 @@ FromCgroup = Annotated[
     str | None,
     typer.Option("--from-cgroup", metavar="PATH", help="Only for tasks below this cgroup."),
 ]
+SourceRanges = Annotated[
+    str | None,
+    typer.Option(
+        "--source-ranges",
+        metavar="CIDR[,CIDR]",
+        help="Refuse clients whose network namespace has no address in these networks.",
+    ),
+]
 OnRemoval = Annotated[
     str | None,
     typer.Option(
@@ -91,6 +99,7 @@ def add(
     affinity: Affinity = None,
     host_only: HostOnly = False,
     from_cgroup: FromCgroup = None,
+    source_ranges: SourceRanges = None,
     on_removal: OnRemoval = None,
     owner: Owner = "manual",
     if_missing: IfMissing = False,
@@ -110,6 +119,7 @@ def add(
         affinity=affinity,
         host_only=host_only,
         from_cgroup=from_cgroup,
+        source_ranges=source_ranges,
         on_removal=on_removal,
     )
     with open_node(context, pin, max_services, max_backends, max_slots) as node:
@@ -130,6 +140,7 @@ def set_(
     affinity: Affinity = None,
     host_only: HostOnly = False,
     from_cgroup: FromCgroup = None,
+    source_ranges: SourceRanges = None,
     on_removal: OnRemoval = None,
     owner: Owner = "manual",
     max_services: MaxServices = None,
@@ -148,6 +159,7 @@ def set_(
         affinity=affinity,
         host_only=host_only,
         from_cgroup=from_cgroup,
+        source_ranges=source_ranges,
         on_removal=on_removal,
     )
     with open_node(context, pin, max_services, max_backends, max_slots) as node:
@@ -255,7 +267,9 @@ def _service(
 
 def _scope(service: Service) -> str:
     who = "the host's network namespace" if service.host_only else "everyone"
-    return f"{who}, from {service.from_cgroup}" if service.from_cgroup else who
+    if service.from_cgroup:
+        who += f", from {service.from_cgroup}"
+    return f"{who}, with an address in {service.source_ranges}" if service.source_ranges else who
 
 
 def _shares(found: Inspection) -> list[tuple[float, float]]:

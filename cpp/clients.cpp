@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "clients.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <optional>
+#include <sstream>
+
+#include "error.hpp"
+#include "host.hpp"
+#include "netns.hpp"
+
+namespace hr {
+
+std::vector<Client> find_clients() {
+    std::vector<Client> clients;
+    visit_namespaces(find_inhabited_namespaces(), [&](std::uint32_t) {
+        Client client = {netns_cookie(std::nullopt), {}};
+        for (const std::string &address : local_addresses()) {
+            hr_ip ip;
+            parse_ip(address, ip.ip);
+            client.addresses.push_back(ip);
+        }
+        clients.push_back(std::move(client));
+    });
+    return clients;
+}
+
+std::vector<hr_network> parse_ranges(const std::string &text) {
+    std::vector<hr_network> ranges;
+    std::istringstream parts(text);
+    for (std::string part; std::getline(parts, part, ',');) {
+        std::size_t slash = part.find('/');
+        unsigned bits = 0;
+        const char *end = part.data() + part.size();
+        if (slash == std::string::npos ||
+            std::from_chars(part.data() + slash + 1, end, bits).ptr != end || bits > 128)
+            throw Error(Kind::invalid_input, part, "no network");
+        ranges.push_back(parse_network(part.substr(0, slash), bits));
+    }
+    return ranges;
+}
+
+bool has_address_in(const Client &client, const std::vector<hr_network> &ranges) {
+    return std::ranges::any_of(client.addresses, [&](const hr_ip &ip) {
+        return std::ranges::any_of(ranges,
+                                   [&](const hr_network &network) { return lies_in(ip, network); });
+    });
+}
+
+} // namespace hr

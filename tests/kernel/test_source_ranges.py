@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services for clients whose network namespace has an address in their source ranges."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hostreach import Service, errors
+
+from .harness import Box, linux
+from .harness.clients import (
+    FAMILIES,
+    KINDS,
+    TCP,
+    UDP_UNCONNECTED,
+    V4,
+    Family,
+    Seen,
+    ask,
+    exchange,
+    new_socket,
+    outcome,
+    protocol_of,
+)
+from .harness.line import Line
+
+if TYPE_CHECKING:
+    from hostreach.node import Node
+
+PORT = 53
+INSIDE = "10.0.0.0/24"  # where the box's own namespace has its addresses
+OUTSIDE = "198.51.100.0/24"
+
+
+def add(box: Box, node: Node, family: Family, kind: str, ranges: str | None) -> tuple[str, int]:
+    server = family.endpoint(family.backend(2), 8053)
+    box.serve(f"{server}/{protocol_of(kind)}")
+    frontend = f"{family.endpoint(family.vip(), PORT)}/{protocol_of(kind)}"
+    node.services.set(Service.of(frontend, server, source_ranges=ranges))
+    return family.sockaddr(family.vip(), PORT)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_who_is_inside_and_who_is_not(box: Box, node: Node, family: Family, kind: str) -> None:
+    vip = add(box, node, family, kind, f"{INSIDE},fd00::/64")
+    assert isinstance(box.call(outcome, exchange, family, kind, vip), Seen)
+    frontend = f"{family.endpoint(family.vip(), PORT)}/{protocol_of(kind)}"
+    service = node.services.get(frontend)
+    node.services.set(service.model_copy(update={"source_ranges": OUTSIDE}))
+    refused = node.status().refusals
+    assert box.call(outcome, exchange, family, kind, vip) == "ECONNREFUSED"
+    assert node.status().refusals > refused
+    node.services.set(service.model_copy(update={"source_ranges": None}))
+    assert isinstance(box.call(outcome, exchange, family, kind, vip), Seen)
+
+
+def test_a_socket_that_was_inside(box: Box, node: Node) -> None:
+    """An unconnected one is asked at each send."""
+    vip = add(box, node, V4, UDP_UNCONNECTED, INSIDE)
+
+    def converse(test: Line) -> None:
+        with new_socket(V4, UDP_UNCONNECTED) as client:
+            assert isinstance(ask(client, vip), Seen)
+            test.send("asked")
+            test.recv()
+            with pytest.raises(ConnectionRefusedError):
+                client.sendto(b"x", vip)
+
+    with box.talk(converse) as client:
+        assert client.recv() == "asked"
+        service = node.services.get(f"{vip[0]}:{PORT}/udp")
+        node.services.set(service.model_copy(update={"source_ranges": OUTSIDE}))
+        client.send("changed")
+
+
+def test_who_comes_later(box: Box, node: Node) -> None:
+    """Another namespace is refused until somebody looks anew, and then by its own addresses."""
+    vip = add(box, node, V4, TCP, "192.0.2.0/24")
+
+    def elsewhere(test: Line) -> None:
+        linux.unshare(linux.CLONE_NEWNET)
+        for command in ("ip link set lo up", "ip address add 192.0.2.7/32 dev lo"):
+            subprocess.run(command.split(), check=True)
+        for _ in range(2):
+            test.send(outcome(exchange, V4, TCP, vip))
+            test.recv()
+
+    with box.talk(elsewhere) as client:
+        assert client.recv() == "ECONNREFUSED"
+        assert node.admit() == 1
+        client.send("look again")
+        # translated, though the backend is in the other namespace
+        assert client.recv() == "ENETUNREACH"
+        client.send("done")
+    assert box.call(outcome, exchange, V4, TCP, vip) == "ECONNREFUSED"
+
+
+def test_a_removed_service_lets_nobody_into_the_next(box: Box, node: Node) -> None:
+    """The next service may have the same index in the tables."""
+    vip = add(box, node, V4, TCP, INSIDE)
+    for n in range(300):  # more than there are indexes
+        node.services.remove(f"{vip[0]}:{PORT}/tcp")
+        node.services.add(
+            Service.of(f"{vip[0]}:{PORT}/tcp", "10.0.0.2:8053", source_ranges=OUTSIDE)
+        )
+        if n % 50 == 0:
+            assert box.call(outcome, exchange, V4, TCP, vip) == "ECONNREFUSED"
+
+
+def test_without_cookies(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "HOSTREACH_WITHOUT", "netns_cookie")
+    with pytest.raises(errors.Refused, match=r"source ranges: .*5\.14"):
+        node.services.add(Service.of("10.96.0.10:53/tcp", source_ranges=INSIDE))
+    assert not node.services.list()
