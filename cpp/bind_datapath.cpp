@@ -99,6 +99,8 @@ void bind_datapath(py::module_ &module) {
             return cgroup ? std::optional(cgroup->path()) : std::nullopt;
         },
         py::arg("cgroup_id"), py::arg("cgroup_mount"));
+    module.def("mount_cgroup2", mount_cgroup2, py::arg("path"));
+    module.def("unmount_cgroup2", unmount_cgroup2, py::arg("path"));
     module.def("features", [] {
         const Features f = probe_features();
         const std::pair<const char *, bool> all[] = {

@@ -4,6 +4,7 @@
 #include <bpf/bpf.h>
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <sys/mount.h>
 #include <sys/vfs.h>
 
 #include <array>
@@ -112,6 +113,18 @@ std::vector<__u32> Cgroup::attached(bpf_attach_type hook) const {
     std::vector<__u32> ids;
     query(fd_.get(), hook, 0, &ids);
     return ids;
+}
+
+void mount_cgroup2(const std::string &path) {
+    // private: what is mounted below it by others is not for everybody
+    if (::mount("none", path.c_str(), "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) ||
+        ::mount(nullptr, path.c_str(), nullptr, MS_PRIVATE, nullptr))
+        raise_errno(path, "mount cgroup v2", errno);
+}
+
+void unmount_cgroup2(const std::string &path) {
+    if (::umount2(path.c_str(), UMOUNT_NOFOLLOW))
+        raise_errno(path, "unmount cgroup v2", errno);
 }
 
 } // namespace hr

@@ -43,4 +43,9 @@ class Cgroup {
     std::string path_;
 };
 
+// Mounts cgroup v2 on a directory, and takes it off again. Raises kernel_error,
+// permission_denied.
+void mount_cgroup2(const std::string &path);
+void unmount_cgroup2(const std::string &path);
+
 } // namespace hr

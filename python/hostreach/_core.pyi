@@ -184,6 +184,10 @@ def cgroup(path: str, cgroup_mount: str) -> tuple[int, int]:
 def cgroup_path(cgroup_id: int, cgroup_mount: str) -> str | None:
     """None if it is gone."""
 
+def mount_cgroup2(path: str) -> None:
+    """On a directory that is there."""
+
+def unmount_cgroup2(path: str) -> None: ...
 def features() -> dict[str, bool]:
     """What this kernel can do, found by doing it: 0.3 ms."""
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 from .errors import Refused
 
 MOUNTINFO = "/proc/self/mountinfo"
+OWN_MOUNT = "/run/hostreach/cgroupv2"
+"""Where `attach` mounts cgroup v2 if nobody did, as on nodes with cgroup v1 alone."""
 
 
 def find_root(mountinfo: str = MOUNTINFO) -> str:
@@ -28,9 +30,7 @@ def find_root(mountinfo: str = MOUNTINFO) -> str:
             best = best or path
     if best is None:
         raise Refused(
-            "no cgroup v2 is mounted; mount it with "
-            "`mount -t cgroup2 none /sys/fs/cgroup` or, beside v1, on /sys/fs/cgroup/unified",
-            object="cgroup",
+            f"no cgroup v2 is mounted; `attach` mounts it at {OWN_MOUNT}", object="cgroup"
         )
     return best
 

@@ -60,7 +60,9 @@ class KernelTable:
     """
 
     def __init__(self, pin: str, capacities: Capacities) -> None:
-        self._core = _core.Table(pin, _LOCK_SLICE_MS, _cgroup_mount())
+        self._pin = pin
+        self._cgroup_mount = mounted_root()
+        self._core = _core.Table(pin, _LOCK_SLICE_MS, self._cgroup_mount)
         self._capacities = capacities
         self._checked = not any(capacities)
         self._thread = threading.RLock()
@@ -239,7 +241,7 @@ class KernelTable:
                 ids = self._core.exempted()
         except NotFound:
             return []
-        root = find_root()
+        root = mounted_root()
         paths = (_core.cgroup_path(cgroup_id, root) for cgroup_id in ids)
         return sorted(path for path in paths if path is not None)
 
@@ -264,6 +266,9 @@ class KernelTable:
         See `hostreach.node.Node.attach`.
         """
         o = options
+        if self._cgroup_mount != o.cgroup_mount:  # it was mounted since
+            self._cgroup_mount = o.cgroup_mount
+            self._core = _core.Table(self._pin, _LOCK_SLICE_MS, o.cgroup_mount)
         tcp, udp = "tcp" in o.protocols, "udp" in o.protocols
         _core.check(o.cgroup, tcp, udp, o.protect_binds, o.first)
         netns = _core.netns_cookie(o.host_netns)
@@ -383,11 +388,22 @@ def _cgroup(path: str) -> tuple[int, int]:
         raise
 
 
-def _cgroup_mount() -> str:
+def mounted_root() -> str:
+    """Where cgroup v2 is mounted, or "": then nothing is attached either."""
     try:
         return find_root()
     except Refused:
-        return ""  # then nothing is attached either
+        return ""
+
+
+def mount_cgroup2(path: str) -> None:
+    """On a directory that is there."""
+    _core.mount_cgroup2(path)
+
+
+def unmount_cgroup2(path: str) -> None:
+    """What `mount_cgroup2` mounted."""
+    _core.unmount_cgroup2(path)
 
 
 _NO_NETWORK = ("0.0.0.0", 32)

@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .datapath import kernel_features, socket_features
+from .datapath import kernel_features, mounted_root, socket_features
 
 _PORT_RANGE = "/proc/sys/net/ipv4/ip_local_port_range"
+_CONTROLLERS = "/proc/cgroups"  # name, hierarchy (0: not v1's), number of cgroups, enabled
 _RESERVED = "/proc/sys/net/ipv4/ip_local_reserved_ports"
 
 
@@ -54,6 +55,31 @@ def features() -> list[Feature]:
     """Each found by loading a program or asking for it; raises `PermissionDenied`."""
     found = {**kernel_features(), **socket_features()}
     return [Feature(name, found[name], since, cost) for name, since, cost in _FEATURES]
+
+
+def cgroup_root() -> str:
+    """Where cgroup v2 is mounted; empty: nowhere."""
+    return mounted_root()
+
+
+def tagging() -> list[str]:
+    """Of net_cls and net_prio, the controllers of cgroup v1 that are in use: that have cgroups.
+
+    Before Linux 5.15 (8520e224f547, "bpf, cgroups: Fix cgroup v2 fallback on v1/v2 mixed mode") a
+    socket has room for their tag or for its cgroup v2. When a task first enters a cgroup of
+    net_prio (090e28b229af), or one of either is given a tag, all sockets made from then on count as
+    the root cgroup's: programs attached to any other see none.
+    """
+    try:
+        lines = _read(_CONTROLLERS).splitlines()
+    except FileNotFoundError:
+        return []  # no cgroups at all
+    found = []
+    for line in lines:
+        name, hierarchy, cgroups = line.split()[:3]
+        if name in ("net_cls", "net_prio") and int(hierarchy) and int(cgroups) > 1:
+            found.append(name)
+    return found
 
 
 def unreserved(ports: Iterable[int]) -> list[int]:

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any, Literal, final
 
-from .cgroup import find_root
-from .datapath import KernelTable
+from .datapath import KernelTable, mounted_root
 from .ending import EndResult
 from .errors import InvalidInput, NotFound
 from .exempt import Exemptions
 from .options import AttachOptions, Capacities
+from .own_mount import root_to_attach
 from .table import Services
 
 __all__ = [
@@ -164,7 +164,8 @@ class Node:
         """Attach to ``cgroup`` (default: the cgroup v2 root), or bring what is attached to this.
 
         The same again changes nothing; another version's programs are replaced in place, without a
-        moment in which a service fails. Tables are made if need be.
+        moment in which a service fails. Tables are made if need be, and cgroup v2 is mounted at
+        /run/hostreach/cgroupv2 where it is mounted nowhere.
 
         Args:
             cgroup: path of a cgroup v2 directory.
@@ -185,12 +186,12 @@ class Node:
             raise InvalidInput(f"protocols are tcp and udp, not {', '.join(protocols) or 'none'}")
         if cgroup == "":
             raise InvalidInput("--cgroup is empty")
-        root = find_root()
-        path = os.path.realpath(cgroup) if cgroup is not None else root
-        options = AttachOptions(
-            path, root, wanted, protect_binds, host_netns, node_addresses, first
-        )
-        return AttachResult(path, wanted, *self._table.attach(options))
+        with root_to_attach(cgroup) as root:
+            path = os.path.realpath(cgroup) if cgroup is not None else root
+            options = AttachOptions(
+                path, root, wanted, protect_binds, host_netns, node_addresses, first
+            )
+            return AttachResult(path, wanted, *self._table.attach(options))
 
     def detach(self, purge: bool = False) -> DetachResult:
         """Take our programs off their hooks; with ``purge`` remove the tables too.
@@ -237,7 +238,7 @@ class Node:
     def status(self) -> Status:
         """What is attached and what the tables hold; raises `PermissionDenied`, `AbiMismatch`."""
         try:
-            found = self._table.describe(find_root())
+            found = self._table.describe(mounted_root())
         except NotFound:
             return Status(self.pin)
         services, backends, slots = map(Usage, found.counts, found.capacities)

@@ -19,6 +19,7 @@ from hostreach.datapath import kernel_features, socket_features
 from .harness import Box, cli, linux
 from .harness.bpf import attached
 from .harness.clients import TCP, V4, Seen, exchange, outcome
+from .harness.host import mount_hierarchy
 
 FRONTEND = "10.96.0.10:80/tcp"
 VIP = ("10.96.0.10", 80)
@@ -234,37 +235,13 @@ def test_root_without_capabilities(box: Box) -> None:
     assert not attached(box.cgroup)
 
 
-def hierarchies(box: Box, where: str) -> Callable[[], None]:
-    """A mount namespace in which the box's cgroup is the root of cgroup v2, mounted there."""
-
-    def prepare() -> None:
-        box.enter()
-        linux.unshare(linux.CLONE_NEWCGROUP)
-        linux.private_mounts()
-        for mount in reversed(Path("/proc/mounts").read_text().splitlines()):
-            target = mount.split()[1]
-            if target.startswith("/sys/fs/cgroup"):
-                linux.umount(target)
-        linux.mount("none", "/sys/fs/cgroup", "tmpfs")
-        if where:
-            Path(where).mkdir(exist_ok=True)
-            linux.mount("none", where, "cgroup2")
-
-    return prepare
-
-
 @pytest.mark.parametrize("where", ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/mnt"])
 def test_root_cgroup_is_found(box: Box, where: str) -> None:
     """On pure v2 hosts, on hybrid ones, and wherever else it may be mounted."""
-    said = cli.run(box.pin, "attach", "--json", prepare=hierarchies(box, where))
+    said = cli.run(box.pin, "attach", "--json", prepare=lambda: mount_hierarchy(box, where))
     assert said.status == 0, said
     assert said.json["cgroup"] == where
     assert len(attached(box.cgroup)) == 9
-
-
-def test_no_cgroup_v2(box: Box) -> None:
-    one_line(cli.run(box.pin, "attach", prepare=hierarchies(box, "")), 1, "cgroup v2")
-    assert not box.pin.exists()
 
 
 def bpffs(mode: str) -> Callable[[], None]:

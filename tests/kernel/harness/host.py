@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from . import linux
 from .cgroup import Cgroup
 from .namespace import NetNamespace
 
@@ -108,6 +109,25 @@ def cgroups(parent: Path, *names: str) -> Iterator[list[Path]]:
     finally:
         for each in reversed(made):
             each.remove()
+
+
+def mount_hierarchy(box: Box, where: str) -> None:
+    """Into a mount namespace in which the box's cgroup is the root of cgroup v2, mounted there.
+
+    Nowhere if ``where`` is empty; and /run is empty there.
+    """
+    box.enter()
+    linux.unshare(linux.CLONE_NEWCGROUP)
+    linux.private_mounts()
+    for mount in reversed(Path("/proc/mounts").read_text().splitlines()):
+        _, target, fstype, *_ = mount.split()
+        if target.startswith("/sys/fs/cgroup") or fstype == "cgroup2":
+            linux.umount(target)
+    for target in ("/sys/fs/cgroup", "/run"):
+        linux.mount("none", target, "tmpfs")
+    if where:
+        Path(where).mkdir(exist_ok=True)
+        linux.mount("none", where, "cgroup2")
 
 
 def move_to(cgroup: Path) -> None:

@@ -44,9 +44,13 @@ def setns(fd: int, kind: int) -> None:
     _check(_libc.setns(fd, kind), "setns")
 
 
-def mount(source: str, target: str, fstype: str = "", flags: int = 0) -> None:
+def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str = "") -> None:
     result = _libc.mount(
-        source.encode(), target.encode(), fstype.encode() or None, ctypes.c_ulong(flags), None
+        source.encode(),
+        target.encode(),
+        fstype.encode() or None,
+        ctypes.c_ulong(flags),
+        data.encode() or None,
     )
     _check(result, f"mount {target}")
 
