@@ -76,6 +76,7 @@ def test_json(run: Run, host: FakeHost) -> None:
         "affinity": None,
         "host_only": False,
         "from_cgroup": None,
+        "source_ranges": None,
         "on_removal": None,
         "backends": [
             {"address": "10.0.0.2:53", "weight": 1, "state": "active"},

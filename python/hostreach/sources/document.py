@@ -172,6 +172,8 @@ def _plain(text: str) -> object:
 
 def _yaml_problem(error: yaml.MarkedYAMLError) -> str:
     problem = error.problem or error.context or "it cannot be read"
+    if "nesting depth" in problem:  # since PyYAML 6.0.4 it has a limit of its own
+        return "is nested too deeply"
     if problem.startswith("did not find expected"):
         problem += "; is the indentation right, and an IPv6 address in quotes?"
     elif "cannot start any token" in problem:
