@@ -187,6 +187,8 @@ class KernelTable:
             return []
 
     def differing(self, services: Sequence[Service]) -> list[Service]:
+        """See `hostreach.table.Table.differing`; raises `Refused` as `write` does."""
+        _refuse_subtrees(services)
         try:
             with self.locked(exclusive=False):
                 indexes = self._core.differing(
@@ -213,7 +215,12 @@ class KernelTable:
             return []
 
     def exempt(self, cgroup: str) -> bool:
-        """Leave this cgroup's tasks alone; False if that was so before. Raises `InvalidInput`."""
+        """Leave this cgroup's tasks alone; False if that was so before.
+
+        Raises `InvalidInput`, and `Refused` where programs do not know a task's cgroup.
+        """
+        if not _programs_know("cgroup_id"):
+            raise Refused(f"cannot be exempt: {_NO_CGROUPS}", object=cgroup)
         root = find_root()
         cgroup_id, level = _core.cgroup(cgroup, root)
         with self.exclusive():
@@ -246,7 +253,11 @@ class KernelTable:
         return sorted(path for path in paths if path is not None)
 
     def write(self, put: Sequence[Service], remove: Sequence[Frontend] = ()) -> None:
-        """See `hostreach.table.Table.write`."""
+        """See `hostreach.table.Table.write`.
+
+        Raises `Refused` for ``from_cgroup`` where programs do not know a task's cgroup.
+        """
+        _refuse_subtrees(put)
         with self.exclusive():
             self._refresh_addresses(put)
             self._core.write(
@@ -272,6 +283,12 @@ class KernelTable:
         tcp, udp = "tcp" in o.protocols, "udp" in o.protocols
         _core.check(o.cgroup, tcp, udp, o.protect_binds, o.first)
         netns = _core.netns_cookie(o.host_netns)
+        if o.host_netns is not None and not knows_host():
+            raise Refused(
+                "network namespaces are not told apart here (Linux 5.14 does); leave out "
+                "--host-netns",
+                object="kernel",
+            )
         networks = _networks(o.node_addresses)
         self._migrated = False
         with self.exclusive(grow=lambda: _core.check_attached(self._core, o.cgroup)):
@@ -369,6 +386,26 @@ def kernel_features() -> dict[str, bool]:
 def socket_features() -> dict[str, bool]:
     """What ending and counting sockets look at, the same; slower."""
     return _core.socket_features()
+
+
+_NO_CGROUPS = "this kernel does not tell programs which cgroup a task is in (Linux 5.7 does)"
+
+
+def _programs_know(feature: str) -> bool:
+    """The programs for kernels without socket storage know nothing of those who call."""
+    has = _core.features()
+    return has[feature] and has["global_data"] and has["sk_storage"]
+
+
+def knows_host() -> bool:
+    """Whether programs can tell the host's network namespace from others."""
+    return _programs_know("netns_cookie") and _core.netns_cookie(None) != 0
+
+
+def _refuse_subtrees(services: Sequence[Service]) -> None:
+    named = [service for service in services if service.from_cgroup is not None]
+    if named and not _programs_know("cgroup_id"):
+        raise Refused(f"{_NO_CGROUPS}; leave out from_cgroup", object=str(named[0].frontend))
 
 
 def _count_sockets(table: _core.Table) -> int | None:

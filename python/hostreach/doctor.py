@@ -40,7 +40,7 @@ _FEATURES = (
     ("cgroup_id", "5.7", "no exempt, no --from-cgroup; maglev knows network namespaces alone"),
     ("getpeername", "5.8", "getpeername(2) shows the backend's address"),
     ("sock_release", "5.9", "open connections are not counted: least-conn chooses as random does"),
-    ("btf", "5.12", "sockets to be ended are found by a search of all processes"),
+    ("btf", "5.9", "sockets to be ended are found by a search of all processes"),
     ("host_netns", "5.14", "no loopback for node: frontends, and nobody uses --host-only ones"),
     ("mptcp", "5.19", "getpeername(2) of an MPTCP client shows the backend's address"),
     ("set_retval", "6.1", "refused TCP is as ever; refused UDP learns late, or never"),

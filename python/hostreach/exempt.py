@@ -26,7 +26,8 @@ class ExemptTable(Protocol):
     def exempt(self, cgroup: str) -> bool:
         """Add this one; False if it was there already.
 
-        Raises `InvalidInput` for a path that is no cgroup v2 directory, and `TableFull`.
+        Raises `InvalidInput` for a path that is no cgroup v2 directory, `TableFull`, and `Refused`
+        where the kernel does not tell programs a task's cgroup.
         """
 
     def unexempt(self, cgroup: str) -> bool:

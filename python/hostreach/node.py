@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any, Literal, final
 
-from .datapath import KernelTable, mounted_root
+from .datapath import KernelTable, knows_host, mounted_root
 from .ending import EndResult
 from .errors import InvalidInput, NotFound
 from .exempt import Exemptions
@@ -172,7 +172,8 @@ class Node:
             protocols: "tcp", "udp" or both.
             protect_binds: refuse, with EADDRINUSE, to bind ports that services have on this node's
                 own addresses, in the host's network namespace.
-            host_netns: the host's network namespace, as /proc/1/ns/net; default: our own.
+            host_netns: the host's network namespace, as /proc/1/ns/net; default: our own. Refused
+                where the kernel does not tell namespaces apart.
             node_addresses: CIDRs; this node's addresses in them are those of ``node:`` frontends.
                 Default: all.
             first: run before other vendors' programs on the same hooks, those of cgroups below
@@ -220,6 +221,14 @@ class Node:
         None if no socket was open to any of them, or if their services keep them.
         """
         return self._table.last_ended
+
+    def knows_host(self) -> bool:
+        """Whether this kernel tells the host's network namespace from others (Linux 5.14).
+
+        Where it does not, nobody uses services that are ``host_only``, and ``node`` frontends have
+        no loopback.
+        """
+        return knows_host()
 
     def end_sockets(self, dry_run: bool = False) -> EndResult:
         """End the sockets whose backend is removed or down, where its service says so.

@@ -70,6 +70,9 @@ class FakeNode:
         self._attached.append(options)
         return FakeAttachResult(cgroup or "/sys/fs/cgroup", protocols, [])
 
+    def knows_host(self) -> bool:
+        return True
+
     def __enter__(self) -> Self:
         return self
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import Json, MaxBackends, MaxServices, MaxSlots, Owner, Pin, open_node
-from .output import print_diff, warn_hidden
+from .output import print_diff, warn_hidden, warn_host_only
 
 
 def apply(
@@ -38,7 +38,9 @@ def apply(
         changes = node.services.apply(services, owner=owner, prune=prune, dry_run=dry_run)
         ended = node.last_ended
     if not dry_run:
-        warn_hidden([change.after for change in changes if change.after is not None])
+        changed = [change.after for change in changes if change.after is not None]
+        warn_hidden(changed)
+        warn_host_only(changed, node)
     print_diff(changes, as_json, ended)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from hostreach import Node
     from hostreach.ending import EndResult
     from hostreach.models import Service
     from hostreach.table import Change
@@ -82,6 +83,18 @@ def warn_hidden(services: Iterable[Service]) -> None:
                 "from clients on this node",
                 err=True,
             )
+
+
+def warn_host_only(services: Iterable[Service], node: Node) -> None:
+    """A line on stderr where services are for the host alone, and the kernel cannot tell it."""
+    named = [str(service.frontend) for service in services if service.host_only]
+    if named and not node.knows_host():
+        rest = f" and {len(named) - 1} more" if len(named) > 1 else ""
+        typer.echo(
+            f"hostreach: warning: {named[0]}{rest}: nobody uses a host_only service here, for this "
+            "kernel does not tell the host's network namespace (Linux 5.14 does)",
+            err=True,
+        )
 
 
 def print_diff(changes: Sequence[Change], as_json: bool, ended: EndResult | None = None) -> None:

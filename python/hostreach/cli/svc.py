@@ -20,7 +20,7 @@ from .options import (
     check_owner,
     open_node,
 )
-from .output import print_change, print_columns, print_json, warn_hidden
+from .output import print_change, print_columns, print_json, warn_hidden, warn_host_only
 
 if TYPE_CHECKING:
     from hostreach.models import Service
@@ -127,6 +127,7 @@ def add(
         ended = node.last_ended
     if change is not None:
         warn_hidden([service])
+        warn_host_only([service], node)
     print_change(change, str(service.frontend), as_json, ended)
 
 
@@ -167,6 +168,7 @@ def set_(
         ended = node.last_ended
     if change is not None:
         warn_hidden([service])
+        warn_host_only([service], node)
     print_change(change, str(service.frontend), as_json, ended)
 
 
