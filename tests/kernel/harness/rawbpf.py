@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-_SYS_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
+SYS_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
 _PROG_LOAD, _OBJ_GET, _PROG_ATTACH, _LINK_UPDATE, _LINK_DETACH = 5, 7, 8, 29, 34
 _PROG_TYPE_CGROUP_SOCK_ADDR = 18
 ALLOW_MULTI = 2
@@ -34,7 +34,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def bpf(command: int, attributes: bytes) -> int:
     """bpf(2); raises OSError."""
     buffer = ctypes.create_string_buffer(attributes.ljust(120, b"\0"), 120)
-    result: int = _libc.syscall(_SYS_BPF, command, buffer, len(buffer))
+    result: int = _libc.syscall(SYS_BPF, command, buffer, len(buffer))
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))

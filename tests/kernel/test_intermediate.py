@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every state that a writer leaves between two of its stores is one that programs can live with.
+
+The writer is stopped after each instruction that changes a table, and after each system call; then
+an independent reader goes the way that a program would go, from the hash to the backends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import hostreach
+from hostreach import Service
+from hostreach.node import Capacities, Node
+from hostreach.plain import plain_service
+from hostreach.slots import service_slots
+
+from .harness import Box
+from .harness.child import ChildTraceback
+from .harness.line import Line
+from .harness.reader import NO_SERVICE, Found, Reader, Told
+from .harness.stepping import Stepper
+
+LONG = os.environ.get("HOSTREACH_LONG") == "1"
+CHANGES = 400 if LONG else 8
+KILLS = 400 if LONG else 10
+SIZES = Capacities(services=4, backends=10, slots=600)
+# What programs read on their way to a backend; `meta` has the marks and the generation.
+MAPPED = ("records", "slots", "backends", "ports", "meta")
+
+V4 = ["10.96.0.1:80/tcp", "10.96.0.1:80/udp", "10.96.0.2:81/tcp"]
+V6 = ["[fd00:96::1]:80/tcp"]
+NODE = ["node:30080/udp"]
+SERVERS4 = [f"10.0.0.{n}:8080" for n in range(2, 6)]
+SERVERS6 = [f"[fd00::{n}]:8080" for n in range(2, 6)]
+
+Model = dict[str, Told]
+
+
+class Batch(NamedTuple):
+    """Services to have, and frontends not to have."""
+
+    put: list[Service]
+    remove: list[str]
+
+
+def some_service(chance: random.Random, frontend: str) -> Service:
+    servers = SERVERS6 if frontend in V6 else SERVERS4
+    if frontend in NODE:
+        servers = SERVERS4[:2] + SERVERS6[:2]
+    backends = [
+        f"{server},weight={chance.choice([0, 1, 2, 7])},state={chance.choice(STATES)}"
+        for server in chance.sample(servers, chance.randint(0, 3))
+    ]
+    return Service.of(
+        frontend,
+        *backends,
+        name=chance.choice([None, "a/b", "n" * 200]),
+        owner=chance.choice(["manual", "kube"]),
+        algorithm=chance.choice(["random", "random", "least-conn", "maglev"]),
+        affinity=chance.choice([None, None, "3h"]),
+        host_only=chance.random() < 0.2,
+        on_removal=chance.choice([None, "keep", "reset"]),
+    )
+
+
+STATES = ("active", "active", "draining", "down")
+
+
+def batches(seed: int) -> Iterator[Batch]:
+    """Services that come, change and go, alone and together; few backends, so ids come back."""
+    chance = random.Random(seed)
+    everything = V4 + V6 + NODE
+    there: set[str] = set()
+    while True:
+        put: list[Service] = []
+        remove: list[str] = []
+        for frontend in chance.sample(everything, chance.choice([1, 1, 2])):
+            if frontend in there and chance.random() < 0.35:
+                remove.append(frontend)
+            elif frontend in there or len(there) + len(put) < 3:
+                put.append(some_service(chance, frontend))
+        if put or remove:
+            there = (there | {str(each.frontend) for each in put}) - set(remove)
+            yield Batch(put, remove)
+
+
+def told(service: Service) -> Told:
+    *_, name, owner, algorithm, backends, affinity, host_only, subtree, on_removal = plain_service(
+        service, lambda _: (0, 0)
+    )
+    assert subtree is None
+    shares = service_slots(service.backends, algorithm)
+    return Told(algorithm, affinity, host_only, None, on_removal, name, owner, backends, shares)
+
+
+def after(model: Model, batch: Batch) -> Model:
+    model = {**model, **{str(each.frontend): told(each) for each in batch.put}}
+    return {frontend: each for frontend, each in model.items() if frontend not in batch.remove}
+
+
+class Witness:
+    """Looks at every state, and remembers what a program may have seen on its way here.
+
+    A program that began before may still be on its way, until a grace period has gone by: what it
+    has read must go on to lead it right.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._blocks: dict[range, bytes] = {}
+        self._backends: dict[int, tuple[str, int]] = {}
+        self._keys: dict[int, bytes] = {}
+        # Of an id, once given out: whose it is. For good: sockets remember both.
+        self._given: dict[tuple[int, int], tuple[str, int]] = {}
+        self.states = 0
+        self.mended = True  # False: the last writer was killed
+
+    def let_go(self) -> None:
+        """A grace period went by: every program that had begun has ended."""
+        self._blocks.clear()
+        self._backends.clear()
+        self._keys.clear()
+
+    def look(self, before: Model, then: Model, changed: set[str]) -> None:
+        """`changed`: what has been seen to be as it will be; grows."""
+        self._reader.refresh()
+        self.states += 1
+        self._check_those_on_their_way()
+        found = self._reader.services()
+        for frontend in before.keys() | then.keys() | found.keys():
+            was, will_be = before.get(frontend), then.get(frontend)
+            now = found[frontend].told if frontend in found else None
+            assert now in (will_be, was), frontend
+            if now == will_be:
+                changed.add(frontend)
+            else:
+                assert frontend not in changed, f"{frontend} went back to what it had been"
+        self._check_who_has_what(found, before, then)
+
+    def _check_those_on_their_way(self) -> None:
+        for where, block in self._blocks.items():
+            assert self._reader.block(where) == block, "a block was overwritten that is being read"
+        for number, (address, incarnation) in self._backends.items():
+            now = self._reader.backend(number)
+            assert (now.address, now.incarnation) == (address, incarnation), f"backend {number}"
+        for index, key in self._keys.items():
+            assert self._reader.record_key(index) == key, f"record {index}"
+
+    def _check_who_has_what(self, found: dict[str, Found], before: Model, then: Model) -> None:
+        words: set[int] = set()
+        holders: dict[int, str] = {}
+        for frontend, each in found.items():
+            self._blocks[each.block] = self._reader.block(each.block)
+            self._keys[each.record] = self._reader.record_key(each.record)
+            own = set(each.block)
+            assert not words & own, "two services' blocks overlap"
+            words |= own
+            for number in each.ids:
+                assert holders.setdefault(number, frontend) == frontend, f"backend {number}"
+                backend = self._reader.backend(number)
+                self._backends[number] = backend.address, backend.incarnation
+                # one that is about to go with its service, or was, may already be nobody's
+                goes = (frontend in before and frontend not in then) or not self.mended
+                assert backend.service == each.record or (goes and backend.service == NO_SERVICE)
+                self._given[number, backend.incarnation] = backend.address, each.record
+        for number, backend in self._reader.all_backends():
+            now = backend.address, backend.service
+            given = self._given.get((number, backend.incarnation), now)
+            assert now in (given, (given[0], NO_SERVICE)), f"backend {number}: {given}, then {now}"
+
+
+class Halting:
+    """The compiled table, which raises SIGSTOP before a batch's first store and after its last."""
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+        self._locked = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._table, name)
+
+    def write(self, *batch: Any) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self._table.write(*batch)
+        self._table.unlock()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self._locked = False
+
+    def unlock(self) -> None:
+        if self._locked:
+            self._table.unlock()
+        self._locked = True
+
+
+def write(node: Node, batch: Batch) -> None:
+    put = [Service.model_validate(each) for each in batch.put]
+    node._table.write(put, [Service.of(frontend).frontend for frontend in batch.remove])
+
+
+def write_on(pin: Path, test: Line) -> None:
+    """A writer of batches, each of which begins and ends with SIGSTOP."""
+    with hostreach.open(str(pin)) as node:
+        node._table._core = Halting(node._table._core)  # type: ignore[assignment]
+        test.send(os.getpid())
+        while batch := test.recv():
+            write(node, batch)
+            test.send()
+
+
+@pytest.fixture(params=["mapped", "by system calls"])
+def reader(
+    request: pytest.FixtureRequest, box: Box, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Reader]:
+    """Of tables just made."""
+    if request.param != "mapped":
+        monkeypatch.setenv("HOSTREACH_WITHOUT", "mmap")
+    with hostreach.open(str(box.pin), capacities=SIZES) as node:
+        write(node, Batch([Service.of(V4[0])], []))
+        write(node, Batch([], [V4[0]]))
+    with contextlib.closing(Reader(box.pin)) as opened:
+        assert opened.is_mapped == (request.param == "mapped")
+        yield opened
+
+
+@contextlib.contextmanager
+def writer(box: Box, reader: Reader) -> Iterator[tuple[Line, Stepper]]:
+    tables = [box.pin / name for name in MAPPED] if reader.is_mapped else []
+    with (
+        box.talk(lambda test: write_on(box.pin, test), timeout=900) as line,
+        Stepper(line.recv(), tables) as stepper,
+    ):
+        yield line, stepper
+
+
+def write_watched(
+    line: Line, stepper: Stepper, witness: Witness, model: Model, batch: Batch, stores: int | None
+) -> bool:
+    """Looks at each state of a batch; False if the writer stands at its last of so many stores."""
+    line.send(batch)
+    then, changed = after(model, batch), set[str]()
+    for number, event in enumerate(stepper.steps(), 1):
+        if event.waited:
+            witness.let_go()
+        witness.look(model, then, changed)
+        if number == stores:
+            return False
+    return True
+
+
+def test_every_state(box: Box, reader: Reader) -> None:
+    model: Model = {}
+    witness = Witness(reader)
+    with writer(box, reader) as (line, stepper):
+        for batch in itertools.islice(batches(1), CHANGES):
+            assert write_watched(line, stepper, witness, model, batch, None)
+            model = after(model, batch)
+            witness.look(model, model, set())
+            stepper.go_on()
+            line.recv()
+        line.send()
+    print(f"{witness.states} states of {CHANGES} changes")
+    assert witness.states > 10 * CHANGES
+
+
+def kill_on_the_way(
+    box: Box, reader: Reader, witness: Witness, model: Model, batch: Batch, stores: int
+) -> bool:
+    """A writer of its own, that is killed after so many stores; True if it was done by then."""
+    with contextlib.suppress(ChildTraceback), writer(box, reader) as (line, stepper):
+        done = write_watched(line, stepper, witness, model, batch, stores)
+        os.kill(stepper.pid, signal.SIGKILL)
+    return done
+
+
+def test_killed_at_any_store(box: Box, reader: Reader) -> None:
+    """Each writer is killed at some store, and watched as it mends what the last one left."""
+    model: Model = {}
+    witness = Witness(reader)
+    chance = random.Random(5)
+    left_halfway = 0
+    for batch in itertools.islice(batches(2), KILLS):
+        done = kill_on_the_way(box, reader, witness, model, batch, chance.randint(1, 40))
+        model = {name: found.told for name, found in reader.services().items()}
+        left_halfway += not done
+        witness.mended = done
+    assert left_halfway > KILLS // 2
+    with hostreach.open(str(box.pin)) as node:
+        assert {str(each.frontend): told(each) for each in node.services} == model
+        write(node, Batch([], list(model)))
+        reader.refresh()
+        assert not reader.keys()
+        assert {backend.service for _, backend in reader.all_backends()} <= {NO_SERVICE, 0}
