@@ -33,15 +33,20 @@ from .harness.stepping import Stepper
 LONG = os.environ.get("HOSTREACH_LONG") == "1"
 CHANGES = 400 if LONG else 8
 KILLS = 400 if LONG else 10
-SIZES = Capacities(services=4, backends=10, slots=600)
+SIZES = Capacities(services=3, backends=6, slots=3 * 4096)
+# so few that ids and indexes soon come back
 # What programs read on their way to a backend; `meta` has the marks and the generation.
 MAPPED = ("records", "slots", "backends", "ports", "meta")
 
 V4 = ["10.96.0.1:80/tcp", "10.96.0.1:80/udp", "10.96.0.2:81/tcp"]
 V6 = ["[fd00:96::1]:80/tcp"]
 NODE = ["node:30080/udp"]
-SERVERS4 = [f"10.0.0.{n}:8080" for n in range(2, 6)]
-SERVERS6 = [f"[fd00::{n}]:8080" for n in range(2, 6)]
+SERVERS4 = [f"10.0.0.{n}:8080" for n in range(2, 10)]
+SERVERS6 = [f"[fd00::{n}]:8080" for n in range(2, 10)]
+
+STATES = ("active", "active", "draining", "down")
+# The last one makes a block of 4,096 slots: of such the table holds eight.
+WEIGHTS = (0, 1, 2, 7, 4095) if LONG else (0, 1, 2, 7)
 
 Model = dict[str, Told]
 
@@ -56,10 +61,10 @@ class Batch(NamedTuple):
 def some_service(chance: random.Random, frontend: str) -> Service:
     servers = SERVERS6 if frontend in V6 else SERVERS4
     if frontend in NODE:
-        servers = SERVERS4[:2] + SERVERS6[:2]
+        servers = SERVERS4[:4] + SERVERS6[:4]
     backends = [
-        f"{server},weight={chance.choice([0, 1, 2, 7])},state={chance.choice(STATES)}"
-        for server in chance.sample(servers, chance.randint(0, 3))
+        f"{server},weight={chance.choice(WEIGHTS)},state={chance.choice(STATES)}"
+        for server in chance.sample(servers, chance.choice([0, 1, 2, 2]))
     ]
     return Service.of(
         frontend,
@@ -71,9 +76,6 @@ def some_service(chance: random.Random, frontend: str) -> Service:
         host_only=chance.random() < 0.2,
         on_removal=chance.choice([None, "keep", "reset"]),
     )
-
-
-STATES = ("active", "active", "draining", "down")
 
 
 def batches(seed: int) -> Iterator[Batch]:
@@ -122,11 +124,12 @@ class Witness:
         self._keys: dict[int, bytes] = {}
         # Of an id, once given out: whose it is. For good: sockets remember both.
         self._given: dict[tuple[int, int], tuple[str, int]] = {}
-        self.states = 0
+        self.states = self.graces = 0
         self.mended = True  # False: the last writer was killed
 
     def let_go(self) -> None:
         """A grace period went by: every program that had begun has ended."""
+        self.graces += 1
         self._blocks.clear()
         self._backends.clear()
         self._keys.clear()
@@ -157,14 +160,14 @@ class Witness:
             assert self._reader.record_key(index) == key, f"record {index}"
 
     def _check_who_has_what(self, found: dict[str, Found], before: Model, then: Model) -> None:
-        words: set[int] = set()
+        end = 0
+        for each in sorted(found.values(), key=lambda each: each.block.start):
+            assert end <= each.block.start, "two services' blocks overlap"
+            end = each.block.stop
         holders: dict[int, str] = {}
         for frontend, each in found.items():
             self._blocks[each.block] = self._reader.block(each.block)
             self._keys[each.record] = self._reader.record_key(each.record)
-            own = set(each.block)
-            assert not words & own, "two services' blocks overlap"
-            words |= own
             for number in each.ids:
                 assert holders.setdefault(number, frontend) == frontend, f"backend {number}"
                 backend = self._reader.backend(number)
@@ -268,8 +271,9 @@ def test_every_state(box: Box, reader: Reader) -> None:
             stepper.go_on()
             line.recv()
         line.send()
-    print(f"{witness.states} states of {CHANGES} changes")
+    print(f"{witness.states} states of {CHANGES} changes, {witness.graces} grace periods")
     assert witness.states > 10 * CHANGES
+    assert witness.graces, "nothing came back"
 
 
 def kill_on_the_way(

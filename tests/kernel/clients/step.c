@@ -28,7 +28,6 @@
 #include <unistd.h>
 
 #define MAPS_MAX 16
-#define WATCHED_MAX (1 << 15) // bytes of each
 
 #if defined(__x86_64__)
 #define SYSCALL_CODE 0x050f
@@ -73,8 +72,6 @@ static void open_table(const char *pin) {
         fail(pin);
     struct table *t = &tables[table_count++];
     t->size = (size_t)((info.value_size + 7) / 8 * 8) * info.max_entries;
-    if (t->size > WATCHED_MAX)
-        t->size = WATCHED_MAX;
     t->now = mmap(NULL, t->size, PROT_READ, MAP_SHARED, (int)fd, 0);
     t->seen = malloc(t->size);
     if (t->now == MAP_FAILED || !t->seen)
