@@ -21,7 +21,6 @@ import pytest
 import hostreach
 from hostreach import Service
 from hostreach.node import Capacities, Node
-from hostreach.plain import plain_service
 from hostreach.slots import service_slots
 
 from .harness import Box
@@ -97,12 +96,20 @@ def batches(seed: int) -> Iterator[Batch]:
 
 
 def told(service: Service) -> Told:
-    *_, name, owner, algorithm, backends, affinity, host_only, subtree, on_removal = plain_service(
-        service, lambda _: (0, 0)
+    assert service.from_cgroup is None
+    backends = [(backend.address, backend.weight, backend.state) for backend in service.backends]
+    return Told(
+        service.algorithm,
+        service.affinity_ms,
+        service.host_only,
+        None,
+        service.source_ranges,
+        service.on_removal,
+        service.name,
+        service.owner,
+        backends,
+        service_slots(service.backends, service.algorithm),
     )
-    assert subtree is None
-    shares = service_slots(service.backends, algorithm)
-    return Told(algorithm, affinity, host_only, None, on_removal, name, owner, backends, shares)
 
 
 def after(model: Model, batch: Batch) -> Model:

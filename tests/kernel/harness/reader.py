@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -43,10 +44,11 @@ class Told(NamedTuple):
     affinity_ms: int
     host_only: bool
     from_cgroup: str | None
+    source_ranges: str | None
     on_removal: str | None
     name: str | None
     owner: str
-    backends: list[tuple[str, int, str]]  # address, weight, state
+    backends: Sequence[tuple[str, int, str]]  # address, weight, state
     shares: list[int]
 
 
@@ -111,31 +113,34 @@ class Reader:
         count6, algorithm, flags = set_word >> 45 & 0x1FFF, set_word >> 58 & 3, set_word >> 60
         slots = self._views["slots"]
         at = (base + count + count6) * _WORD
-        members, affinity, low, high, _, removal, path, name, owner, _ = _DETAILS.unpack_from(
+        members, affinity, low, high, _, removal, path, name, owner, ranges = _DETAILS.unpack_from(
             slots, at
         )
         at += _DETAILS.size
         texts_at = at + members * _MEMBER.size
-        end = texts_at + name + owner + path
+        end = texts_at + name + owner + path + ranges
         assert end <= len(slots)
         ids, backends = [], []
         for number in range(members):
             backend, weight, state = _MEMBER.unpack_from(slots, at + number * _MEMBER.size)
             ids.append(backend)
             backends.append((self.backend(backend).address, weight, STATES[state]))
-        texts = bytes(slots[texts_at:end])
+        ends = itertools.accumulate((name, owner, path, ranges), initial=texts_at)
+        texts = [bytes(slots[a:b]).decode() for a, b in itertools.pairwise(ends)]
         selection = Counter(struct.unpack_from(f"={count + count6}I", slots, base * _WORD))
         assert selection.keys() <= set(ids), "a slot holds a backend that is not the service's"
         assert bool(flags & 1) == bool(affinity)
         assert bool(flags & 4) == bool(low or high)
+        assert bool(flags & 8) == bool(ranges)
         told = Told(
             ALGORITHMS[algorithm],
             affinity,
             bool(flags & 2),
-            texts[name + owner :].decode() or None,
+            texts[2] or None,
+            texts[3] or None,
             ON_REMOVAL[removal],
-            texts[:name].decode() or None,
-            texts[name : name + owner].decode(),
+            texts[0] or None,
+            texts[1],
             backends,
             [selection[each] for each in ids],
         )
