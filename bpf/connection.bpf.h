@@ -107,6 +107,16 @@ static __always_inline void forget_connection(struct bpf_sock_addr *ctx, const s
 		overflow_drop(ctx, to, HR_BY_PEER);
 }
 
+/* The socket is not to go there after all. */
+static __always_inline void forget_origin(struct bpf_sock_addr *ctx, const struct hr_origin *origin)
+{
+	struct hr_key backend = {};
+
+	copy_ip(backend.ip, origin->given_ip);
+	backend.port = origin->given_port;
+	forget_connection(ctx, &backend);
+}
+
 /* The backend that the socket is connected to, if it asked for this address to get there. */
 static __always_inline const struct hr_origin *
 connected_origin(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct hr_key *asked)

@@ -115,9 +115,14 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 	}
 	ask_for(&origin, &key);
 	err = assign(ctx, &service, &origin);
-	/* it may be another service's by now, or none's: ask for it anew */
-	if (!err && has_gone(&service, &origin) && find_service(ctx, &key, &service))
+	if (!err && has_gone(&service, &origin)) {
+		/* it may be another service's by now, or none's: ask for it anew */
+		if (!find_service(ctx, &key, &service)) {
+			forget_origin(ctx, &origin);
+			return 0;
+		}
 		err = assign(ctx, &service, &origin);
+	}
 	if (err)
 		return refuse(ctx, &key, 0, v6);
 	store_address(ctx, origin.given_ip, origin.given_port, v6);

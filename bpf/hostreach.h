@@ -20,7 +20,7 @@
 
 /*
  * Changes with any layout below. `attach` brings tables of an older version to
- * this one (cpp/migration.cpp knows their layouts); those of a newer are refused.
+ * this one (cpp/replacement.cpp); those of a newer are refused.
  */
 #define HR_ABI_VERSION 2
 
@@ -98,7 +98,7 @@ struct hr_network {
 struct hr_record {
 	__u64 set;
 	struct hr_key key;
-	__u32 check; /* HR_CHECK(set); mapped: not kept */
+	__u32 check; /* HR_CHECK(set) */
 };
 
 /* The upper half of a product: it depends on every bit of the word. */

@@ -75,7 +75,7 @@ static __always_inline bool same_key(const struct hr_key *a, const struct hr_key
 }
 
 /* How often a word is read again that a writer is about to replace. */
-#define WORD_TRIES 4
+#define WORD_TRIES 16
 
 /*
  * The publishing word is read once, by one 64-bit load: two 32-bit loads
@@ -115,7 +115,10 @@ static __always_inline bool find_key(const struct hr_key *key, struct service *s
 	record = bpf_map_lookup_elem(&records, &service->index);
 	if (!record || !same_key(&record->key, key))
 		return false;
-	return read_set(record, &service->set);
+	/* torn for so long: the service is there, so to refuse is right, and to pass is not */
+	if (!read_set(record, &service->set))
+		service->set = 0;
+	return true;
 }
 
 #ifdef HR_LEGACY

@@ -41,10 +41,15 @@ void unpin(const std::string &path) {
 
 // ---- programs without links ----
 
+// `current` is what is on the hook as far as it is known: while a program is
+// replaced, the next one is pinned aside, as NAME_new.
 struct PinnedProgram {
     std::string path;
+    std::string current;
     __u64 cgroup_id;
 };
+
+std::string aside(const std::string &path) { return path + "_new"; }
 
 std::string directory_of(const PinDirectory &pin, __u64 cgroup_id) {
     char name[17];
@@ -61,8 +66,8 @@ std::optional<PinnedProgram> find_program(const PinDirectory &pin, const Hook &h
         if (entry->d_name[0] == '.')
             continue;
         std::string path = programs(pin) + "/" + entry->d_name + "/" + hook.name;
-        if (::access(path.c_str(), F_OK) == 0)
-            found = {path, std::strtoull(entry->d_name, nullptr, 16)};
+        if (::access(path.c_str(), F_OK) == 0 || ::access(aside(path).c_str(), F_OK) == 0)
+            found = {path, path, std::strtoull(entry->d_name, nullptr, 16)};
     }
     ::closedir(directory);
     return found;
@@ -80,8 +85,11 @@ void put_on(const Cgroup &cgroup, const Hook &hook, int program, __u32 flags, in
         raise_errno(cgroup.path(), std::string("attach to ") + hook.name, errno);
 }
 
+// Only what is there: from a hook that somebody has to himself (without
+// BPF_F_ALLOW_MULTI), the kernel takes whatever program there is, for any.
 void take_off(const Cgroup &cgroup, const Hook &hook, const Fd &program) {
-    // ENOENT: somebody did so before us
+    if (!is_on(cgroup, hook, program_id(program)))
+        return;
     if (bpf_prog_detach2(program.get(), cgroup.fd(), hook.type) && errno != ENOENT)
         raise_errno(cgroup.path(), std::string("detach from ") + hook.name, errno);
 }
@@ -90,19 +98,45 @@ void take_off(const Cgroup &cgroup, const Hook &hook, const Fd &program) {
 void add_program(const Place &place, const Hook &hook, int program, const Cgroup &cgroup) {
     make_directory(programs(place.pin));
     make_directory(directory_of(place.pin, cgroup.id()));
-    pin_object(program, directory_of(place.pin, cgroup.id()) + "/" + hook.name);
-    put_on(cgroup, hook, program, order(place.pin), 0);
+    const std::string path = directory_of(place.pin, cgroup.id()) + "/" + hook.name;
+    pin_object(program, path);
+    try {
+        put_on(cgroup, hook, program, order(place.pin), 0);
+    } catch (...) {
+        unpin(path);
+        throw;
+    }
 }
 
-bool replace_program(const Place &place, const Hook &hook, int program,
-                     const PinnedProgram &there) {
+// Nothing if the cgroup was removed, and all that was on it with it. Raises
+// refused if it cannot be told: then something of ours may be on it.
+std::optional<Cgroup> reach(const Place &place, const PinnedProgram &there) {
     std::optional<Cgroup> cgroup = Cgroup::by_id(there.cgroup_id, place.cgroup_mount);
+    if (!cgroup && !Cgroup::is_gone(there.cgroup_id, place.cgroup_mount))
+        throw Error(Kind::refused, there.path,
+                    "the cgroup that it is attached to cannot be reached from here; mount cgroup "
+                    "v2, and run as root of the host");
+    return cgroup;
+}
+
+// Which of the two pins is on the hook, after somebody was killed between.
+void settle_pins(const Cgroup &cgroup, const Hook &hook, PinnedProgram &there) {
+    Fd next = open_pinned(aside(there.path));
+    if (next && is_on(cgroup, hook, program_id(next)))
+        there.current = aside(there.path);
+}
+
+bool replace_program(const Place &place, const Hook &hook, int program, PinnedProgram there) {
+    std::optional<Cgroup> cgroup = reach(place, there);
     if (!cgroup)
         return false;
+    settle_pins(*cgroup, hook, there);
+    if (there.current != there.path && ::rename(there.current.c_str(), there.path.c_str()))
+        raise_errno(there.path, "replace the pin", errno);
     Fd old = open_pinned(there.path);
-    const std::string aside = there.path + "_new";
-    unpin(aside);
-    pin_object(program, aside);
+    const std::string next = aside(there.path);
+    unpin(next);
+    pin_object(program, next);
     const __u32 flags = BPF_F_ALLOW_MULTI | BPF_F_REPLACE | order(place.pin);
     LIBBPF_OPTS(bpf_prog_attach_opts, opts, .flags = flags, .replace_prog_fd = old.get());
     if (bpf_prog_attach_opts(program, cgroup->fd(), hook.type, &opts)) {
@@ -110,14 +144,14 @@ bool replace_program(const Place &place, const Hook &hook, int program,
         put_on(*cgroup, hook, program, order(place.pin), 0);
         take_off(*cgroup, hook, old);
     }
-    if (::rename(aside.c_str(), there.path.c_str()))
+    if (::rename(next.c_str(), there.path.c_str()))
         raise_errno(there.path, "replace the pin", errno);
     return true;
 }
 
 void drop_program(const Place &place, const Hook &hook, const PinnedProgram &there) {
-    std::optional<Cgroup> cgroup = Cgroup::by_id(there.cgroup_id, place.cgroup_mount);
-    for (const std::string &path : {there.path + "_new", there.path}) {
+    std::optional<Cgroup> cgroup = reach(place, there);
+    for (const std::string &path : {aside(there.path), there.path}) {
         Fd program = open_pinned(path);
         if (program && cgroup)
             take_off(*cgroup, hook, program);
@@ -155,12 +189,15 @@ std::optional<Attachment> find_attachment(const Place &place, const Hook &hook) 
     std::optional<PinnedProgram> there = find_program(place.pin, hook);
     if (!there)
         return std::nullopt;
+    std::optional<Cgroup> cgroup = Cgroup::by_id(there->cgroup_id, place.cgroup_mount);
+    if (cgroup)
+        settle_pins(*cgroup, hook, *there);
     Attachment found;
-    found.program_id = program_id(open_pinned(there->path));
-    if (std::optional<Cgroup> cgroup = Cgroup::by_id(there->cgroup_id, place.cgroup_mount)) {
+    if (Fd program = open_pinned(there->current))
+        found.program_id = program_id(program);
+    if (cgroup || !Cgroup::is_gone(there->cgroup_id, place.cgroup_mount))
         found.cgroup_id = there->cgroup_id;
-        found.in_place = is_on(*cgroup, hook, found.program_id);
-    }
+    found.in_place = cgroup && found.program_id && is_on(*cgroup, hook, found.program_id);
     return found;
 }
 

@@ -84,7 +84,12 @@ void bind_datapath(py::module_ &module) {
         py::arg("table"));
     module.def("status", status, py::arg("table"), py::arg("cgroup_mount"));
     module.def("netns_cookie", netns_cookie, py::arg("path"));
-    module.def("local_addresses", local_addresses);
+    module.def(
+        "local_addresses",
+        [](const std::optional<std::string> &path) {
+            return path ? addresses_at(*path) : local_addresses();
+        },
+        py::arg("path"));
     module.def(
         "cgroup",
         [](const std::string &path, const std::string &mount) {

@@ -240,13 +240,14 @@ void bind_table(py::module_ &module) {
             py::arg("frontend"))
         .def(
             "set_host",
-            [](Table &table, __u64 netns, const std::vector<PyNetwork> &networks) {
+            [](Table &table, __u64 netns, const std::vector<PyNetwork> &networks,
+               const std::vector<std::string> &addresses) {
                 std::vector<hr_network> parsed;
                 for (const auto &[address, bits] : networks)
                     parsed.push_back(parse_network(address, bits));
-                table.set_host(netns, parsed);
+                table.set_host(netns, parsed, addresses);
             },
-            py::arg("netns"), py::arg("networks"))
+            py::arg("netns"), py::arg("networks"), py::arg("addresses"))
         .def("host",
              [](const Table &table) {
                  std::vector<PyNetwork> networks;

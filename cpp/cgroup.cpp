@@ -69,15 +69,27 @@ Cgroup Cgroup::open(const std::string &path) {
     return Cgroup(std::move(fd), id, path);
 }
 
-std::optional<Cgroup> Cgroup::by_id(__u64 id, const std::string &mount) {
+namespace {
+
+// -1 with an errno.
+Fd open_by_id(__u64 id, const std::string &mount) {
     Fd root(::open(mount.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (!id || !root)
-        return std::nullopt;
     Handle handle; // of the root's kind
-    if (!handle.read(root.get()))
-        return std::nullopt;
+    if (!root || !handle.read(root.get()))
+        return Fd();
     std::memcpy(handle.get()->f_handle, &id, sizeof(id));
-    Fd fd(::open_by_handle_at(root.get(), handle.get(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    return Fd(::open_by_handle_at(root.get(), handle.get(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+}
+
+} // namespace
+
+bool Cgroup::is_gone(__u64 id, const std::string &mount) {
+    Fd root(::open(mount.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    return !id || (root && is_cgroup2(root.get()) && !open_by_id(id, mount) && errno == ESTALE);
+}
+
+std::optional<Cgroup> Cgroup::by_id(__u64 id, const std::string &mount) {
+    Fd fd = id ? open_by_id(id, mount) : Fd();
     if (!fd || !is_cgroup2(fd.get()))
         return std::nullopt;
     std::array<char, 4096> path;

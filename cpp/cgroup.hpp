@@ -20,6 +20,10 @@ class Cgroup {
     // `mount` is where cgroup v2 is mounted.
     static std::optional<Cgroup> by_id(__u64 id, const std::string &mount);
 
+    // Whether there is no such cgroup any more, as opposed to one that cannot be
+    // reached from here.
+    static bool is_gone(__u64 id, const std::string &mount);
+
     // Depth below the root, whose own is 0. Raises refused where the mount shows
     // only a part of the hierarchy, for the kernel counts from its root.
     __u8 level(const std::string &mount) const;

@@ -15,13 +15,17 @@ namespace hr {
 std::vector<Client> find_clients() {
     std::vector<Client> clients;
     visit_namespaces(find_inhabited_namespaces(), [&](std::uint32_t) {
-        Client client = {netns_cookie(std::nullopt), {}};
-        for (const std::string &address : local_addresses()) {
-            hr_ip ip;
-            parse_ip(address, ip.ip);
-            client.addresses.push_back(ip);
+        try {
+            Client client = {netns_cookie(std::nullopt), {}};
+            for (const std::string &address : local_addresses()) {
+                hr_ip ip;
+                parse_ip(address, ip.ip);
+                client.addresses.push_back(ip);
+            }
+            clients.push_back(std::move(client));
+        } catch (const Error &) {
+            // one that cannot be asked lets nobody in, and the others go on
         }
-        clients.push_back(std::move(client));
     });
     return clients;
 }

@@ -47,16 +47,21 @@ std::vector<Window> emptiest(const std::vector<std::pair<Range, __u32>> &blocks,
 // from there: programs see a change that changes nothing. Nothing of this is
 // needed but where blocks of many sizes come and go in a table that is well filled.
 bool Table::make_room(__u32 words) {
+    const __u32 size = static_cast<__u32>(word_count());
+    for (const Window &window : emptiest(blocks_by_place(), words, size))
+        if (move_out({window.start, words}, blocks_by_place())) // they move with each try
+            return true;
+    return false;
+}
+
+std::vector<std::pair<Range, __u32>> Table::blocks_by_place() const {
     std::vector<std::pair<Range, __u32>> blocks;
     for (const auto &[key, service] : index_) {
         const Block block = read(service);
         blocks.push_back({{block.base, block.words}, service});
     }
     std::ranges::sort(blocks, {}, [](const auto &block) { return block.first.start; });
-    for (const Window &window : emptiest(blocks, words, static_cast<__u32>(word_count())))
-        if (move_out({window.start, words}, blocks))
-            return true;
-    return false;
+    return blocks;
 }
 
 bool Table::move_out(Range window, const std::vector<std::pair<Range, __u32>> &blocks) {
@@ -66,9 +71,7 @@ bool Table::move_out(Range window, const std::vector<std::pair<Range, __u32>> &b
         if (range.start + range.length <= window.start ||
             range.start >= window.start + window.length)
             continue;
-        const hr_record &record = tables_->records[service];
-        if (static_cast<__u32>(record.set) != range.start)
-            continue; // moved by an earlier try
+        const hr_record record = tables_->records[service];
         std::optional<__u32> to = free_words_.take(range.length);
         if (!to) {
             emptied = false;

@@ -12,6 +12,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <exception>
+#include <functional>
 #include <memory>
 #include <set>
 #include <thread>
@@ -50,28 +52,51 @@ bool is_loopback(int family, const void *address) {
 
 } // namespace
 
-__u64 netns_cookie(const std::optional<std::string> &path) {
-    if (!path)
-        return own_cookie();
-    Fd ns(::open(path->c_str(), O_RDONLY | O_CLOEXEC));
+namespace {
+
+// On a thread of its own, so that nobody else is moved.
+void inside(const std::string &path, const std::function<void()> &look) {
+    Fd ns(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (!ns && (errno == ENOENT || errno == ENOTDIR))
-        throw Error(Kind::invalid_input, *path, "no such network namespace", errno);
+        throw Error(Kind::invalid_input, path, "no such network namespace", errno);
     if (!ns)
-        raise_errno(*path, "open the network namespace", errno);
-    // a thread of its own, so that nobody else is moved
-    __u64 cookie = 0;
+        raise_errno(path, "open the network namespace", errno);
     int err = 0;
+    std::exception_ptr thrown;
     std::thread([&] {
-        if (::setns(ns.get(), CLONE_NEWNET))
+        if (::setns(ns.get(), CLONE_NEWNET)) {
             err = errno;
-        else
-            cookie = own_cookie();
+            return;
+        }
+        try {
+            look();
+        } catch (...) {
+            thrown = std::current_exception();
+        }
     }).join();
+    if (thrown)
+        std::rethrow_exception(thrown);
     if (err == EINVAL)
-        throw Error(Kind::invalid_input, *path, "no network namespace", err);
+        throw Error(Kind::invalid_input, path, "no network namespace", err);
     if (err)
-        raise_errno(*path, "enter the network namespace", err);
+        raise_errno(path, "enter the network namespace", err);
+}
+
+} // namespace
+
+__u64 netns_cookie(const std::optional<std::string> &path) {
+    __u64 cookie = 0;
+    if (path)
+        inside(*path, [&] { cookie = own_cookie(); });
+    else
+        cookie = own_cookie();
     return cookie;
+}
+
+std::vector<std::string> addresses_at(const std::string &path) {
+    std::vector<std::string> addresses;
+    inside(path, [&] { addresses = local_addresses(); });
+    return addresses;
 }
 
 std::vector<std::string> local_addresses() {

@@ -18,6 +18,8 @@ __u64 netns_cookie(const std::optional<std::string> &path);
 // Addresses of all interfaces of this namespace, sorted; not 127.0.0.0/8 and ::1,
 // nor those of kube-ipvs0, where kube-proxy puts every service's. Raises kernel_error.
 std::vector<std::string> local_addresses();
+// Those of the network namespace at `path`. Raises invalid_input, too.
+std::vector<std::string> addresses_at(const std::string &path);
 
 // A network in text, as "10.0.0.0" and 8. Raises invalid_input.
 hr_network parse_network(const std::string &address, unsigned bits);

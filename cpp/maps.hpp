@@ -51,9 +51,8 @@ void for_each_key(int fd, const std::function<void(const K &)> &visit) {
     }
 }
 
-// Makes the keys of a hash these, all with the value 1: adds what is missing
-// first, so that no program finds less than before or after. Raises table_full,
-// kernel_error.
+// Makes the keys of a hash these, all with the value 1. What is there and stays is
+// not touched. Raises table_full, kernel_error.
 template <typename K>
 void replace_set(int fd, const std::vector<K> &wanted, const std::string &name);
 
@@ -68,11 +67,18 @@ void replace_set(int fd, const std::vector<K> &wanted, const std::string &name) 
     std::set<std::string> keep, there;
     for_each_key<K>(fd, [&](const K &key) { there.insert(bytes(key)); });
     for (const K &key : wanted)
-        if (keep.insert(bytes(key)).second && !there.count(bytes(key)))
-            add_to_set(fd, &key, name);
-    for (const std::string &key : there)
-        if (!keep.count(key))
-            remove_from_set(fd, key.data());
+        keep.insert(bytes(key));
+    auto remove_stale = [&] {
+        for (const std::string &key : there)
+            if (!keep.count(key))
+                remove_from_set(fd, key.data());
+    };
+    if (keep.size() > there.size()) // it may be full: then room is made first
+        remove_stale();
+    for (const std::string &key : keep)
+        if (!there.count(key))
+            add_to_set(fd, key.data(), name);
+    remove_stale();
 }
 
 } // namespace hr

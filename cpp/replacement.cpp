@@ -35,7 +35,7 @@ bool is_there(const std::string &path) { return ::access(path.c_str(), F_OK) == 
 
 void pin_next(const PinDirectory &pin, const Skeleton &skeleton,
               const std::vector<std::string> &names) {
-    if (::mkdir(next_of(pin).path().c_str(), 0700))
+    if (::mkdir(next_of(pin).path().c_str(), 0700) && errno != EEXIST)
         raise_errno(next_of(pin).path(), "make the directory", errno);
     for (const std::string &name : names)
         pin_object(bpf_map__fd(skeleton.map(name.c_str())), next_of(pin).file(name));
@@ -123,17 +123,8 @@ hr_meta_v1 read_v1(const PinDirectory &pin) {
     return old;
 }
 
-// Version 1 forgot the networks that were given, and kept the addresses in them.
-void keep_addresses(const Fd &addresses, int networks) {
-    for_each_key<hr_ip>(addresses.get(), [&](const hr_ip &ip) {
-        hr_network network = {{ip.ip[0], ip.ip[1], ip.ip[2], ip.ip[3]}, 128};
-        __u32 one = 1;
-        if (bpf_map_update_elem(networks, &network, &one, BPF_ANY))
-            raise_errno("node_networks", "write to the table", errno);
-    });
-}
-
-// Of version 1 all other tables have the same layout as now.
+// Of version 1 all other tables have the same layout as now. The networks that a
+// node's addresses are in it did not keep: attach says them anew.
 void stage_current(const PinDirectory &pin) {
     const hr_meta_v1 old = read_v1(pin);
     const Features features = probe_features();
@@ -154,9 +145,9 @@ void stage_current(const PinDirectory &pin) {
     meta.slots_mark = old.slots_mark;
     meta.exempt_levels = old.exempt_levels;
     write_meta(skeleton, meta);
-    if (old.addresses_given)
-        keep_addresses(open_pinned(pin.file("node_addresses")),
-                       bpf_map__fd(skeleton.map("node_networks")));
+    // a look too many until all are replaced, rather than one too few
+    const __u64 one = 1;
+    write_element(bpf_map__fd(skeleton.map("flags")), HR_OVERFLOW_USED, &one, "flags");
     std::vector<std::string> made = {"flags", "node_networks", "allowed", "meta"};
     if (skeleton.map("more_datagrams"))
         made.push_back("more_datagrams");
@@ -174,12 +165,18 @@ void discard(const PinDirectory &pin) {
 void attach_again(const PinDirectory &pin, const std::string &cgroup_mount) {
     for (const Hook &hook : all_hooks()) {
         std::optional<Attachment> there = find_attachment({pin, cgroup_mount, true}, hook);
-        if (!there || !there->in_place)
+        if (!there || !there->cgroup_id)
             continue;
-        if (std::optional<Cgroup> cgroup = Cgroup::by_id(there->cgroup_id, cgroup_mount)) {
-            attach(pin, *cgroup, datapath_status(pin, cgroup_mount).wanted, cgroup_mount);
-            return;
-        }
+        std::optional<Cgroup> cgroup = Cgroup::by_id(there->cgroup_id, cgroup_mount);
+        if (!cgroup && Cgroup::is_gone(there->cgroup_id, cgroup_mount))
+            continue;
+        if (!cgroup)
+            throw Error(Kind::refused, pin.path(),
+                        "the cgroup that it is attached to cannot be reached from here, so its "
+                        "programs cannot be replaced; mount cgroup v2, and run as root of the "
+                        "host");
+        attach(pin, *cgroup, datapath_status(pin, cgroup_mount).wanted, cgroup_mount);
+        return;
     }
 }
 
@@ -212,26 +209,23 @@ void commit(const PinDirectory &pin) {
     discard(pin);
 }
 
-// Does any program of ours use this one of the staged tables?
-bool in_use(const PinDirectory &pin, const std::string &cgroup_mount, const char *name) {
-    Fd staged = open_pinned(next_of(pin).file(name));
-    if (!staged)
-        return false;
-    __u32 id = map_info(staged.get(), name).id;
+// Does any program of ours use one of the staged tables? Those that are replaced
+// first use few of them.
+bool in_use(const PinDirectory &pin, const std::string &cgroup_mount) {
+    std::vector<__u32> staged;
+    for (const std::string &name : table_names())
+        if (Fd table = open_pinned(next_of(pin).file(name)))
+            staged.push_back(map_info(table.get(), name).id);
     for (const Hook &hook : all_hooks()) {
         std::optional<Attachment> there = find_attachment({pin, cgroup_mount, true}, hook);
         Fd program = there ? program_by_id(there->program_id) : Fd();
         if (!program)
             continue;
         std::vector<__u32> maps = fingerprint(program.get()).maps;
-        if (std::find(maps.begin(), maps.end(), id) != maps.end())
+        if (std::ranges::find_first_of(maps, staged) != maps.end())
             return true;
     }
     return false;
-}
-
-bool in_use(const PinDirectory &pin, const std::string &cgroup_mount) {
-    return in_use(pin, cgroup_mount, "meta") || in_use(pin, cgroup_mount, "services");
 }
 
 void go_over(const PinDirectory &pin, const std::string &cgroup_mount) {
@@ -247,6 +241,8 @@ void go_over(const PinDirectory &pin, const std::string &cgroup_mount) {
 // Version 1 staged no `meta`; some of its programs may use the larger tables and
 // some the others, which hold the same. What `attach` brings next are ours.
 void finish_v1(const PinDirectory &pin) {
+    if (::mkdir(next_of(pin).file(kCommitted).c_str(), 0700) && errno != EEXIST)
+        raise_errno(next_of(pin).path(), "commit", errno);
     for (const std::string &name : table_names())
         if (::rename(next_of(pin).file(name).c_str(), pin.file(name).c_str()) && errno != ENOENT)
             raise_errno(next_of(pin).file(name), "move the table", errno);
@@ -329,6 +325,7 @@ void recover_replacement(const PinDirectory &pin, const std::string &cgroup_moun
     }
     if (!committed)
         attach_again(pin, cgroup_mount);
+    GracePeriod().wait();
     commit(pin);
     recount(pin); // what was copied went with the process that was killed
 }

@@ -34,7 +34,7 @@ constexpr std::chrono::milliseconds kOnItsWay{20};
 // by where they are.
 struct Candidates {
     std::vector<hr_socket> due; // for sure; only if the iterators told
-    std::map<__u64, hr_connection> by_cookie;
+    std::map<__u64, std::vector<hr_origin>> by_cookie;
     std::map<__u32, __u32> by_netns; // how many are in each
     Namespaces open;                 // those of them that are open already
     bool on_their_way = false;       // some are not connected, or not yet
@@ -49,7 +49,7 @@ Candidates ask_iterators(Iterators &iterators) {
         }
         found.due.push_back(socket);
         if (socket.cookie)
-            found.by_cookie[socket.cookie].latest = socket.origin;
+            found.by_cookie[socket.cookie].push_back(socket.origin);
         found.by_netns[socket.netns]++;
     }
     return found;
@@ -75,7 +75,7 @@ bool ask_processes(int connections, const Tables &tables, Candidates *found) {
         if (bpf_map_lookup_elem(connections, &fd, &record) ||
             (!is_due(record.latest, tables) && !is_due(record.before, tables)) ||
             ::getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &size) ||
-            !found->by_cookie.emplace(cookie, record).second)
+            !found->by_cookie.emplace(cookie, std::vector{record.latest, record.before}).second)
             return true;
         Fd ns = namespace_of(socket);
         struct stat about;
@@ -89,8 +89,9 @@ bool ask_processes(int connections, const Tables &tables, Candidates *found) {
 
 // What sockets had no room for, or all where the kernel gives them none: these
 // are known by their cookies alone, so every namespace has to be searched.
-std::map<__u64, hr_connection> ask_overflow(const PinDirectory &pin, const Tables &tables) {
-    std::map<__u64, hr_connection> found;
+std::map<__u64, std::vector<hr_origin>> ask_overflow(const PinDirectory &pin,
+                                                     const Tables &tables) {
+    std::map<__u64, std::vector<hr_origin>> found;
     if (!tables.flags.load(HR_OVERFLOW_USED))
         return found;
     Fd overflow = open_pinned(pin.file("overflow"));
@@ -98,7 +99,7 @@ std::map<__u64, hr_connection> ask_overflow(const PinDirectory &pin, const Table
         hr_origin origin;
         if (key.kind == HR_BY_PEER && !bpf_map_lookup_elem(overflow.get(), &key, &origin) &&
             is_due(origin, tables))
-            found[key.cookie].latest = origin;
+            found[key.cookie].push_back(origin);
     });
     return found;
 }
@@ -108,17 +109,14 @@ bool leads_to(const hr_origin &origin, const DiagSocket &socket) {
            !std::memcmp(origin.given_ip, socket.peer_ip, sizeof(socket.peer_ip));
 }
 
-// How the socket got to its peer; null if by no service.
-const hr_origin *origin_of(const DiagSocket &socket, const hr_connection &record) {
-    if (leads_to(record.latest, socket))
-        return &record.latest;
-    return leads_to(record.before, socket) ? &record.before : nullptr;
-}
-
-// By the socket's cookie or, where it had none when it was found, by its address.
+// How the socket got to its peer; null if by no service. By its cookie or, where it had none when
+// it was found, by its address.
 const hr_origin *find_origin(const Candidates &found, const DiagSocket &socket, __u32 netns) {
-    if (auto record = found.by_cookie.find(socket.cookie()); record != found.by_cookie.end())
-        return origin_of(socket, record->second);
+    if (auto known = found.by_cookie.find(socket.cookie()); known != found.by_cookie.end()) {
+        auto origin = std::ranges::find_if(
+            known->second, [&](const hr_origin &each) { return leads_to(each, socket); });
+        return origin == known->second.end() ? nullptr : &*origin;
+    }
     for (const hr_socket &each : found.due)
         if (!each.cookie && each.netns == netns && each.protocol == socket.protocol &&
             each.local_port == socket.id.idiag_sport &&
@@ -181,16 +179,25 @@ class Ending {
     }
 
     // By netlink, for a socket without storage is none that a program would know.
+    // Twice, for one may be on its way.
     void end_overflowed() {
-        Candidates found;
-        found.by_cookie = ask_overflow(pin_, tables_);
-        if (found.by_cookie.empty() || is_switched_off("sock_diag"))
+        if (is_switched_off("sock_diag"))
             return;
-        Namespaces all = find_all_namespaces();
-        visit_namespaces(all, [&](__u32 netns) {
-            visited_.insert(netns);
-            end_by_netlink(found, netns);
-        });
+        for (int round = 0; round < 2; round++) {
+            Candidates found;
+            found.by_cookie = ask_overflow(pin_, tables_);
+            if (found.by_cookie.empty())
+                return;
+            if (round)
+                std::this_thread::sleep_for(kOnItsWay);
+            std::set<__u32> closed = visit_namespaces(find_all_namespaces(), [&](__u32 netns) {
+                visited_.insert(netns);
+                end_by_netlink(found, netns);
+            });
+            closed_ = static_cast<__u32>(closed.size());
+            if (dry_run_)
+                return;
+        }
     }
 
     Candidates look() {
@@ -219,7 +226,8 @@ class Ending {
                 end_by_netlink(found, netns);
             end_mptcp(found, netns);
         });
-        result_.unreachable = result_.left = 0;
+        result_.unreachable = closed_; // how many sockets are in those, nobody can tell
+        result_.left = 0;
         for (const auto &[netns, count] : found.by_netns) {
             if (namespaces.count(netns) && !closed.count(netns))
                 continue;
@@ -276,6 +284,7 @@ class Ending {
     Iterators *const iterators_; // null: the kernel has none
     EndResult result_;
     std::set<__u32> visited_;
+    __u32 closed_ = 0; // namespaces that could not be searched for overflowed sockets
 };
 
 } // namespace

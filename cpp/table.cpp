@@ -7,7 +7,6 @@
 #include <cerrno>
 
 #include "attachment.hpp"
-#include "clients.hpp"
 #include "error.hpp"
 #include "host.hpp"
 #include "replacement.hpp"
@@ -86,16 +85,29 @@ void Table::close() {
 }
 
 void Table::unlock() {
-    if (writing_) {
-        note_ends();
-        if (failed_) {
-            generation_.reset();
-        } else {
-            tables_->meta.store(0, &hr_meta::generation, tables_->meta[0].generation + 1);
-            generation_ = tables_->meta[0].generation;
-        }
-        writing_ = failed_ = false;
+    try {
+        if (writing_)
+            end_write();
+    } catch (...) { // the lock goes in any case; the next writer mends
+        let_go();
+        throw;
     }
+    let_go();
+}
+
+void Table::end_write() {
+    note_ends();
+    if (failed_) {
+        generation_.reset();
+        return;
+    }
+    tables_->meta.store(0, &hr_meta::generation, tables_->meta[0].generation + 1);
+    tables_->note_own();
+    generation_ = tables_->meta[0].generation;
+}
+
+void Table::let_go() {
+    writing_ = failed_ = false;
     held_.reset();
     pin_.unlock();
 }
@@ -150,9 +162,10 @@ std::vector<hr_key> Table::keys() {
     return keys;
 }
 
-void Table::set_host(__u64 netns, const std::vector<hr_network> &networks) {
+void Table::set_host(__u64 netns, const std::vector<hr_network> &networks,
+                     const std::vector<std::string> &addresses) {
     write_networks(tables_->node_networks.get(), networks);
-    write_addresses(tables_->node_addresses.get(), tables_->node_networks.get(), local_addresses());
+    write_addresses(tables_->node_addresses.get(), tables_->node_networks.get(), addresses);
     tables_->meta.store(0, &hr_meta::host_netns, netns);
 }
 
@@ -165,23 +178,6 @@ void Table::refresh_node_addresses() {
     if (host && host == netns_cookie(std::nullopt))
         write_addresses(tables_->node_addresses.get(), tables_->node_networks.get(),
                         local_addresses());
-}
-
-std::size_t Table::admit() {
-    std::vector<std::pair<__u32, std::vector<hr_network>>> listed;
-    for_each_service(tables_->services.get(), capacities().services,
-                     [&](const hr_key &, __u32 service) {
-                         if (observe(tables_->records[service].set) & HR_SET_LISTED)
-                             listed.emplace_back(service, parse_ranges(read(service).spec.ranges));
-                     });
-    std::vector<hr_allowed_key> wanted;
-    if (!listed.empty())
-        for (const Client &client : find_clients())
-            for (const auto &[service, ranges] : listed)
-                if (client.netns && has_address_in(client, ranges))
-                    wanted.push_back({client.netns, service, 0});
-    replace_set(tables_->allowed.get(), wanted, "allowed clients");
-    return listed.size();
 }
 
 bool Table::is_attached() const {

@@ -9,6 +9,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "clients.hpp"
 #include "grace.hpp"
 #include "heap.hpp"
 #include "iterators.hpp"
@@ -81,8 +82,9 @@ class Table {
     void write(std::vector<ServiceSpec> put, const std::vector<hr_key> &remove);
 
     // The host's network namespace, by its cookie, and the networks that the
-    // addresses of HR_NODE services are in (empty: all). Reads the addresses anew.
-    void set_host(__u64 netns, const std::vector<hr_network> &networks);
+    // addresses of HR_NODE services are in (empty: all), and what addresses it has.
+    void set_host(__u64 netns, const std::vector<hr_network> &networks,
+                  const std::vector<std::string> &addresses);
     __u64 host_netns() const { return tables_->meta[0].host_netns; }
     std::vector<hr_network> node_networks() const;
     // Reads the addresses anew, if this is the host's network namespace.
@@ -118,11 +120,14 @@ class Table {
     void refresh();
     void mend();
     void begin_write();
+    void end_write();
+    void let_go();
     void resolve(std::vector<ServiceSpec> &specs);
     __s64 growth(const ServiceSpec &spec) const;
     void check_room(const std::vector<ServiceSpec> &put, const std::vector<hr_key> &remove);
     void raise_mark(const Heap &heap, __u32 hr_meta::*mark);
     bool make_room(__u32 words);
+    std::vector<std::pair<Range, __u32>> blocks_by_place() const;
     bool move_out(Range window, const std::vector<std::pair<Range, __u32>> &blocks);
     void put(const ServiceSpec &spec);
     void remove(const hr_key &key);
@@ -132,7 +137,9 @@ class Table {
     void open_port(const hr_key &key);
     void close_port(const hr_key &key);
     void retire(const Block &old, const std::vector<__u32> &kept);
-    void forget_clients(__u32 service);
+    std::vector<Client> clients_of(const std::vector<hr_network> &ranges) const;
+    void check_room_for_clients(const std::vector<ServiceSpec> &put) const;
+    void keep_clients(__u32 service, const std::vector<Client> &clients);
     void note_ends();
     void raise_ends_due();
 
@@ -154,6 +161,7 @@ class Table {
     bool failed_ = false;  // and stays so, for the next writer to mend
     std::unordered_map<hr_key, __u32, KeyHash, KeyEqual> index_;
     std::unordered_map<__u32, __u32> port_users_; // services by scope, protocol and port
+    std::vector<Client> clients_;                 // found for this batch
     std::vector<__u32> to_end_;                   // backends whose sockets this batch wants ended
     Heap free_services_, free_backends_, free_words_;
     Counts counts_;

@@ -167,7 +167,10 @@ void Tables::refresh() {
 }
 
 bool are_mapped(const PinDirectory &pin) {
-    return map_info(open_table(pin, "records").get(), "records").flags & BPF_F_MMAPABLE;
+    Fd records = open_pinned(PinDirectory(pin.file(kNextTables)).file("records"));
+    if (!records) // as lend_tables() does
+        records = open_table(pin, "records");
+    return map_info(records.get(), "records").flags & BPF_F_MMAPABLE;
 }
 
 __u32 abi_of(const PinDirectory &pin, const Fd &meta) {

@@ -36,6 +36,8 @@ class Tables {
     // After the lock was taken: reads what another process wrote, where the arrays
     // are not mapped.
     void refresh();
+    // What we wrote since is no news to us.
+    void note_own() { seen_ = meta[0].generation; }
 
     SharedArray<hr_meta> meta;
     SharedArray<hr_line> ports;
@@ -70,7 +72,7 @@ void check_pins(const PinDirectory &pin);
 // What an instance's directory holds, its links aside.
 std::vector<std::string> table_names();
 
-// While tables grow, the directory of those that will take the others' place.
+// While tables are replaced, the directory of those that will take the others' place.
 inline constexpr char kNextTables[] = "next";
 
 enum class Lend {

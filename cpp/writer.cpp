@@ -107,6 +107,8 @@ void Table::write(std::vector<ServiceSpec> to_put, const std::vector<hr_key> &to
                     "needed)");
     resolve(to_put);
     check_room(to_put, to_remove);
+    clients_ = any_listed ? find_clients() : std::vector<Client>();
+    check_room_for_clients(to_put);
     // What gives back comes first, so that the rest finds room.
     std::stable_sort(to_put.begin(), to_put.end(),
                      [&](const auto &a, const auto &b) { return growth(a) < growth(b); });
@@ -115,8 +117,6 @@ void Table::write(std::vector<ServiceSpec> to_put, const std::vector<hr_key> &to
             remove(key);
         for (const ServiceSpec &spec : to_put)
             put(spec);
-        if (any_listed)
-            admit();
     } catch (...) {
         failed_ = true; // the next writer mends what we left
         throw;
@@ -221,8 +221,13 @@ void Table::put(const ServiceSpec &spec) {
     const __u32 first = base / HR_LINE_WORDS;
     tables_->slots.push(first, (base + length - 1) / HR_LINE_WORDS - first + 1);
 
-    if (!spec.ranges.empty() && old.spec.ranges.empty())
-        forget_clients(service); // of one that had this index before
+    const std::vector<hr_network> ranges = parse_ranges(spec.ranges);
+    if (!ranges.empty() && old.spec.ranges.empty())
+        keep_clients(service, {}); // those of one that had this index before
+    for (const Client &client : clients_of(ranges)) {
+        hr_allowed_key key = {client.netns, service, 0};
+        add_to_set(tables_->allowed.get(), &key, "allowed clients");
+    }
     publish_set(service, spec.key, set_word(spec, base, selection));
     if (is_new)
         add_key(spec, service);
@@ -238,6 +243,8 @@ void Table::put(const ServiceSpec &spec) {
     for (__u32 id : old.ids) // what goes with this change goes by its rule
         if (tables_->backends[id].reset != resets_sockets(spec))
             tables_->backends.store(id, &hr_backend::reset, resets_sockets(spec));
+    if (!ranges.empty())
+        keep_clients(service, clients_of(ranges));
     if (!is_new)
         retire(old, ids);
     counts_.backends += static_cast<__u32>(ids.size());
@@ -251,8 +258,7 @@ void Table::publish_set(__u32 service, const hr_key &key, __u64 set) {
     hr_record &record = tables_->records.draft()[service];
     if (!KeyEqual()(record.key, key))
         record.key = key;
-    if (!tables_->records.is_mapped())
-        record.check = HR_CHECK(set);
+    record.check = HR_CHECK(set); // nobody looks at it in mapped memory
     tables_->records.store(service, &hr_record::set, set);
 }
 
@@ -349,16 +355,6 @@ void Table::note_ends() {
 
 void Table::raise_ends_due() {
     tables_->flags.store(HR_ENDS_DUE, tables_->flags.load(HR_ENDS_DUE) + 1);
-}
-
-void Table::forget_clients(__u32 service) {
-    std::vector<hr_allowed_key> stale;
-    for_each_key<hr_allowed_key>(tables_->allowed.get(), [&](const hr_allowed_key &key) {
-        if (key.service == service)
-            stale.push_back(key);
-    });
-    for (const hr_allowed_key &key : stale)
-        remove_from_set(tables_->allowed.get(), &key);
 }
 
 void Table::raise_mark(const Heap &heap, __u32 hr_meta::*mark) {

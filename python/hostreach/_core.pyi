@@ -79,9 +79,9 @@ class Table:
     def active(self, frontend: PlainFrontend) -> list[int]:
         """Open connections to each backend, in the order of `get`."""
 
-    def set_host(self, netns: int, networks: list[tuple[str, int]]) -> None:
-        """The cookie of the host's network namespace, and the networks, each with its prefix's
-        length, that the addresses of node frontends are in; none are all. Reads the addresses.
+    def set_host(self, netns: int, networks: list[tuple[str, int]], addresses: list[str]) -> None:
+        """The cookie of the host's network namespace, the networks, each with its prefix's length,
+        that the addresses of node frontends are in (none are all), and the addresses it has.
 
         Needs the exclusive lock, as all below. Raises `TableFull`.
         """
@@ -175,8 +175,11 @@ def count_sockets(table: Table) -> int | None:
 def netns_cookie(path: str | None) -> int:
     """Of the namespace there, or of our own; 0 before Linux 5.14. Raises `InvalidInput`."""
 
-def local_addresses() -> list[str]:
-    """All addresses of this network namespace but loopback's, sorted."""
+def local_addresses(path: str | None) -> list[str]:
+    """All addresses of the network namespace there, or of our own, but loopback's; sorted.
+
+    Raises `InvalidInput`.
+    """
 
 def cgroup(path: str, cgroup_mount: str) -> tuple[int, int]:
     """Id and depth below the root. Raises `InvalidInput` for what is no cgroup v2 directory."""

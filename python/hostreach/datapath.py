@@ -290,17 +290,18 @@ class KernelTable:
                 object="kernel",
             )
         networks = _networks(o.node_addresses)
+        addresses = _core.local_addresses(o.host_netns)
         self._migrated = False
         with self.exclusive(grow=lambda: _core.check_attached(self._core, o.cgroup)):
             # First: programs must not run without.
             before = self._core.host()
-            self._core.set_host(netns, networks)
             try:
+                self._core.set_host(netns, networks, addresses)
                 changes = _core.attach(
                     self._core, o.cgroup, tcp, udp, o.protect_binds, o.first, o.cgroup_mount
                 )
             except HostreachError:
-                self._core.set_host(*before)
+                self._core.set_host(*before, addresses)
                 raise
             return changes, self._grown, self._migrated
 

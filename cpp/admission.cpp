@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which clients the services with source ranges let in.
+#include <bpf/bpf.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "error.hpp"
+#include "table.hpp"
+
+namespace hr {
+
+std::vector<Client> Table::clients_of(const std::vector<hr_network> &ranges) const {
+    std::vector<Client> found;
+    std::ranges::copy_if(clients_, std::back_inserter(found), [&](const Client &client) {
+        return client.netns && has_address_in(client, ranges);
+    });
+    return found;
+}
+
+void Table::check_room_for_clients(const std::vector<ServiceSpec> &to_put) const {
+    std::size_t needed = 0;
+    for (const ServiceSpec &spec : to_put)
+        needed += clients_of(parse_ranges(spec.ranges)).size();
+    if (!needed)
+        return;
+    for_each_key<hr_allowed_key>(tables_->allowed.get(), [&](const hr_allowed_key &) { needed++; });
+    const __u32 room = map_info(tables_->allowed.get(), "allowed clients").max_entries;
+    if (needed > room)
+        throw Error(Kind::table_full, pin_.path(),
+                    "no room: " + std::to_string(needed) +
+                        " clients of services with source ranges, " + std::to_string(room) + " fit",
+                    ENOSPC);
+}
+
+// Of the clients that the service lets in, these alone.
+void Table::keep_clients(__u32 service, const std::vector<Client> &clients) {
+    std::vector<hr_allowed_key> stale;
+    for_each_key<hr_allowed_key>(tables_->allowed.get(), [&](const hr_allowed_key &key) {
+        if (key.service == service && std::ranges::none_of(clients, [&](const Client &client) {
+                return client.netns == key.netns;
+            }))
+            stale.push_back(key);
+    });
+    for (const hr_allowed_key &key : stale)
+        remove_from_set(tables_->allowed.get(), &key);
+}
+
+std::size_t Table::admit() {
+    std::vector<std::pair<__u32, std::vector<hr_network>>> listed;
+    for_each_service(tables_->services.get(), capacities().services,
+                     [&](const hr_key &, __u32 service) {
+                         if (observe(tables_->records[service].set) & HR_SET_LISTED)
+                             listed.emplace_back(service, parse_ranges(read(service).spec.ranges));
+                     });
+    clients_ = listed.empty() ? std::vector<Client>() : find_clients();
+    std::vector<hr_allowed_key> wanted;
+    for (const auto &[service, ranges] : listed)
+        for (const Client &client : clients_of(ranges))
+            wanted.push_back({client.netns, service, 0});
+    replace_set(tables_->allowed.get(), wanted, "allowed clients");
+    return listed.size();
+}
+
+} // namespace hr

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernels without bpf_link: programs attached by themselves, and nobody else's touched."""
+
+from __future__ import annotations
+
+import pytest
+
+import hostreach
+from hostreach import Service, errors
+
+from .harness import Box, rawbpf
+from .harness.bpf import attached
+from .harness.clients import TCP, V4, Seen, exchange, outcome
+
+EXCLUSIVE = 0  # no BPF_F_ALLOW_MULTI: nobody else may attach
+
+
+@pytest.fixture(autouse=True)
+def _no_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOSTREACH_WITHOUT", "bpf_link")
+
+
+def test_found_again_and_taken_off(box: Box) -> None:
+    box.serve("10.0.0.2:80/tcp")
+    with hostreach.open(str(box.pin)) as node:
+        node.attach(cgroup=str(box.cgroup))
+        node.services.add(Service.of("10.96.0.10:80/tcp", "10.0.0.2:80"))
+    assert isinstance(box.call(outcome, exchange, V4, TCP, ("10.96.0.10", 80)), Seen)
+    with hostreach.open(str(box.pin)) as later:
+        assert all(program.attached for program in later.status().programs)
+        assert not later.attach(cgroup=str(box.cgroup)).changes
+        assert later.attach(cgroup=str(box.cgroup), protocols=("tcp",)).changes
+        assert isinstance(box.call(outcome, exchange, V4, TCP, ("10.96.0.10", 80)), Seen)
+        later.detach(purge=True)
+    assert not attached(box.cgroup)
+    assert not box.pin.exists()
+
+
+def test_somebody_who_wants_a_hook_to_himself(box: Box) -> None:
+    """The kernel would take his program off for any that we name."""
+    rawbpf.attach(box.cgroup, "connect4", flags=EXCLUSIVE)
+    theirs = attached(box.cgroup)
+    with hostreach.open(str(box.pin)) as node:
+        for _ in range(2):
+            with pytest.raises(errors.PermissionDenied, match="attach to connect4"):
+                node.attach(cgroup=str(box.cgroup))
+            assert attached(box.cgroup) == theirs
+        node.detach(purge=True)
+        assert attached(box.cgroup) == theirs
+    assert not box.pin.exists()
