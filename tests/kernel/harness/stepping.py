@@ -13,14 +13,16 @@ from .box import environment
 from .compiled import c_program
 from .rawbpf import SYS_BPF
 
+MKDIR = (83, 34)  # mkdir of x86-64, mkdirat of others
+RENAME = (82, 38, 276)
 _MAP_UPDATE_ELEM = 2
 _ARRAY_OF_MAPS = 12
 
 
 class Event(NamedTuple):
-    """What the process did last. `waited`: a grace period went by."""
+    """What the process did last: a store, or a system call. `waited`: a grace period went by."""
 
-    is_call: bool
+    call: int | None
     waited: bool
 
 
@@ -57,8 +59,8 @@ class Stepper:
         assert self._ask("wait") == "stopped"
         while (said := self._ask("step")) != "stopped":
             assert said != "ended", "the process ended on the way"
-            kind, *numbers = said.split()
-            yield Event(kind == "call", bool(numbers) and self._is_wait(*map(int, numbers)))
+            call = [*map(int, said.split()[1:])]
+            yield Event(call[0], self._is_wait(*call)) if call else Event(None, False)
 
     def go_on(self) -> None:
         """To the next SIGSTOP, unwatched."""

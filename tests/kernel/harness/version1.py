@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables as the first version of hostreach made them: of today's, without what came since."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+from .rawmap import ARRAY, MMAPABLE, RawMap, Shape
+
+# struct hr_meta_v1 in cpp/layout_v1.hpp, and what is struct hr_meta now.
+META = struct.Struct("=4I4I Q 3I 3I Q 2I")
+_META_2 = struct.Struct("=4I 2Q 4I")
+NEWER_MAPS = ("flags", "node_networks", "allowed", "more_datagrams")
+STAGED = ("services", "records", "slots", "backends", "active", "translations", "refusals")
+
+
+def turn_back(pin: Path) -> None:
+    """What is pinned there becomes version 1. Attached programs go on with what they have."""
+    with RawMap.pinned(pin / "meta") as now, RawMap.pinned(pin / "flags") as flags:
+        abi, services, backends, slots, generation, netns, *marks, levels = _META_2.unpack(now[0])
+        assert abi == 2
+        overflow_used, moved, ends_due = (struct.unpack("=Q", flags[n])[0] for n in range(3))
+    with RawMap.pinned(pin / "node_networks") as networks:
+        addresses_given = any(True for _ in networks)
+    _write(
+        pin,
+        META.pack(
+            *(1, services, backends, slots),
+            *(0, 0, 0, addresses_given),
+            generation,
+            *marks,
+            *(overflow_used, moved, 0),
+            netns,
+            *(levels, ends_due),
+        ),
+    )
+    for name in NEWER_MAPS:
+        (pin / name).unlink(missing_ok=True)
+
+
+def begin_growth(pin: Path, larger: Path) -> None:
+    """As if killed while tables grew to those pinned at `larger`, which hold the same services."""
+    with RawMap.pinned(pin / "meta") as meta, RawMap.pinned(larger / "meta") as target:
+        values = list(META.unpack(meta[0]))
+        values[4:7] = _META_2.unpack(target[0])[1:4]
+    _write(pin, META.pack(*values))
+    (pin / "next").mkdir(mode=0o700)
+    for name in STAGED:
+        (larger / name).rename(pin / "next" / name)
+
+
+def _write(pin: Path, meta: bytes) -> None:
+    with RawMap.create("meta", Shape(ARRAY, 4, META.size, 1, MMAPABLE)) as old:
+        old[0] = meta
+        (pin / "meta").unlink()
+        old.pin(pin / "meta")
+
+
+def version(pin: Path) -> int:
+    """Of the tables pinned there."""
+    with RawMap.pinned(pin / "meta") as meta:
+        number: int = struct.unpack_from("=I", meta[0])[0]
+    return number

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of the first version become this one's, under traffic, and whoever is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+import hostreach
+from hostreach import errors
+from hostreach.node import Capacities, Node
+
+from .harness import NO_STARVING, Box, cli, wait_until
+from .harness.bpf import attached
+from .harness.child import ChildTraceback
+from .harness.clients import (
+    TCP,
+    UDP_CONNECTED,
+    UDP_UNCONNECTED,
+    V4,
+    Seen,
+    ask,
+    connect,
+    line,
+    new_socket,
+)
+from .harness.line import Line
+from .harness.rawmap import RawMap
+from .harness.stepping import MKDIR, RENAME, Stepper
+from .harness.traffic import PORT, calling, serve, server_of, services
+from .harness.version1 import begin_growth, turn_back, version
+
+LONG = os.environ.get("HOSTREACH_LONG") == "1"
+KILLS = 200 if LONG else 4
+SIZES = Capacities(services=64, backends=256, slots=2048)
+VIP = V4.sockaddr(V4.vip(), PORT)
+
+
+@pytest.fixture
+def node(box: Box) -> Iterator[Node]:
+    """A TCP and a UDP service of each family, attached."""
+    with hostreach.open(str(box.pin), capacities=SIZES) as opened:
+        serve(box, opened)
+        opened.attach(cgroup=str(box.cgroup))
+        yield opened
+
+
+def names(box: Box) -> list[str]:
+    return sorted(str(path.relative_to(box.pin)) for path in box.pin.rglob("*"))
+
+
+def test_no_call_fails(box: Box, node: Node) -> None:
+    before, programs = names(box), attached(box.cgroup)
+    with calling(box, timeout=120) as calls:
+        for _ in range(20 if LONG else 2):
+            turn_back(box.pin)
+            calls.wait()
+            result = node.attach(cgroup=str(box.cgroup))
+            assert result.migrated
+            assert {action for _, action in result.changes} <= {"replaced"}
+            assert version(box.pin) == 2
+            assert names(box) == before
+            calls.wait()
+    assert node.services.list() == sorted(services(), key=lambda service: service.sort_key)
+    assert attached(box.cgroup).keys() == programs.keys()
+    assert not node.attach(cgroup=str(box.cgroup)).migrated
+
+
+@pytest.mark.usefixtures("node")
+def test_until_then(box: Box) -> None:
+    """Whoever is not `attach` refuses, in a line that says what to do, and changes nothing."""
+    turn_back(box.pin)
+    before = names(box), attached(box.cgroup)
+    for command in (
+        ["svc", "ls"],
+        ["svc", "add", "10.96.0.99:80/tcp"],
+        ["status"],
+        ["exempt", "ls"],
+        ["sockets", "end"],
+    ):
+        said = cli.run(box.pin, *command)
+        assert (said.status, said.stdout) == (1, ""), command
+        assert said.stderr.count("\n") == 1
+        assert "version 1" in said.stderr
+        assert "attach" in said.stderr
+    assert (names(box), attached(box.cgroup)) == before
+    said = cli.run(box.pin, "attach", "--cgroup", str(box.cgroup))
+    assert said.status == 0, said
+    assert "older" in said.stdout
+    assert cli.run(box.pin, "svc", "ls").status == 0
+
+
+def test_sockets_keep_what_they_remember(box: Box, node: Node) -> None:
+    """Connected and not, those that storage remembers; and they are counted once."""
+
+    def converse(test: Line) -> None:
+        tcp, udp, loose = (new_socket(V4, kind) for kind in (TCP, UDP_CONNECTED, UDP_UNCONNECTED))
+        connect(tcp, VIP)
+        assert line(tcp) == server_of(V4)
+        connect(udp, VIP)
+        for _ in range(2):
+            loose.sendto(b"under way", VIP)
+            test.ask()
+            assert tcp.getpeername() == udp.getpeername() == VIP
+            assert ask(udp) == Seen(server_of(V4), VIP)
+            assert loose.recvfrom(100)[1] == VIP
+        test.ask()
+
+    with box.talk(converse) as clients:
+        for _ in range(2):
+            clients.recv()
+            turn_back(box.pin)
+            assert node.attach(cgroup=str(box.cgroup)).migrated
+            assert [node.services.active(f"10.96.0.10:53/{p}") for p in ("tcp", "udp")] == [
+                [1],
+                [1],
+            ]
+            clients.send()
+        clients.recv()
+        clients.send()
+
+
+def test_what_the_lru_remembers(box: Box, node: Node) -> None:
+    """Programs look there only once it was used: that is known after the migration too."""
+    if not box.starve():
+        pytest.skip(NO_STARVING)
+
+    def converse(test: Line) -> None:
+        with new_socket(V4, UDP_CONNECTED) as udp, new_socket(V4, UDP_UNCONNECTED) as loose:
+            connect(udp, VIP)
+            loose.sendto(b"under way", VIP)
+            test.ask()
+            assert udp.getpeername() == VIP
+            assert loose.recvfrom(100)[1] == VIP
+
+    with box.talk(converse) as clients:
+        clients.recv()
+        turn_back(box.pin)
+        assert node.attach(cgroup=str(box.cgroup)).migrated
+        clients.send()
+
+
+def test_counters_and_settings_stay(box: Box, node: Node) -> None:
+    node.exempt.add(str(box.bare))
+    for _ in range(3):
+        box.call(lambda: connect(new_socket(V4, UDP_CONNECTED), VIP))
+    before = node.status()
+    exempt = list(node.exempt)
+    assert before.translations
+    assert exempt
+    turn_back(box.pin)
+    assert node.attach(cgroup=str(box.cgroup)).migrated
+    after = node.status()
+    assert (after.translations, after.services, after.backends, after.slots) == (
+        before.translations,
+        before.services,
+        before.backends,
+        before.slots,
+    )
+    assert list(node.exempt) == exempt
+
+
+def test_not_attached(box: Box, node: Node) -> None:
+    node.detach()
+    turn_back(box.pin)
+    assert node.attach(cgroup=str(box.cgroup)).migrated
+    assert len(node.services) == len(services())
+
+
+def test_refused_attach_changes_nothing(box: Box, node: Node) -> None:
+    turn_back(box.pin)
+    before = names(box)
+    with pytest.raises(errors.AttachedElsewhere):
+        node.attach(cgroup=str(box.bare))
+    assert names(box) == before
+    assert version(box.pin) == 1
+
+
+def test_purge(box: Box, node: Node) -> None:
+    turn_back(box.pin)
+    assert node.detach(purge=True).purged
+    assert not box.pin.exists()
+
+
+def attach_by_steps(box: Box, kill: int | None = None) -> list[int | None]:
+    """In a process of its own: the system calls that it makes once it begins to write.
+
+    `kill`: it is killed after so many of these.
+    """
+
+    def attach(test: Line) -> None:
+        with hostreach.open(str(box.pin)) as own:
+            test.ask(os.getpid())
+            os.kill(os.getpid(), signal.SIGSTOP)
+            assert own.attach(cgroup=str(box.cgroup)).migrated
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    made: list[int | None] = []
+    with (
+        contextlib.suppress(ChildTraceback, BrokenPipeError),
+        box.talk(attach, timeout=120) as line,
+        Stepper(line.recv(), ()) as stepper,
+    ):
+        line.send()
+        for event in stepper.steps():
+            if made or event.call in MKDIR:
+                made.append(event.call)
+            if len(made) == kill:
+                os.kill(stepper.pid, signal.SIGKILL)
+                break
+    return made
+
+
+def test_killed_on_the_way(box: Box, node: Node) -> None:
+    """After any system call: the next `attach` goes back or forward, and no client notices."""
+    chance = random.Random(3)
+    before = names(box)
+    left = []
+    with calling(box, timeout=120 + 10 * KILLS) as calls:
+        turn_back(box.pin)
+        made = attach_by_steps(box)
+        assert (version(box.pin), names(box)) == (2, before)
+        moving = next(n for n, call in enumerate(made) if call in RENAME)
+        for number in range(KILLS):
+            turn_back(box.pin)
+            # anywhere, in strata; and around where the new tables take the old ones' places
+            anywhere = int((number + chance.random()) * len(made) / KILLS) + 1
+            at = anywhere if number % 2 else moving + chance.randint(-5, 45)
+            assert len(attach_by_steps(box, at)) == at
+            left.append(version(box.pin))
+            calls.wait()
+            if chance.random() < 0.5:  # another writer comes first
+                with contextlib.suppress(errors.AbiMismatch):
+                    node.services.set(services()[0])
+            node.attach(cgroup=str(box.cgroup))
+            assert (version(box.pin), names(box)) == (2, before)
+            assert all(program.effective for program in node.status().programs)
+            assert len(node.services) == len(services())
+    print(f"{KILLS} kills in {len(made)} calls; {left.count(1)} left version 1")
+    assert set(left) == {1, 2}
+    wait_until(
+        lambda: not any(sum(node.services.active(each.frontend)) for each in node.services),
+        "no socket counted",
+    )
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_growth_that_was_killed_before(box: Box, node: Node, committed: bool) -> None:
+    """By version 1: tables that nothing uses go, those that it had decided for stay."""
+    larger = Capacities(services=128, backends=512, slots=4096)
+    other = box.pin.with_name(f"{box.pin.name}-larger")
+    try:
+        with hostreach.open(str(other), capacities=larger) as copy:
+            for service in services():
+                copy.services.add(service)
+        with hostreach.open(str(box.pin)) as again:
+            again.services.apply([], prune=True)
+        turn_back(box.pin)
+        begin_growth(box.pin, other)
+        if committed:
+            (box.pin / "next" / "committed").mkdir(mode=0o700)
+        with hostreach.open(str(box.pin)) as again:
+            assert again.attach(cgroup=str(box.cgroup)).migrated
+        capacity = node.status().services
+        assert capacity
+        assert capacity.capacity == (128 if committed else 64)
+        assert len(node.services) == (len(services()) if committed else 0)
+        assert not (box.pin / "next").exists()
+    finally:
+        with hostreach.open(str(other)) as copy:
+            copy.detach(purge=True)
+
+
+def test_what_a_newer_version_began(box: Box, node: Node) -> None:
+    """It may be at work: an older one refuses, in a line, and neither ends nor discards that."""
+    with RawMap.pinned(box.pin / "meta") as meta:
+        meta[0] = struct.pack("=I", 3) + meta[0][4:]
+    (box.pin / "next").mkdir(mode=0o700)
+    (box.pin / "next" / "committed").mkdir(mode=0o700)
+    before = names(box), attached(box.cgroup)
+    node.close()
+    for command in (["svc", "add", "10.96.0.99:80/tcp"], ["attach", "--cgroup", str(box.cgroup)]):
+        said = cli.run(box.pin, *command)
+        assert (said.status, said.stdout) == (1, "")
+        assert said.stderr.count("\n") == 1
+        assert "newer" in said.stderr
+    assert (names(box), attached(box.cgroup)) == before
