@@ -14,6 +14,7 @@ from .harness.clients import (
     FAMILIES,
     KINDS,
     RAW_UNSPEC,
+    TCP,
     UDP_CONNECTED,
     UDP_UNCONNECTED,
     Family,
@@ -22,8 +23,11 @@ from .harness.clients import (
     connect,
     exchange,
     new_socket,
+    outcome,
     protocol_of,
 )
+from .harness.host import opened
+from .harness.rawmap import HASH, RawMap
 
 if TYPE_CHECKING:
     from hostreach.node import Node
@@ -80,3 +84,46 @@ def test_one_socket_without_storage(box: Box, starved: Node, family: Family) -> 
             assert ask(client) == Seen(servers[-1], direct)
 
     box.call(converse)
+
+
+def without_overflow(box: Box) -> None:
+    """A hash with room for one entry, which it has, takes the LRU's place: nothing more fits."""
+    with RawMap.pinned(box.pin / "overflow") as lru:
+        shape = lru.shape
+    (box.pin / "overflow").unlink()
+    with RawMap.create("overflow", shape._replace(kind=HASH, entries=1)) as full:
+        full[bytes(shape.key)] = bytes(shape.value)
+        full.pin(box.pin / "overflow")
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_nothing_remembers(box: Box, family: Family) -> None:
+    """A counted ECONNREFUSED, for UDP; TCP connects, and shows the backend."""
+    server = family.endpoint(family.backend(2), 8053)
+    vip, backend = family.sockaddr(family.vip(), 53), family.sockaddr(family.backend(2), 8053)
+    with opened(box) as node:
+        for protocol in ("tcp", "udp"):
+            box.serve(f"{server}/{protocol}")
+            node.services.add(Service.of(f"{family.endpoint(family.vip(), 53)}/{protocol}", server))
+        without_overflow(box)
+        node.attach(cgroup=str(box.cgroup))
+        assert box.call(exchange, family, UDP_CONNECTED, vip) == Seen(server, vip)
+        assert node.status().unremembered == 0
+        if not box.starve():
+            pytest.skip(NO_STARVING)
+
+        def refused(kind: str) -> list[object]:
+            with new_socket(family, kind) as client:
+                if kind == UDP_CONNECTED:
+                    return [outcome(client.connect, vip), outcome(client.getpeername)]
+                return [outcome(client.sendto, b"x", vip) for _ in range(2)]
+
+        assert box.call(refused, UDP_CONNECTED) == ["ECONNREFUSED", "ENOTCONN"]
+        assert node.status().unremembered == 1
+        assert box.call(refused, UDP_UNCONNECTED) == ["ECONNREFUSED"] * 2
+        assert node.status().unremembered == 3
+        # of no service, and so nothing to be remembered
+        assert box.call(exchange, family, UDP_UNCONNECTED, backend) == Seen(server, backend)
+        assert node.status().unremembered == 3
+        assert box.call(exchange, family, TCP, vip) == Seen(server, backend)
+        assert node.status().unremembered == 4
