@@ -50,11 +50,14 @@ vendored_library(zlib libz.a
   INSTALL_COMMAND ${CMAKE_COMMAND} -E copy libz.a ${VENDORED_PREFIX}/lib/libz.a
   COMMAND ${CMAKE_COMMAND} -E copy zlib.h zconf.h ${VENDORED_PREFIX}/include)
 
+if(CMAKE_CROSSCOMPILING)
+  set(elfutils_host "--host=${CMAKE_SYSTEM_PROCESSOR}-linux-gnu")
+endif()
 # libelf alone, and libeu, which it calls.
 vendored_library(elfutils "libelf.a;libeu.a"
   DEPENDS zlib
   CONFIGURE_COMMAND ${environment} "CFLAGS=-O2" "CPPFLAGS=-I${VENDORED_PREFIX}/include" "LDFLAGS=-L${VENDORED_PREFIX}/lib"
-    ./configure --quiet --disable-debuginfod --disable-libdebuginfod --disable-nls --without-bzlib --without-lzma --without-zstd
+    ./configure --quiet ${elfutils_host} --disable-debuginfod --disable-libdebuginfod --disable-nls --without-bzlib --without-lzma --without-zstd
   BUILD_COMMAND ${make} -C lib
   COMMAND ${make} -C libelf libelf_pic.a
   INSTALL_COMMAND ${CMAKE_COMMAND} -E copy libelf/libelf_pic.a ${VENDORED_PREFIX}/lib/libelf.a
