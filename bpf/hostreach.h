@@ -249,7 +249,7 @@ struct hr_connection {
  * of all the node's pods are in each other's way.
  */
 #define HR_DATAGRAM_ORIGINS 8
-#define HR_MORE_ORIGINS 56
+#define HR_MORE_ORIGINS 24
 
 /*
  * Socket storage: the services that an unconnected UDP socket has sent to. It

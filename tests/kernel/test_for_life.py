@@ -44,7 +44,7 @@ CROWD = 300_000 if LONG else 6_000
 AT_ONCE = 3_000  # of the crowd are open together
 PORT, SERVER_PORT = 53, 8053
 OWN = 66  # services where nobody answers; more than a socket's storage holds
-REMEMBERED = 64  # as many as it does
+REMEMBERED = 32  # as many as it does
 
 
 def vip(family: Family, number: int = 0) -> tuple[str, int]:

@@ -75,13 +75,13 @@ def test_several_services_from_one_socket(box: Box, node: Node, family: Family, 
 
 
 @pytest.mark.parametrize(
-    ("count", "overflowed"), [(24, 0), (72, 8)], ids=["in-storage", "and-in-the-lru"]
+    ("count", "overflowed"), [(24, 0), (72, 40)], ids=["in-storage", "and-in-the-lru"]
 )
 @FAMILY
 def test_many_services_of_one_socket(
     box: Box, node: Node, family: Family, count: int, overflowed: int
 ) -> None:
-    """A socket remembers 64; beyond that the LRU takes over: still right, and counted."""
+    """A socket remembers 32; beyond that the LRU takes over: still right, and counted."""
     servers = list(islice(cycle(serve(box, family, 24)), count))
     vips = [add(node, family, n, server) for n, server in enumerate(servers, 1)]
 
