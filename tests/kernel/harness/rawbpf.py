@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SYS_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
-_PROG_LOAD, _OBJ_GET, _PROG_ATTACH, _LINK_UPDATE, _LINK_DETACH = 5, 7, 8, 29, 34
+_PROG_LOAD, _OBJ_GET, _PROG_ATTACH, _PROG_QUERY, _LINK_UPDATE, _LINK_DETACH = 5, 7, 8, 16, 29, 34
 _PROG_TYPE_CGROUP_SOCK_ADDR = 18
 ALLOW_MULTI = 2
 
@@ -28,12 +28,18 @@ ATTACH_TYPES = {
     "getpeername6": 30,
 }
 
+# And the hooks of sockets, which somebody else's programs below do not suit.
+HOOKS = {**ATTACH_TYPES, "post_bind4": 12, "post_bind6": 13, "sock_release": 34}
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def bpf(command: int, attributes: bytes) -> int:
     """bpf(2); raises OSError."""
-    buffer = ctypes.create_string_buffer(attributes.ljust(120, b"\0"), 120)
+    return _call(command, ctypes.create_string_buffer(attributes.ljust(120, b"\0"), 120))
+
+
+def _call(command: int, buffer: ctypes.Array[ctypes.c_char]) -> int:
     result: int = _libc.syscall(SYS_BPF, command, buffer, len(buffer))
     if result < 0:
         code = ctypes.get_errno()
@@ -103,6 +109,17 @@ def attach(
     with _closing(directory), _closing(_load(attach_type, rewrite)) as program:
         number = ATTACH_TYPES[attach_type]
         bpf(_PROG_ATTACH, struct.pack("=IIII", directory, program, number, flags))
+
+
+def attached(cgroup: int, hook: str) -> list[int]:
+    """Ids of the programs on a hook of the cgroup whose directory is open there."""
+    ids = (ctypes.c_uint32 * 8)()
+    query = ctypes.create_string_buffer(
+        struct.pack("=IIIIQI", cgroup, HOOKS[hook], 0, 0, ctypes.addressof(ids), len(ids)), 64
+    )
+    _call(_PROG_QUERY, query)
+    (count,) = struct.unpack_from("=I", query, 24)
+    return list(ids[:count])
 
 
 def replace(path: Path, attach_type: str) -> bool:
