@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Service and its EndpointSlices as entries of the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+
+from hostreach.models import BACKENDS_MAX
+from hostreach.plain import PlainBackend, PlainService
+from hostreach.syntax import NODE
+
+from .endpoints import LOCAL, READY, better, choose
+from .intake import Family, KubeService, Port, Problem, Slice, family_of
+
+OWNER = "kubernetes"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a node's owner decides about its services."""
+
+    protocols: frozenset[str] = frozenset(("tcp", "udp"))
+    node_ports: bool = True
+    external_ips: bool = True
+    host_addresses: tuple[str, ...] = ()
+    """By which source ranges know this host."""
+
+
+def entries(
+    service: KubeService, slices: Sequence[Slice], rules: Rules
+) -> tuple[list[PlainService], list[Problem]]:
+    """One entry for each address and port that clients on this node may use, and what is amiss.
+
+    A port without endpoints has its entries all the same: it refuses.
+    """
+    found: list[PlainService] = []
+    problems: list[Problem] = []
+    outside = _outside(service, rules, problems)
+    families = {family_of(vip) for vip in service.cluster_ips}
+    for port in service.ports:
+        if port.protocol not in rules.protocols:
+            continue
+        by_family = {family: endpoints_of(port, family, slices) for family in sorted(families)}
+        everyone: dict[Family, list[PlainBackend]] = {}
+        for family, candidates in by_family.items():
+            everyone[family] = _backends(service, candidates, False, problems)
+        for vip in service.cluster_ips:
+            family = family_of(vip)
+            inside = everyone[family]
+            if service.internal_local:
+                inside = _backends(service, by_family[family], True, problems)
+            found.append(_entry(service, port, vip, port.port, inside))
+        for vip, host_only, refused in outside:
+            backends = [] if refused else everyone[family_of(vip)]
+            found.append(_entry(service, port, vip, port.port, backends, host_only))
+        if port.node_port and rules.node_ports:
+            both = [backend for family in sorted(everyone) for backend in everyone[family]]
+            both = _cut(both, problems)
+            found.append(_entry(service, port, NODE, port.node_port, both))
+    return _once(found), problems
+
+
+def _entry(
+    service: KubeService,
+    port: Port,
+    vip: str,
+    number: int,
+    backends: list[PlainBackend],
+    host_only: bool = False,
+) -> PlainService:
+    name = f"{service.key}:{port.name}" if port.name else service.key
+    affinity = service.affinity_ms
+    at = (vip, number, port.protocol)
+    return (*at, name, OWNER, "random", backends, affinity, host_only, None, None)
+
+
+def endpoints_of(port: Port, family: Family, slices: Iterable[Slice]) -> dict[str, int]:
+    """A port's endpoints with their flags; its number may be another one in each slice."""
+    found: dict[str, int] = {}
+    for piece in slices:
+        if piece.family != family:
+            continue
+        for name, protocol, number in piece.ports:
+            if name != port.name or protocol != port.protocol:
+                continue
+            form = f"[%s]:{number}" if family == 6 else f"%s:{number}"
+            here = {form % a: flags for a, flags in zip(piece.addresses, piece.flags, strict=True)}
+            if len(here) != len(piece.addresses) or not found.keys().isdisjoint(here):
+                for address, flags in zip(piece.addresses, piece.flags, strict=True):
+                    text = form % address
+                    found[text] = better(found[text], flags) if text in found else flags
+            else:
+                found.update(here)
+    return found
+
+
+def local_ready(slices: Iterable[Slice]) -> int:
+    """How many endpoints on this node are ready, whatever their ports."""
+    both = LOCAL | READY
+    return len(
+        {
+            address
+            for piece in slices
+            for address, flags in zip(piece.addresses, piece.flags, strict=True)
+            if flags & both == both
+        }
+    )
+
+
+def _backends(
+    service: KubeService, endpoints: dict[str, int], local: bool, problems: list[Problem]
+) -> list[PlainBackend]:
+    usable, draining = choose(endpoints, local=local)
+    found = [(text, 1, "active") for text in usable]
+    # A client with affinity would be kept on a draining backend, which Kubernetes forbids.
+    if not service.affinity_ms:
+        found += [(text, 1, "draining") for text in draining]
+    return _cut(found, problems)
+
+
+def _cut(backends: list[PlainBackend], problems: list[Problem]) -> list[PlainBackend]:
+    if len(backends) > BACKENDS_MAX:
+        problems.append(
+            Problem("endpoints", f"{len(backends)} endpoints, of which {BACKENDS_MAX} are used")
+        )
+    return backends[:BACKENDS_MAX]
+
+
+def _outside(
+    service: KubeService, rules: Rules, problems: list[Problem]
+) -> list[tuple[str, bool, bool]]:
+    """Each VIP beside the cluster IPs, whether it is for the host alone, and whether it refuses."""
+    found = [(vip, False, False) for vip in service.external_ips if rules.external_ips]
+    limited = False
+    for vip in service.balancer_ips:
+        family = family_of(vip)
+        ranges = [ip_network(text) for text in service.source_ranges]
+        ranges = [network for network in ranges if network.version == family]
+        if not ranges or any(not network.prefixlen for network in ranges):
+            found.append((vip, False, False))
+            continue
+        limited = True
+        mine = [ip_address(text) for text in rules.host_addresses if family_of(text) == family]
+        allowed = any(address in network for address in mine for network in ranges)
+        found.append((vip, True, not allowed))
+    if limited:
+        problems.append(
+            Problem("source-ranges", "its load balancer addresses are left alone for pods")
+        )
+    return found
+
+
+def _once(found: list[PlainService]) -> list[PlainService]:
+    """A VIP that is cluster IP, external IP and load balancer address stands as the first."""
+    return [*{(entry[0], entry[1], entry[2]): entry for entry in reversed(found)}.values()][::-1]

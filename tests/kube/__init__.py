@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Kubernetes API for tests: objects, and a server that serves them."""

@@ -1,0 +1,577 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a Service and its EndpointSlices become: a test for each rule of a service proxy."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from kube.objects import (
+    NEW,
+    endpoint,
+    leaving,
+    piece,
+    port,
+    ready,
+    service,
+    taken_service,
+    taken_slice,
+    unready,
+)
+
+from hostreach.errors import InvalidInput
+from hostreach.plain import PlainService, model_of
+from hostreach.sources.kubernetes.services import OWNER, Rules, entries, local_ready
+
+NO_RULES = Rules()
+
+
+def made(
+    value: Any, *pieces: Any, rules: Rules = NO_RULES
+) -> tuple[dict[str, PlainService], list[str]]:
+    """Entries by frontend, and the reasons of the problems."""
+    kube = taken_service(value)
+    if kube is None:
+        return {}, []
+    slices = [taken for each in pieces if (taken := taken_slice(each)) is not None]
+    found, problems = entries(kube, slices, rules)
+    by_frontend = {str(model_of(entry).frontend): entry for entry in found}
+    assert len(by_frontend) == len(found)
+    reasons = [each.reason for each in kube.problems]
+    reasons += [each.reason for piece_ in slices for each in piece_.problems]
+    return by_frontend, reasons + [each.reason for each in problems]
+
+
+def backends(*args: Any, **options: Any) -> dict[str, str]:
+    """Each frontend's backends in one line; draining ones have a ``~``."""
+    found, _ = made(*args, **options)
+    return {
+        frontend: " ".join("~" * (state == "draining") + text for text, _, state in entry[6])
+        for frontend, entry in found.items()
+    }
+
+
+# --- which services and slices -----------------------------------------------------------------
+
+
+def test_a_plain_service() -> None:
+    found, problems = made(
+        service("web", ports=[port(80, "http")]),
+        piece("web-1", "10.0.0.1", ports=[port(8080, "http")]),
+    )
+    assert not problems
+    assert found == {
+        "10.96.0.10:80/tcp": (
+            *("10.96.0.10", 80, "tcp", "default/web:http", OWNER, "random"),
+            *([("10.0.0.1:8080", 1, "active")], 0, False, None, None),
+        )
+    }
+
+
+@pytest.mark.parametrize("vip", ["None", ""])
+def test_headless_is_skipped(vip: str) -> None:
+    assert taken_service(service("web", clusterIP=vip, clusterIPs=[vip] if vip else [])) is None
+
+
+def test_external_name_is_skipped() -> None:
+    assert taken_service(service("web", type="ExternalName", externalName="example.org")) is None
+
+
+def test_another_proxys_service_is_skipped() -> None:
+    assert (
+        taken_service(service(labels={"service.kubernetes.io/service-proxy-name": "other"})) is None
+    )
+    # The label's presence counts, not its value.
+    assert taken_service(service(labels={"service.kubernetes.io/service-proxy-name": ""})) is None
+
+
+def test_slices_of_headless_services_are_skipped() -> None:
+    assert taken_slice(piece(labels={"service.kubernetes.io/headless": ""})) is None
+
+
+def test_slices_without_a_service_are_skipped() -> None:
+    assert taken_slice(piece(of=None)) is None
+
+
+def test_slices_of_names_are_skipped() -> None:
+    assert taken_slice({**piece("web-1"), "addressType": "FQDN"}) is None
+
+
+def test_ignored_fields_change_nothing() -> None:
+    """loadBalancerClass, loadBalancerIP, appProtocol, and unknown ones of a later version."""
+    plain, _ = made(service())
+    more, problems = made(
+        service(
+            loadBalancerClass="example.org/x",
+            loadBalancerIP="192.0.2.9",
+            ports=[port(appProtocol="h2c", targetPort="named")],
+            somethingNew={"a": [1]},
+        )
+    )
+    assert (more, problems) == (plain, [])
+
+
+# --- ports -------------------------------------------------------------------------------------
+
+
+def test_ports_are_matched_by_name_and_protocol() -> None:
+    ports = [port(53, "dns", "UDP"), port(53, "dns-tcp"), port(9153, "metrics")]
+    pieces = [
+        piece("web-1", "10.0.0.1", ports=[port(1053, "dns", "UDP"), port(1054, "dns-tcp")]),
+        piece("web-2", "10.0.0.2", ports=[port(53, "dns", "TCP"), port(9153, "metrics")]),
+    ]
+    assert backends(service(ports=ports), *pieces) == {
+        "10.96.0.10:53/udp": "10.0.0.1:1053",
+        "10.96.0.10:53/tcp": "10.0.0.1:1054",
+        "10.96.0.10:9153/tcp": "10.0.0.2:9153",
+    }
+
+
+def test_a_named_port_may_differ_in_each_slice() -> None:
+    pieces = [
+        piece("web-1", "10.0.0.1", ports=[port(8080, "http")]),
+        piece("web-2", "10.0.0.2", ports=[port(9090, "http")]),
+    ]
+    assert backends(service(ports=[port(80, "http")]), *pieces) == {
+        "10.96.0.10:80/tcp": "10.0.0.1:8080 10.0.0.2:9090"
+    }
+
+
+@pytest.mark.parametrize(
+    "bad", [{"name": None, "port": 80}, {"name": "", "port": None}, {"name": "", "port": 0}]
+)
+def test_slice_ports_without_name_or_number_are_ignored(bad: dict[str, object]) -> None:
+    assert backends(service(), piece("web-1", "10.0.0.1", ports=[bad])) == {"10.96.0.10:80/tcp": ""}
+
+
+def test_a_protocol_left_out_is_tcp() -> None:
+    bare = {"name": "", "port": 8080}
+    found = backends(service(ports=[{"port": 80}]), piece("web-1", "10.0.0.1", ports=[bare]))
+    assert found == {"10.96.0.10:80/tcp": "10.0.0.1:8080"}
+
+
+def test_sctp_ports_are_skipped_and_reported() -> None:
+    ports = [port(80, "http"), port(81, "sctp", "SCTP")]
+    found, problems = made(service(ports=ports))
+    assert [*found] == ["10.96.0.10:80/tcp"]
+    assert problems == ["sctp"]
+
+
+def test_protocols_that_are_not_wanted() -> None:
+    ports = [port(53, "dns", "UDP"), port(53, "dns-tcp")]
+    found, problems = made(service(ports=ports), rules=Rules(frozenset(["tcp"])))
+    assert ([*found], problems) == (["10.96.0.10:53/tcp"], [])
+
+
+# --- endpoints ---------------------------------------------------------------------------------
+
+
+def test_only_the_first_address_counts() -> None:
+    found = backends(service(), piece("web-1", ready("10.0.0.1", more=["10.0.0.2"])))
+    assert found == {"10.96.0.10:80/tcp": "10.0.0.1:8080"}
+
+
+def test_an_endpoint_in_two_slices_is_taken_once_at_its_best() -> None:
+    pieces = [
+        piece("web-1", leaving("10.0.0.1"), unready("10.0.0.2")),
+        piece("web-2", ready("10.0.0.1"), ready("10.0.0.2")),
+    ]
+    for each in (pieces, pieces[::-1]):
+        assert backends(service(), *each) == {"10.96.0.10:80/tcp": "10.0.0.1:8080 10.0.0.2:8080"}
+
+
+def test_an_endpoint_twice_in_one_slice() -> None:
+    twice = piece("web-1", unready("10.0.0.1"), ready("10.0.0.1"))
+    assert backends(service(), twice) == {"10.96.0.10:80/tcp": "10.0.0.1:8080"}
+
+
+def test_the_order_of_slices_does_not_show() -> None:
+    pieces = [piece(f"web-{n}", f"10.0.0.{n}") for n in range(1, 6)]
+    assert made(service(), *pieces) == made(service(), *pieces[::-1])
+
+
+def test_an_unready_pod_published_all_the_same() -> None:
+    """publishNotReadyAddresses: the controller says ready, so there is nothing to do here."""
+    published = endpoint("10.0.0.1", ready=True, serving=False, terminating=False)
+    assert backends(service(), piece("web-1", published)) == {"10.96.0.10:80/tcp": "10.0.0.1:8080"}
+
+
+def test_no_endpoints_refuse() -> None:
+    """An entry without backends is what makes connect say ECONNREFUSED."""
+    assert backends(service()) == {"10.96.0.10:80/tcp": ""}
+    assert backends(service(), piece("web-1", unready("10.0.0.1"))) == {"10.96.0.10:80/tcp": ""}
+
+
+def test_a_port_without_endpoints_refuses_beside_one_that_has_them() -> None:
+    ports = [port(80, "http"), port(443, "https")]
+    found = backends(service(ports=ports), piece("web-1", "10.0.0.1", ports=[port(8080, "http")]))
+    assert found == {"10.96.0.10:80/tcp": "10.0.0.1:8080", "10.96.0.10:443/tcp": ""}
+
+
+def test_all_that_serve_while_all_are_leaving() -> None:
+    found = backends(
+        service(), piece("web-1", leaving("10.0.0.1"), leaving("10.0.0.2", serving=False))
+    )
+    assert found == {"10.96.0.10:80/tcp": "10.0.0.1:8080"}
+
+
+def test_leaving_endpoints_drain() -> None:
+    found = backends(service(), piece("web-1", leaving("10.0.0.1"), ready("10.0.0.2")))
+    assert found == {"10.96.0.10:80/tcp": "10.0.0.2:8080 ~10.0.0.1:8080"}
+
+
+# --- policies ----------------------------------------------------------------------------------
+
+
+def test_internal_policy_local_is_for_the_cluster_ip_alone() -> None:
+    value = service(type="NodePort", internalTrafficPolicy="Local", ports=[port(nodePort=30080)])
+    slices = piece("web-1", ready("10.0.0.1", node="node-a"), ready("10.0.0.2", node="node-b"))
+    assert backends(value, slices) == {
+        "10.96.0.10:80/tcp": "10.0.0.1:8080",
+        "node:30080/tcp": "10.0.0.1:8080 10.0.0.2:8080",
+    }
+
+
+def test_internal_policy_local_without_a_local_endpoint_refuses() -> None:
+    value = service(internalTrafficPolicy="Local")
+    assert backends(value, piece("web-1", ready("10.0.0.2", node="node-b"))) == {
+        "10.96.0.10:80/tcp": ""
+    }
+
+
+def test_internal_policy_local_falls_back_to_what_still_serves_here() -> None:
+    value = service(internalTrafficPolicy="Local")
+    slices = piece("web-1", leaving("10.0.0.1", node="node-a"), ready("10.0.0.2", node="node-b"))
+    assert backends(value, slices) == {"10.96.0.10:80/tcp": "10.0.0.1:8080"}
+
+
+def test_external_policy_local_is_not_for_local_clients() -> None:
+    value = service(
+        type="LoadBalancer",
+        externalTrafficPolicy="Local",
+        ports=[port(nodePort=30080)],
+        externalIPs=["192.0.2.8"],
+        ingress=[{"ip": "192.0.2.9"}],
+    )
+    slices = piece("web-1", ready("10.0.0.1", node="node-a"), ready("10.0.0.2", node="node-b"))
+    both = "10.0.0.1:8080 10.0.0.2:8080"
+    assert backends(value, slices) == {
+        "10.96.0.10:80/tcp": both,
+        "192.0.2.8:80/tcp": both,
+        "192.0.2.9:80/tcp": both,
+        "node:30080/tcp": both,
+    }
+
+
+def test_hints_are_looked_at_for_each_port() -> None:
+    ports = [port(80, "http"), port(443, "https")]
+    pieces = [
+        piece(
+            "web-1",
+            ready("10.0.0.1", zones=["zone-a"]),
+            ready("10.0.0.2", zones=["zone-b"]),
+            ports=[port(8080, "http")],
+        ),
+        piece(
+            "web-2",
+            ready("10.0.0.3", zones=["zone-a"]),
+            ready("10.0.0.4"),
+            ports=[port(8443, "https")],
+        ),
+    ]
+    assert backends(service(ports=ports), *pieces) == {
+        "10.96.0.10:80/tcp": "10.0.0.1:8080",
+        "10.96.0.10:443/tcp": "10.0.0.3:8443 10.0.0.4:8443",
+    }
+
+
+def test_traffic_distribution_itself_is_not_read() -> None:
+    value = service(trafficDistribution="PreferSameNode")
+    slices = piece("web-1", "10.0.0.1", "10.0.0.2")
+    assert backends(value, slices) == backends(service(), slices)
+
+
+# --- affinity ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "milliseconds"),
+    [
+        ({}, 10_800_000),
+        ({"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 10}}}, 10_000),
+        ({"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 86400}}}, 86_400_000),
+    ],
+)
+def test_client_ip_affinity(config: dict[str, Any], milliseconds: int) -> None:
+    found, _ = made(service(sessionAffinity="ClientIP", **config))
+    assert found["10.96.0.10:80/tcp"][7] == milliseconds
+    assert made(service(sessionAffinity="None", **config))[0]["10.96.0.10:80/tcp"][7] == 0
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 86401])
+def test_an_affinity_that_cannot_be(seconds: int) -> None:
+    config = {"clientIP": {"timeoutSeconds": seconds}}
+    with pytest.raises(InvalidInput, match="timeout"):
+        taken_service(service(sessionAffinity="ClientIP", sessionAffinityConfig=config))
+
+
+def test_affinity_never_keeps_to_a_leaving_endpoint() -> None:
+    """A draining backend keeps its sticky clients, so it is not there at all."""
+    value = service(sessionAffinity="ClientIP")
+    assert backends(value, piece("web-1", leaving("10.0.0.1"), ready("10.0.0.2"))) == {
+        "10.96.0.10:80/tcp": "10.0.0.2:8080"
+    }
+    assert backends(value, piece("web-1", leaving("10.0.0.1"))) == {
+        "10.96.0.10:80/tcp": "10.0.0.1:8080"
+    }
+
+
+# --- addresses beside the cluster IP -----------------------------------------------------------
+
+
+def test_node_port_is_of_its_types_alone() -> None:
+    ports = [port(nodePort=30080)]
+    assert "node:30080/tcp" in backends(service(type="NodePort", ports=ports))
+    assert "node:30080/tcp" in backends(service(type="LoadBalancer", ports=ports))
+    assert "node:30080/tcp" not in backends(service(type="ClusterIP", ports=ports))
+    assert "node:30080/tcp" not in backends(
+        service(type="NodePort", ports=ports), rules=Rules(node_ports=False)
+    )
+
+
+def test_one_node_port_for_two_protocols() -> None:
+    ports = [port(53, "a", "UDP", nodePort=30053), port(53, "b", "TCP", nodePort=30053)]
+    found = backends(service(type="NodePort", ports=ports))
+    assert {"node:30053/udp", "node:30053/tcp"} < found.keys()
+
+
+def test_no_node_port_allocated() -> None:
+    """allocateLoadBalancerNodePorts=false: the load balancer's address works all the same."""
+    value = service(
+        type="LoadBalancer", allocateLoadBalancerNodePorts=False, ingress=[{"ip": "192.0.2.9"}]
+    )
+    assert [*backends(value)] == ["10.96.0.10:80/tcp", "192.0.2.9:80/tcp"]
+
+
+def test_external_ips() -> None:
+    value = service(externalIPs=["192.0.2.8", "2001:db8::8"])
+    assert [*backends(value)] == ["10.96.0.10:80/tcp", "192.0.2.8:80/tcp"]  # of its families
+    assert [*backends(value, rules=Rules(external_ips=False))] == ["10.96.0.10:80/tcp"]
+
+
+def test_load_balancer_ingress_by_mode() -> None:
+    ingress: list[dict[str, str]] = [
+        {"ip": "192.0.2.1"},
+        {"ip": "192.0.2.2", "ipMode": "VIP"},
+        {"ip": "192.0.2.3", "ipMode": "Proxy"},
+        {"hostname": "lb.example.org"},
+    ]
+    found = [*backends(service(type="LoadBalancer", ingress=ingress))]
+    assert found == ["10.96.0.10:80/tcp", "192.0.2.1:80/tcp", "192.0.2.2:80/tcp"]
+    assert [*backends(service(type="ClusterIP", ingress=ingress))] == ["10.96.0.10:80/tcp"]
+
+
+def test_an_address_in_two_roles_is_one_entry() -> None:
+    value = service(type="LoadBalancer", externalIPs=["192.0.2.1"], ingress=[{"ip": "192.0.2.1"}])
+    assert [*backends(value)] == ["10.96.0.10:80/tcp", "192.0.2.1:80/tcp"]
+
+
+def test_dual_stack() -> None:
+    value = service(
+        "web",
+        "10.96.0.10",
+        "fd00:96::a",
+        type="NodePort",
+        ports=[port(nodePort=30080)],
+        externalIPs=["2001:db8::8"],
+    )
+    pieces = [piece("web-1", "10.0.0.1"), piece("web-2", "fd00::1")]
+    assert backends(value, *pieces) == {
+        "10.96.0.10:80/tcp": "10.0.0.1:8080",
+        "[fd00:96::a]:80/tcp": "[fd00::1]:8080",
+        "[2001:db8::8]:80/tcp": "[fd00::1]:8080",
+        "node:30080/tcp": "10.0.0.1:8080 [fd00::1]:8080",
+    }
+
+
+def test_ipv6_alone() -> None:
+    value = service("web", "fd00:96::a", type="NodePort", ports=[port(nodePort=30080)])
+    assert backends(value, piece("web-1", "10.0.0.1"), piece("web-2", "fd00::1")) == {
+        "[fd00:96::a]:80/tcp": "[fd00::1]:8080",
+        "node:30080/tcp": "[fd00::1]:8080",
+    }
+
+
+def test_families_choose_on_their_own() -> None:
+    value = service("web", "10.96.0.10", "fd00:96::a")
+    pieces = [
+        piece("web-1", unready("10.0.0.1")),
+        piece("web-2", leaving("fd00::1"), ready("fd00::2")),
+    ]
+    assert backends(value, *pieces) == {
+        "10.96.0.10:80/tcp": "",
+        "[fd00:96::a]:80/tcp": "[fd00::2]:8080 ~[fd00::1]:8080",
+    }
+
+
+# --- source ranges -----------------------------------------------------------------------------
+
+RANGED: dict[str, Any] = {"type": "LoadBalancer", "ingress": [{"ip": "192.0.2.9"}]}
+
+
+def ranged(ranges: list[str], *host: str) -> tuple[bool, str, list[str]]:
+    """Of the load balancer's address: whether for the host alone, its backends, and problems."""
+    value = service(loadBalancerSourceRanges=ranges, **RANGED)
+    found, problems = made(value, piece("web-1", "10.0.0.1"), rules=Rules(host_addresses=host))
+    assert found["10.96.0.10:80/tcp"][6]  # the ranges are not for this one
+    entry = found["192.0.2.9:80/tcp"]
+    return entry[8], " ".join(backend[0] for backend in entry[6]), problems
+
+
+def test_source_ranges_that_hold_the_host() -> None:
+    assert ranged([" 10.1.0.0/16 "], "10.1.2.3") == (True, "10.0.0.1:8080", ["source-ranges"])
+    assert ranged(["10.9.0.0/16", "10.1.2.3/32"], "10.1.2.3")[:2] == (True, "10.0.0.1:8080")
+    assert ranged(["10.1.2.3/16"], "10.1.9.9")[:2] == (True, "10.0.0.1:8080")  # bits to spare
+
+
+def test_source_ranges_that_do_not_hold_the_host_refuse_it() -> None:
+    assert ranged(["10.1.0.0/16"], "10.2.2.3") == (True, "", ["source-ranges"])
+    assert ranged(["10.1.0.0/16"]) == (True, "", ["source-ranges"])  # an address nobody knows
+
+
+def test_source_ranges_of_everyone() -> None:
+    assert ranged(["0.0.0.0/0"]) == (False, "10.0.0.1:8080", [])
+
+
+def test_source_ranges_of_the_other_family_do_not_count() -> None:
+    assert ranged(["fd00::/8"]) == (False, "10.0.0.1:8080", [])
+
+
+def test_source_ranges_that_cannot_be_read() -> None:
+    with pytest.raises(InvalidInput, match="source ranges"):
+        taken_service(service(loadBalancerSourceRanges=["all"], **RANGED))
+    assert ranged(["all", "10.1.0.0/16"], "10.1.2.3")[2] == ["source-range", "source-ranges"]
+
+
+def test_source_ranges_are_not_for_node_ports() -> None:
+    value = service(
+        loadBalancerSourceRanges=["10.1.0.0/16"], ports=[port(nodePort=30080)], **RANGED
+    )
+    assert not made(value)[0]["node:30080/tcp"][8]
+
+
+# --- healthCheckNodePort -----------------------------------------------------------------------
+
+
+def test_health_check_node_port_is_for_local_external_policy() -> None:
+    def of(**spec: Any) -> int:
+        kube = taken_service(service(healthCheckNodePort=32000, **spec))
+        assert kube is not None
+        return kube.health_port
+
+    assert of(type="LoadBalancer", externalTrafficPolicy="Local") == 32000
+    assert of(type="LoadBalancer", externalTrafficPolicy="Cluster") == 0
+    assert of(type="NodePort", externalTrafficPolicy="Local") == 0
+
+
+def test_health_counts_ready_endpoints_of_this_node_once() -> None:
+    pieces = [
+        piece("web-1", ready("10.0.0.1", node="node-a"), ready("10.0.0.2", node="node-b")),
+        piece("web-2", ready("10.0.0.1", node="node-a"), leaving("10.0.0.3", node="node-a")),
+    ]
+    slices = [taken for each in pieces if (taken := taken_slice(each))]
+    assert local_ready(slices) == 1
+
+
+# --- what a hostile or broken API may say ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "vip", ["0.0.0.0", "::", "127.0.0.1", "::1", "224.0.0.1", "ff02::1", "::ffff:10.0.0.1", "x"]
+)
+def test_vips_that_cannot_be(vip: str) -> None:
+    found, problems = made(service(externalIPs=[vip, "192.0.2.8"]))
+    assert [*found] == ["10.96.0.10:80/tcp", "192.0.2.8:80/tcp"]
+    assert problems == ["address"]
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "169.254.1.1", "224.0.0.1", "0.0.0.0", "fd00::1", "x", ""]
+)
+def test_endpoints_that_cannot_be(address: str) -> None:
+    bad = {"addresses": [address]}
+    found, problems = made(service(), piece("web-1", bad, "10.0.0.1", bad, family="IPv4"))
+    assert [backend[0] for backend in found["10.96.0.10:80/tcp"][6]] == ["10.0.0.1:8080"]
+    assert problems == ["endpoint"]
+
+
+@pytest.mark.parametrize("address", ["::1", "fe80::1", "ff02::1", "::"])
+def test_ipv6_endpoints_that_cannot_be(address: str) -> None:
+    _, problems = made(service("web", "fd00:96::a"), piece("web-1", address))
+    assert problems == ["endpoint"]
+
+
+def test_an_endpoint_without_addresses() -> None:
+    assert made(service(), piece("web-1", {"addresses": []}, "10.0.0.1"))[1] == ["endpoint"]
+
+
+def test_the_nodes_own_addresses_are_as_good_as_any() -> None:
+    rules = Rules(host_addresses=("192.0.2.1",))
+    found, problems = made(
+        service(externalIPs=["192.0.2.1"]), piece("web-1", "192.0.2.1"), rules=rules
+    )
+    assert not problems
+    assert [backend[0] for backend in found["192.0.2.1:80/tcp"][6]] == ["192.0.2.1:8080"]
+
+
+def test_far_too_many_ports() -> None:
+    many = [port(n % 65535 + 1, f"p{n}") for n in range(100_000)]
+    with pytest.raises(InvalidInput, match="100000 ports"):
+        taken_service(service(ports=many))
+    with pytest.raises(InvalidInput, match="100000 ports"):
+        taken_slice(piece("web-1", "10.0.0.1", ports=many))
+
+
+def test_far_too_many_endpoints_are_cut_the_same_way_each_time() -> None:
+    many = [f"10.{n >> 8}.{n & 255}.1" for n in range(5000)]
+    found, problems = made(service(), piece("web-1", *many))
+    turned, _ = made(service(), piece("web-1", *many[::-1]))
+    assert len(found["10.96.0.10:80/tcp"][6]) == 4096
+    assert (found, problems) == (turned, ["endpoints"])
+
+
+@pytest.mark.parametrize("name", ["a b", "a\nb", "\x1b[2J", "", "a/b", "x" * 250])
+def test_names_that_cannot_be(name: str) -> None:
+    with pytest.raises(InvalidInput, match="name") as raised:
+        taken_service(service(name))
+    assert str(raised.value).isprintable()
+
+
+def test_port_names_that_cannot_be() -> None:
+    _, problems = made(service(ports=[port(80, "a\x07b"), port(81, "b" * 300), port(82, "c")]))
+    assert problems == ["port", "port"]
+
+
+def test_ports_given_twice() -> None:
+    found, problems = made(service(ports=[port(80, "a"), port(80, "b")]))
+    assert [*found] == ["10.96.0.10:80/tcp"]
+    assert found["10.96.0.10:80/tcp"][3] == "default/web:a"
+    assert problems == ["port"]
+
+
+def test_when_the_change_began() -> None:
+    for text, seconds in (
+        ("2026-06-01T00:00:00.123456789Z", 1780272000.123456),
+        ("2026-06-01T00:00:00Z", 1780272000.0),
+        ("yesterday", None),
+    ):
+        taken = taken_slice(piece(changed=text))
+        assert taken is not None
+        assert taken.changed == seconds
+
+
+def test_messages_are_one_line() -> None:
+    kube = taken_service(service(externalIPs=["1\n2", "\x00"], created=NEW))
+    assert kube is not None
+    assert all(re.fullmatch(r"[ -~]+", each.message) for each in kube.problems)
