@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the API server is, and how to be let in: a kubeconfig, or what every pod is given.
+
+lightkube reads the files; what it leaves out is here: exec credentials of client authentication
+v1, `proxy-url`, `tls-server-name`, and another address for the server.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx2 as httpx
+import yaml
+from lightkube.config.client_adapter import user_auth, verify_cluster
+from lightkube.config.kubeconfig import (
+    DEFAULT_KUBECONFIG,
+    SERVICE_ACCOUNT,
+    KubeConfig,
+    SingleConfig,
+)
+from lightkube.config.models import User
+from lightkube.core.exceptions import ConfigError
+
+from hostreach.errors import InvalidInput, Refused
+
+from .credentials import ExecCredentials
+
+
+class Connection(NamedTuple):
+    """What `httpx.Client` needs."""
+
+    server: str
+    verify: ssl.SSLContext
+    auth: httpx.Auth | None
+    proxy: str | None = None
+    server_name: str | None = None
+    """What the server's certificate is for, where that is not its address."""
+
+
+def connection(
+    kubeconfig: str | None = None,
+    context: str | None = None,
+    api_server: str | None = None,
+    server_name: str | None = None,
+    service_account: str = SERVICE_ACCOUNT,
+) -> Connection:
+    """From ``kubeconfig``, or else the pod's service account, $KUBECONFIG or ~/.kube/config.
+
+    ``api_server`` is a URL, or a host and port, to go to instead of what is said there, and
+    ``server_name`` what its certificate is for, where that is not the host. Raises `InvalidInput`
+    for a file that is no kubeconfig, `Refused` where there is nothing to go by.
+    """
+    if kubeconfig is None and context is None and Path(service_account, "token").exists():
+        found = _in_cluster(service_account, api_server)
+        return found._replace(server_name=server_name)
+    path = kubeconfig or os.environ.get("KUBECONFIG") or DEFAULT_KUBECONFIG
+    path = path.split(os.pathsep)[0]
+    if kubeconfig is None and not Path(path).expanduser().exists():
+        raise Refused(
+            "there is neither a service account here nor a kubeconfig; pass --kubeconfig FILE",
+            object="kubernetes",
+        )
+    found = _from_file(path, context, api_server)
+    return found._replace(server_name=server_name or found.server_name)
+
+
+def _in_cluster(service_account: str, api_server: str | None) -> Connection:
+    if api_server:
+        # Nothing else need be said of where it is.
+        os.environ.setdefault("KUBERNETES_SERVICE_HOST", "kubernetes.default.svc")
+        os.environ.setdefault("KUBERNETES_SERVICE_PORT", "443")
+    try:
+        config = KubeConfig.from_service_account(service_account).get()
+    except KeyError:
+        raise Refused(
+            "KUBERNETES_SERVICE_HOST is not set; pass --api-server", object="kubernetes"
+        ) from None
+    except (ConfigError, OSError) as error:
+        raise Refused(str(error), object=service_account) from None
+    assert config is not None
+    return _made(config, api_server, None, None)
+
+
+def _from_file(path: str, context: str | None, api_server: str | None) -> Connection:
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+        raw = yaml.safe_load(text)
+        config = KubeConfig.from_file(path).get(context)
+        assert config is not None
+        clusters = {each["name"]: each["cluster"] for each in raw["clusters"]}
+        cluster = clusters[config.context.cluster]
+        return _made(config, api_server, cluster.get("proxy-url"), cluster.get("tls-server-name"))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InvalidInput(f"cannot be read: {reason}", object=error.filename or path) from None
+    except ConfigError as error:
+        raise InvalidInput(str(error), object=path) from None
+    except (KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError) as error:
+        what = str(error).split("\n")[0] or type(error).__name__
+        raise InvalidInput(f"is no kubeconfig that can be used: {what}", object=path) from None
+
+
+def _made(
+    config: SingleConfig, api_server: str | None, proxy: str | None, server_name: str | None
+) -> Connection:
+    user = config.user or User()
+    if user.token_file is not None:
+        user.token_file = str(config.abs_file(user.token_file))
+    auth: httpx.Auth | None
+    if user.exec and not (user.token or user.token_file):
+        auth = ExecCredentials(user.exec, config.cluster)
+    else:
+        auth = user_auth(user)
+    verify: Any = verify_cluster(config.cluster, user, config.abs_file)
+    server = config.cluster.server.rstrip("/")
+    return Connection(_url(api_server) if api_server else server, verify, auth, proxy, server_name)
+
+
+def _url(text: str) -> str:
+    url = text if "://" in text else f"https://{text}"
+    try:
+        parsed = httpx.URL(url)
+        good = parsed.scheme in ("http", "https") and parsed.host and not re.search(r"\s", url)
+    except httpx.InvalidURL:
+        good = False
+    if not good:
+        raise InvalidInput(
+            "is no URL, nor a host and port; write it as https://192.0.2.1:6443",
+            object=f"--api-server {text}",
+        )
+    return url.rstrip("/")

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cluster as this node sees it: watched in threads, kept in a `State` by the one that polls."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import msgspec
+
+from hostreach.syntax import quote
+
+from . import objects
+from .client import ApiClient, ApiError
+from .intake import KubeService, Place, Problem, Slice, take_service, take_slice
+from .services import Rules
+from .state import Kind, State
+from .watch import Changed, Listed, Listing, News, Patience, Resource, Spoiled, Watcher, quote_line
+
+log = logging.getLogger("hostreach.kubernetes")
+
+SERVICES = "/api/v1/services"
+SLICES = "/apis/discovery.k8s.io/v1/endpointslices"
+NODE_SECONDS = 60.0
+"""How often this node is read again, for its zone and addresses."""
+_AT_ONCE = 5000
+"""News that one poll takes in, so that writing is not put off for ever."""
+
+
+class NodeSeen(NamedTuple):
+    """What matters of this node's object."""
+
+    zone: str | None
+    addresses: tuple[str, ...]
+
+
+@dataclass
+class Freshness:
+    """How well the state is known.
+
+    Attributes:
+        synced: both lists were complete once.
+        heard: when the last of both watches was last heard of, by time.monotonic(); 0 is never.
+    """
+
+    synced: bool
+    connected: bool
+    heard: float
+
+
+class KubernetesSource:
+    """Reads Services, EndpointSlices and this node; `state` belongs to the thread that polls."""
+
+    def __init__(
+        self,
+        client: ApiClient,
+        node: str,
+        rules: Rules,
+        patience: Patience = Patience(),  # noqa: B008 - immutable
+    ) -> None:
+        self.state = State(rules)
+        self._client = client
+        self._place = Place(node)
+        self._patience = patience
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._news: queue.Queue[News | NodeSeen] = queue.Queue(maxsize=10_000)
+        self._seen: dict[Kind, set[str]] = {}
+        self._listed: set[Kind] = set()
+        self._logged: dict[tuple[Kind, str], tuple[Problem, ...]] = {}
+        services = Resource(
+            "Service",
+            SERVICES,
+            {
+                "labelSelector": "!service.kubernetes.io/service-proxy-name",
+                "fieldSelector": "spec.clusterIP!=None",
+            },
+            objects.Service,
+            take_service,
+        )
+        slices = Resource(
+            "EndpointSlice",
+            SLICES,
+            {"labelSelector": "!service.kubernetes.io/headless"},
+            objects.EndpointSlice,
+            self._take_slice,
+        )
+        self.watchers: dict[Kind, Watcher] = {
+            each.kind: Watcher(client, each, self._tell, self._stop, patience)
+            for each in (services, slices)
+        }
+
+    def start(self) -> None:
+        """Begin to read. The node comes first: what is local and near depends on it."""
+        self._spawn(self.watchers["Service"].run)
+        self._spawn(self._follow_node)
+
+    def close(self, seconds: float = 1.0) -> None:
+        """Stop reading; what is under way is broken off, and waited for no longer than that."""
+        self._stop.set()
+        deadline = time.monotonic() + seconds
+        for thread in [*self._threads]:
+            while thread.is_alive() and time.monotonic() < deadline:
+                self._client.abort()  # again and again: one may be just connecting
+                thread.join(0.02)
+        self._client.close()
+
+    def poll(self, timeout: float) -> bool:
+        """Wait up to so many seconds for news, and take in what there is; False: there was none."""
+        try:
+            news = self._news.get(timeout=max(0.0, timeout))
+            for _ in range(_AT_ONCE):
+                self._take(news)
+                news = self._news.get_nowait()
+            self._take(news)
+        except queue.Empty:
+            pass
+        else:
+            return True
+        return False
+
+    @property
+    def queued(self) -> int:
+        """News that were not taken in yet."""
+        return self._news.qsize()
+
+    @property
+    def freshness(self) -> Freshness:
+        """See there."""
+        states = [watcher.state for watcher in self.watchers.values()]
+        return Freshness(
+            len(self._listed) == len(states),
+            all(state.connected for state in states),
+            min(state.heard for state in states),
+        )
+
+    def problems_to_log(self) -> list[str]:
+        """A line for each object whose problems are new or other ones; each is given once."""
+        now = dict(self.state.problems)
+        lines = [
+            f"{kind} {quote(key)[1:-1]}: {quote_line('; '.join(p.message for p in problems[:3]))}"
+            for (kind, key), problems in now.items()
+            if self._logged.get((kind, key)) != problems
+        ]
+        self._logged = now
+        return lines
+
+    # --- in the thread that polls ----------------------------------------------------------------
+
+    def _take(self, news: News | NodeSeen) -> None:
+        if isinstance(news, Changed):
+            self._note(news.kind, news.key, here=news.value is not None)
+            if news.kind == "Service":
+                assert not isinstance(news.value, Slice)
+                self.state.put_service(news.key, news.value)
+            else:
+                assert not isinstance(news.value, KubeService)
+                self.state.put_slice(news.key, news.value)
+        elif isinstance(news, Spoiled):
+            self._note(news.kind, news.key, here=True)
+            self.state.refuse(news.kind, news.key, news.problem)
+        elif isinstance(news, Listing):
+            self._seen[news.kind] = set()
+        elif isinstance(news, Listed):
+            self._complete(news.kind)
+        else:
+            self._node_seen(news)
+
+    def _note(self, kind: Kind, key: str, *, here: bool) -> None:
+        if (seen := self._seen.get(kind)) is not None:
+            seen.add(key) if here else seen.discard(key)
+
+    def _complete(self, kind: Kind) -> None:
+        """Forget what a whole list did not name."""
+        seen = self._seen.pop(kind, set())
+        for key in self.state.keys(kind):
+            if key not in seen:
+                if kind == "Service":
+                    self.state.put_service(key, None)
+                else:
+                    self.state.put_slice(key, None)
+        self._listed.add(kind)
+
+    def _node_seen(self, node: NodeSeen) -> None:
+        if node.zone != self._place.zone:
+            log.info("this node is in zone %s", node.zone or "unknown")
+            self._place = self._place._replace(zone=node.zone)
+            self.watchers["EndpointSlice"].relist()
+        if node.addresses and node.addresses != self.state.rules.host_addresses:
+            self.state.rules = replace(self.state.rules, host_addresses=node.addresses)
+            self.state.touch_all()
+
+    # --- in threads of their own -----------------------------------------------------------------
+
+    def _spawn(self, target: Any) -> None:
+        thread = threading.Thread(target=target, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _tell(self, news: News | NodeSeen) -> None:
+        """Wait while too much is waiting: whoever sends it then waits too."""
+        while not self._stop.is_set():
+            with suppress(queue.Full):
+                self._news.put(news, timeout=0.2)
+                return
+
+    def _take_slice(self, piece: objects.EndpointSlice) -> Slice | None:
+        return take_slice(piece, self._place)
+
+    def _follow_node(self) -> None:
+        started = told = False
+        while not self._stop.is_set():
+            try:
+                seen = self._read_node()
+                if not started:  # then the first slices are read rightly
+                    self._place = self._place._replace(zone=seen.zone)
+                self._tell(seen)
+                told = False
+            except (ApiError, msgspec.DecodeError) as error:
+                if not told:
+                    log.warning("node %s: %s", self._place.node, quote_line(str(error)))
+                told = True
+                denied = isinstance(error, ApiError) and error.code in (403, 404)
+                if not started and not denied:
+                    self._stop.wait(self._patience.first)
+                    continue
+            if not started:
+                started = True
+                self._spawn(self.watchers["EndpointSlice"].run)
+            self._stop.wait(NODE_SECONDS)
+
+    def _read_node(self) -> NodeSeen:
+        body = self._client.get(f"/api/v1/nodes/{self._place.node}", {})
+        node = msgspec.json.decode(body, type=objects.Node)
+        labels = node.metadata.labels
+        given = (node.status and node.status.addresses) or []
+        addresses = [a.address for a in given if a.type in ("InternalIP", "ExternalIP")]
+        return NodeSeen(labels.zone if labels else None, tuple(addresses))

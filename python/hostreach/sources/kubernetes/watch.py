@@ -1,0 +1,396 @@
+# SPDX-License-Identifier: Apache-2.0
+"""List, then watch, for as long as it takes: one kind of object, in a thread of its own.
+
+Whatever happens to the connection, what was learned stands. A new list ends with `Listed`; only
+then may be forgotten what was not on it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+
+from hostreach.errors import InvalidInput
+
+from . import objects
+from .client import ApiClient, ApiError, Params, TooLarge, TooLong
+from .intake import KubeService, Problem, Slice
+from .state import Kind
+
+log = logging.getLogger("hostreach.kubernetes")
+
+PAGE = 500
+GONE = 410
+_MISSING = (400, 404, 422)
+"""How servers without WatchList answer, or one that has it turned off."""
+
+
+class Listing(NamedTuple):
+    """A list begins."""
+
+    kind: Kind
+
+
+class Listed(NamedTuple):
+    """It is complete."""
+
+    kind: Kind
+
+
+class Changed(NamedTuple):
+    """An object as it is now; None: it is gone, or none of a proxy's business."""
+
+    kind: Kind
+    key: str
+    value: KubeService | Slice | None
+
+
+class Spoiled(NamedTuple):
+    """An object that cannot be used."""
+
+    kind: Kind
+    key: str
+    problem: Problem
+
+
+News: TypeAlias = Listing | Listed | Changed | Spoiled
+
+
+@dataclass(frozen=True)
+class Resource:
+    """What to watch, and how to read it; ``take`` may raise `InvalidInput`."""
+
+    kind: Kind
+    path: str
+    params: Params
+    type: type
+    take: Callable[[Any], KubeService | Slice | None]
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds."""
+
+    first: float = 0.5
+    longest: float = 30.0
+    watch: tuple[int, int] = (300, 600)
+    """How long the server is asked to let a watch last: between these."""
+
+
+@dataclass
+class Watching:
+    """How it goes, for others to read.
+
+    Attributes:
+        restarts: how often a watch or list ended, by why.
+        heard: when the server last said something, by time.monotonic(); 0 is never.
+    """
+
+    connected: bool = False
+    listed: bool = False
+    heard: float = 0.0
+    restarts: Counter[str] = field(default_factory=Counter)
+    trouble: str | None = None
+
+
+class _Again(Exception):
+    """List anew."""
+
+
+class Backoff:
+    """Doubles from one failure to the next, and is never quite the same for two agents."""
+
+    def __init__(self, patience: Patience, draw: Callable[[], float] = random.random) -> None:
+        self._patience = patience
+        self._draw = draw
+        self._next = patience.first
+
+    def reset(self) -> None:
+        self._next = self._patience.first
+
+    def take(self, at_least: float | None = None) -> float:
+        """Seconds to wait now; ``at_least`` is what the server asked for."""
+        delay = self._next * (0.5 + self._draw() / 2)
+        self._next = min(self._next * 2, self._patience.longest)
+        if at_least is not None:
+            delay = max(delay, min(at_least, 300.0) * (1 + self._draw() / 10))
+        return delay
+
+
+class Watcher:
+    """Runs in the thread that calls `run`, until ``stop`` is set."""
+
+    def __init__(
+        self,
+        client: ApiClient,
+        resource: Resource,
+        tell: Callable[[News], None],
+        stop: threading.Event,
+        patience: Patience = Patience(),
+    ) -> None:
+        self.state = Watching()
+        self._client = client
+        self._resource = resource
+        self._tell = tell
+        self._stop = stop
+        self._patience = patience
+        self._backoff = Backoff(patience)
+        self._version: str | None = None
+        self._watch_list = True
+        self._relist = False
+        self._event = msgspec.json.Decoder(objects.Event[resource.type])  # type: ignore[name-defined]
+        self._object: msgspec.json.Decoder[Any] = msgspec.json.Decoder(resource.type)
+
+    def relist(self) -> None:
+        """List anew at the next event, as when objects are to be read in another way."""
+        self._relist = True
+
+    def run(self) -> None:
+        """List and watch; what fails is tried again."""
+        while not self._stop.is_set():
+            try:
+                delay = self._turn()
+            except Exception:
+                # Ours to mend, but no reason to leave the node without news from now on.
+                log.exception("%s: unexpected failure", self._resource.path)
+                self._version = None
+                self._restarted("failure")
+                delay = self._backoff.take()
+            self._stop.wait(delay)
+
+    def _turn(self) -> float:
+        """One list or watch to its end; the seconds to wait then."""
+        began = time.monotonic()
+        try:
+            if self._version is None and not self._watch_list:
+                self._list()
+                return 0.0
+            self._watch()
+        except _Again:
+            self._version = None
+            self._restarted("expired")
+            return self._backoff.take()
+        except ApiError as error:
+            return self._failed(error)
+        finally:
+            self.state.connected = False
+        self._restarted("ended")
+        lasted = time.monotonic() - began
+        return 0.0 if lasted > self._patience.first else self._backoff.take()
+
+    # --- what the server says --------------------------------------------------------------------
+
+    def _list(self) -> None:
+        """Page by page, each as large as can be taken."""
+        self._tell(Listing(self._resource.kind))
+        limit, page = PAGE, ""
+        while True:
+            params = {**self._resource.params, "limit": str(limit)}
+            if page:
+                params["continue"] = page
+            try:
+                found = msgspec.json.decode(
+                    self._client.get(self._resource.path, params), type=objects.Page
+                )
+                meta = found.metadata
+                for item in found.items or ():
+                    self._item(bytes(item))
+            except msgspec.DecodeError as error:
+                raise ApiError(0, f"no list was sent: {error}") from None
+            except TooLarge as error:
+                if limit > 1:
+                    limit = max(1, limit // 10)
+                    continue
+                self._too_large(error.head)
+                meta = _head_meta(error.head)
+            self._heard()
+            page = meta.next_page or ""
+            if not page:
+                break
+        self._complete(meta.resource_version)
+
+    def _watch(self) -> None:
+        """From where we are or, with WatchList, from nothing."""
+        low, high = self._patience.watch
+        params = {
+            **self._resource.params,
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(random.randint(low, high)),
+        }
+        initial = self._version is None
+        if initial:
+            params |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
+            self._tell(Listing(self._resource.kind))
+        params["resourceVersion"] = self._version or ""
+        with self._client.lines(self._resource.path, params) as lines:
+            if not initial:
+                self._connected()
+            for line in lines:
+                if isinstance(line, TooLong):
+                    self._too_large(line.head)
+                elif line:
+                    self._line(line)
+                self._heard()
+                if self._stop.is_set():
+                    return
+                if self._relist:
+                    self._relist = False
+                    raise _Again
+        if self._version is None:
+            raise ApiError(0, "the list ended before it was complete")
+
+    def _line(self, line: bytes) -> None:
+        try:
+            event = self._event.decode(line)
+        except msgspec.DecodeError as error:
+            self._undecodable(line, error)
+            return
+        if event.type == "ERROR":
+            self._refused(line)
+        elif event.type == "BOOKMARK":
+            self._bookmark(line)
+        elif self._is_news(event.object.metadata.resource_version):
+            self._object_changed(event.object, gone=event.type == "DELETED")
+
+    def _refused(self, line: bytes) -> None:
+        status = msgspec.json.decode(line, type=objects.Event[objects.Status]).object
+        code = status.code or 0
+        if code == GONE or status.reason in ("Expired", "Gone"):
+            raise _Again
+        raise ApiError(code, f"{code} {status.message or status.reason or ''}".strip())
+
+    def _bookmark(self, line: bytes) -> None:
+        mark = msgspec.json.decode(line, type=objects.Event[objects.Bookmark]).object.metadata
+        if self._version is not None:
+            self._version = mark.resource_version
+        elif mark.annotations and mark.annotations.value == "true":
+            self._complete(mark.resource_version)
+        else:
+            # It does not know what was asked for, so that end would never come.
+            self._watch_list = False
+            raise _Again
+
+    def _is_news(self, version: str) -> bool:
+        """A watch is in order: what it says twice, it says late."""
+        if self._version is None:
+            return True
+        if version.isdigit() and self._version.isdigit() and int(version) <= int(self._version):
+            return False
+        self._version = version
+        return True
+
+    # --- what that means -------------------------------------------------------------------------
+
+    def _item(self, raw: bytes) -> None:
+        try:
+            self._object_changed(self._object.decode(raw), gone=False)
+        except msgspec.DecodeError as error:
+            self._spoiled(raw, str(error))
+
+    def _object_changed(self, found: Any, *, gone: bool) -> None:
+        kind, meta = self._resource.kind, found.metadata
+        key = f"{meta.namespace}/{meta.name}"
+        if gone:
+            self._tell(Changed(kind, key, None))
+            return
+        try:
+            value = self._resource.take(found)
+        except InvalidInput as error:
+            self._tell(Spoiled(kind, key, Problem("invalid", str(error))))
+            return
+        self._tell(Changed(kind, key, value))
+
+    def _undecodable(self, line: bytes, error: msgspec.DecodeError) -> None:
+        """Bad JSON is a bad connection; good JSON of the wrong types is a bad object."""
+        try:
+            event = msgspec.json.decode(line, type=objects.Event[msgspec.Raw])
+        except msgspec.DecodeError:
+            raise ApiError(0, "an event was garbled") from None
+        if event.type == "ERROR":
+            self._refused(line)
+        if event.type == "BOOKMARK":
+            self._bookmark(line)
+            return
+        raw = bytes(event.object)
+        self._spoiled(raw, str(error).replace("$.object", "$"), gone=event.type == "DELETED")
+
+    def _spoiled(self, raw: bytes, message: str, *, gone: bool = False) -> None:
+        try:
+            meta = msgspec.json.decode(raw, type=objects.PartialObject).metadata
+        except msgspec.DecodeError:
+            meta = objects.PartialMetadata()
+        if gone:
+            self._tell(Changed(self._resource.kind, f"{meta.namespace}/{meta.name}", None))
+        else:
+            problem = Problem("invalid", message.replace(" - at `", " at `"))
+            self._named(meta.namespace, meta.name, problem)
+
+    def _too_large(self, head: bytes) -> None:
+        namespace, name = (_head_text(head, key) for key in ("namespace", "name"))
+        self._named(namespace, name, Problem("too-large", "it is too large to be read"))
+
+    def _named(self, namespace: str | None, name: str | None, problem: Problem) -> None:
+        key = f"{namespace or '?'}/{name or '?'}"
+        self._tell(Spoiled(self._resource.kind, key, problem))
+
+    def _complete(self, version: str) -> None:
+        self._version = version
+        self._tell(Listed(self._resource.kind))
+        self.state.listed = True
+        self._connected()
+
+    def _connected(self) -> None:
+        if self.state.trouble:
+            log.info("%s: watched again", self._resource.path)
+        self.state.connected, self.state.trouble = True, None
+        self._heard()
+
+    def _heard(self) -> None:
+        self.state.heard = time.monotonic()
+        self._backoff.reset()
+
+    def _restarted(self, why: str) -> None:
+        self.state.restarts[why] += 1
+
+    def _failed(self, error: ApiError) -> float:
+        if self._version is None and self._watch_list and error.code in _MISSING:
+            log.info("%s: no streamed lists here (%s)", self._resource.path, error)
+            self._watch_list = False
+            return 0.0
+        if error.code == GONE:
+            self._version = None
+        known = {GONE: "expired", 401: "unauthorized", 403: "forbidden", 429: "throttled"}
+        self._restarted(known.get(error.code) or ("server" if error.code >= 500 else "connection"))
+        delay = self._backoff.take(error.retry_after)
+        if str(error) != self.state.trouble and not self._stop.is_set():
+            log.warning("%s: %s; trying again", self._resource.path, quote_line(str(error)))
+        self.state.trouble = str(error)
+        return delay
+
+
+def quote_line(text: str) -> str:
+    """A message from afar, in one line and not too long."""
+    return "".join(c if c.isprintable() else " " for c in text)[:300]
+
+
+def _head_text(head: bytes, key: str) -> str | None:
+    found = re.search(rb'"%s"\s*:\s*"([^"\\]{1,253})"' % key.encode(), head)
+    return found[1].decode(errors="replace") if found else None
+
+
+def _head_meta(head: bytes) -> objects.ListMeta:
+    """A list's metadata come before its items."""
+    items = head.find(b'"items"')
+    before = head[: items if items >= 0 else len(head)]
+    version = _head_text(before, "resourceVersion")
+    return objects.ListMeta(version or "", _head_text(before, "continue"))

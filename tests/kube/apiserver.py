@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small API server: lists in pages, watches in chunks, and all that can go wrong with them.
+
+What it serves is as Kubernetes does it: resource versions, bookmarks, streamed lists, selectors,
+both forms of 410. `ApiServer.trouble` and the methods below it are for going wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from .objects import Json
+
+KINDS = {
+    "/api/v1/services": "Service",
+    "/apis/discovery.k8s.io/v1/endpointslices": "EndpointSlice",
+    "/api/v1/nodes": "Node",
+}
+GONE = b'{"kind":"Status","code":410,"reason":"Expired","message":"too old resource version"}'
+END = {"k8s.io/initial-events-end": "true"}
+
+
+@dataclass
+class Trouble:
+    """What is wrong with the server.
+
+    Attributes:
+        answers: instead of the next requests' answers: a status, and headers.
+        gone_in_event: an expired version is told by an ERROR event within a 200.
+        silent: watches are accepted, and then nothing is ever said.
+        twice: each event is sent again, and an older one after it.
+        dribble: bytes at a time, with a pause.
+        cut: the next event is broken off in its middle, and the connection closed.
+    """
+
+    answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)
+    gone_in_event: bool = False
+    silent: bool = False
+    twice: bool = False
+    dribble: bool = False
+    cut: bool = False
+
+
+class ApiServer:
+    """Objects are put and deleted by the test; watches hear of it."""
+
+    def __init__(
+        self, *, streamed_lists: bool = True, token: str | None = None, bookmarks: float = 0.2
+    ) -> None:
+        self.trouble = Trouble()
+        self.streamed_lists = streamed_lists
+        self.token = token
+        self.bookmarks = bookmarks
+        self.requests: list[str] = []
+        self.changed = threading.Condition()
+        self.version = 1000
+        self.log: list[tuple[int, str, str, bytes, Json]] = []
+        self.oldest = self.version
+        self.objects: dict[tuple[str, str], Json] = {}
+        self.epoch = 0
+        self._server: ThreadingHTTPServer | None = None
+        self._port = 0
+
+    # --- objects ---------------------------------------------------------------------------------
+
+    def put(self, *values: Json) -> None:
+        """Make these objects so, each a change of its own."""
+        with self.changed:
+            for value in values:
+                key = _key(value)
+                self.version += 1
+                made = {**value, "metadata": {**value["metadata"]}}
+                made["metadata"]["resourceVersion"] = str(self.version)
+                kind = "MODIFIED" if key in self.objects else "ADDED"
+                before = self.objects.get(key)
+                self.objects[key] = made
+                self._note(kind, key[0], made, before)
+            self.changed.notify_all()
+
+    def delete(self, *values: Json) -> None:
+        with self.changed:
+            for value in values:
+                gone = self.objects.pop(_key(value))
+                self.version += 1
+                made = {**gone, "metadata": {**gone["metadata"]}}
+                made["metadata"]["resourceVersion"] = str(self.version)
+                self._note("DELETED", value["kind"], made, gone)
+            self.changed.notify_all()
+
+    def _note(self, event: str, kind: str, made: Json, before: Json | None) -> None:
+        line = json.dumps(made, separators=(",", ":")).encode()
+        self.log.append((self.version, event, kind, line, before or {}))
+
+    def compact(self) -> None:
+        """Forget history: a watch from before now is told that it is gone."""
+        with self.changed:
+            self.log.clear()
+            self.oldest = self.version
+
+    # --- the server ------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Listen, on the same port each time."""
+        server = self
+
+        class Handler(_Handler):
+            api = server
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 64
+
+            def handle_error(self, *_: Any) -> None:
+                """A client that goes away is none."""
+
+        self._server = Server(("127.0.0.1", self._port), Handler)
+        self._port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def stop(self) -> None:
+        """As killed: connections end where they are."""
+        self.drop()
+        assert self._server
+        self._server.shutdown()
+        self._server.server_close()
+        self._server = None
+
+    def drop(self) -> None:
+        """End all connections."""
+        with self.changed:
+            self.epoch += 1
+            self.changed.notify_all()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[ApiServer]:
+        self.start()
+        try:
+            yield self
+        finally:
+            if self._server:
+                self.stop()
+
+
+def _key(value: Json) -> tuple[str, str]:
+    meta = value["metadata"]
+    return value["kind"], f"{meta.get('namespace', '')}/{meta['name']}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    api: ApiServer
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log_message(self, *_: Any) -> None:
+        """Tests have enough to say."""
+
+    def do_GET(self) -> None:
+        api = self.api
+        parts = urlsplit(self.path)
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        api.requests.append(self.path)
+        if api.trouble.answers:
+            self._refuse(*api.trouble.answers.pop(0))
+        elif api.token and self.headers["Authorization"] != f"Bearer {api.token}":
+            self._refuse(401, {})
+        elif parts.path.startswith("/api/v1/nodes/"):
+            self._get("Node", parts.path.rpartition("/")[2])
+        elif parts.path not in KINDS:
+            self._refuse(404, {})
+        elif query.get("watch") in ("1", "true"):
+            self._watch(KINDS[parts.path], query)
+        else:
+            self._list(KINDS[parts.path], query)
+
+    def _get(self, kind: str, name: str) -> None:
+        found = self.api.objects.get((kind, f"/{name}"))
+        if found is None:
+            self._refuse(404, {})
+        else:
+            self._send(200, found, {})
+
+    def _refuse(self, code: int, headers: dict[str, str], message: str = "") -> None:
+        reason = {410: "Expired", 403: "Forbidden", 401: "Unauthorized"}.get(code, "")
+        status = {"kind": "Status", "code": code, "reason": reason, "message": message or reason}
+        self._send(code, status, headers)
+
+    def _send(self, code: int, body: Json, headers: dict[str, str]) -> None:
+        raw = json.dumps(body).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(raw)))
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(raw)
+
+    # --- lists -----------------------------------------------------------------------------------
+
+    def _list(self, kind: str, query: dict[str, str]) -> None:
+        api = self.api
+        wanted = _selected(query)
+        begin, _, version = query.get("continue", "").partition("@")
+        with api.changed:
+            if version and int(version) < api.oldest:
+                self._refuse(410, {})
+                return
+            items = sorted(
+                (key, value)
+                for (of, key), value in api.objects.items()
+                if of == kind and key > begin and wanted(value)
+            )
+            version = version or str(api.version)
+        limit = int(query.get("limit", "0")) or len(items)
+        meta = {"resourceVersion": version}
+        if len(items) > limit:
+            meta["continue"] = f"{items[limit - 1][0]}@{version}"
+        found = [value for _, value in items[:limit]]
+        body = {"kind": f"{kind}List", "apiVersion": "v1", "metadata": meta, "items": found}
+        self._send(200, body, {})
+
+    # --- watches ---------------------------------------------------------------------------------
+
+    def _watch(self, kind: str, query: dict[str, str]) -> None:
+        api = self.api
+        streamed = query.get("sendInitialEvents") == "true"
+        if streamed and not api.streamed_lists:
+            self._refuse(422, {}, "sendInitialEvents is forbidden for watch")
+            return
+        wanted = _selected(query)
+        deadline = time.monotonic() + float(query.get("timeoutSeconds", "300"))
+        with api.changed:
+            epoch = api.epoch
+            version = int(query.get("resourceVersion") or api.version)
+            initial = [
+                value for (of, _), value in api.objects.items() if of == kind and wanted(value)
+            ]
+            gone = version < api.oldest
+            if streamed:
+                version, gone = api.version, False
+        if gone and not api.trouble.gone_in_event:
+            self._refuse(410, {})
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            if gone:
+                self._event("ERROR", GONE)
+            else:
+                if streamed:
+                    for value in initial:
+                        self._event("ADDED", json.dumps(value).encode())
+                    self._bookmark(kind, version, END)
+                self._follow(kind, wanted, version, epoch, deadline)
+            if api.epoch == epoch:
+                self.wfile.write(b"0\r\n\r\n")
+        self.close_connection = True
+
+    def _follow(
+        self,
+        kind: str,
+        wanted: Callable[[Json], bool],
+        version: int,
+        epoch: int,
+        deadline: float,
+    ) -> None:
+        api = self.api
+        marked = time.monotonic()
+        while True:
+            with api.changed:
+                if api.epoch == epoch and api.version == version:
+                    api.changed.wait(min(api.bookmarks, 0.5))
+                missed = version < api.oldest
+                news = [entry for entry in _after(api.log, version) if entry[2] == kind]
+                version = max(version, api.version)
+                ended = api.epoch != epoch
+            if ended or time.monotonic() > deadline:
+                return
+            if api.trouble.silent:
+                continue
+            if missed:
+                self._event("ERROR", GONE)
+                return
+            for _, event, _, line, before in news:
+                self._change(event, line, before, wanted)
+            if time.monotonic() - marked > api.bookmarks:
+                marked = time.monotonic()
+                self._bookmark(kind, version)
+
+    def _change(
+        self, event: str, line: bytes, before: Json, wanted: Callable[[Json], bool]
+    ) -> None:
+        """By a selector an object may come and go that was merely modified."""
+        now = event != "DELETED" and wanted(json.loads(line))
+        was = bool(before) and wanted(before)
+        if not now and not was:
+            return
+        self._event(("MODIFIED" if was else "ADDED") if now else "DELETED", line)
+        if self.api.trouble.twice:
+            self._event("MODIFIED" if now else "DELETED", line)
+            if before and was:
+                self._event("MODIFIED", json.dumps(before).encode())
+
+    def _bookmark(self, kind: str, version: int, annotations: Json | None = None) -> None:
+        meta: Json = {"resourceVersion": str(version)}
+        if annotations:
+            meta["annotations"] = annotations
+        mark: Json = {"kind": kind, "apiVersion": "v1", "metadata": meta}
+        if kind == "Service":  # Go writes out what is empty
+            mark |= {"spec": {}, "status": {"loadBalancer": {}}}
+        elif kind == "EndpointSlice":
+            mark |= {"addressType": "", "endpoints": None, "ports": None}
+        self._event("BOOKMARK", json.dumps(mark).encode())
+
+    def _event(self, event: str, line: bytes) -> None:
+        trouble = self.api.trouble
+        raw = b'{"type":"%s","object":%s}\n' % (event.encode(), line)
+        if trouble.cut and event != "BOOKMARK":
+            trouble.cut = False
+            self._chunk(raw[: len(raw) // 2])
+            self.connection.shutdown(socket.SHUT_RDWR)
+            raise ConnectionResetError
+        if trouble.dribble:
+            for at in range(0, len(raw), 97):
+                self._chunk(raw[at : at + 97])
+                time.sleep(0.001)
+        else:
+            self._chunk(raw)
+
+    def _chunk(self, raw: bytes) -> None:
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(raw), raw))
+
+
+def _after(log: list[tuple[int, str, str, bytes, Json]], version: int) -> list[Any]:
+    at = len(log)
+    while at and log[at - 1][0] > version:
+        at -= 1
+    return log[at:]
+
+
+def _selected(query: dict[str, str]) -> Callable[[Json], bool]:
+    """The few selectors that are used: a label that is not there, a field with another value."""
+    label = re.fullmatch(r"!(.+)", query.get("labelSelector", ""))
+    fields = re.fullmatch(r"spec\.(\w+)!=(\w+)", query.get("fieldSelector", ""))
+
+    def wanted(value: Json) -> bool:
+        if label and label[1] in (value["metadata"].get("labels") or {}):
+            return False
+        return not (fields and value.get("spec", {}).get(fields[1]) == fields[2])
+
+    return wanted

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the API server is found and how one is let in: kubeconfigs, service accounts, proxies."""
+
+from __future__ import annotations
+
+import base64
+import json
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kube.apiserver import ApiServer
+from kube.objects import service
+
+from hostreach.errors import InvalidInput, Refused
+from hostreach.sources.kubernetes.client import ApiClient, ApiError
+from hostreach.sources.kubernetes.config import connection
+from hostreach.sources.kubernetes.source import SERVICES
+
+
+@pytest.fixture
+def server() -> Iterator[ApiServer]:
+    with ApiServer(token="one").running() as running:
+        running.put(service())
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No configuration of the machine's own."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def kubeconfig(path: Path, server: str, user: dict[str, Any], **cluster: Any) -> str:
+    path.write_text(
+        json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "here",
+                "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
+                "clusters": [{"name": "c", "cluster": {"server": server, **cluster}}],
+                "users": [{"name": "u", "user": user}],
+            }
+        )
+    )
+    return str(path)
+
+
+def names(path: str | None = None, **options: Any) -> list[str]:
+    """The services that a client with this configuration sees."""
+    client = ApiClient(connection(path, **options))
+    try:
+        found = json.loads(client.get(SERVICES, {}))
+    finally:
+        client.close()
+    return [each["metadata"]["name"] for each in found["items"]]
+
+
+def test_token(server: ApiServer, tmp_path: Path) -> None:
+    assert names(kubeconfig(tmp_path / "config", server.url, {"token": "one"})) == ["web"]
+
+
+def test_refused_token(server: ApiServer, tmp_path: Path) -> None:
+    with pytest.raises(ApiError, match="401 Unauthorized") as raised:
+        names(kubeconfig(tmp_path / "config", server.url, {"token": "two"}))
+    assert raised.value.code == 401
+
+
+def test_kubeconfig_by_environment(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = kubeconfig(tmp_path / "config", server.url, {"token": "one"})
+    monkeypatch.setenv("KUBECONFIG", path)
+    assert names() == ["web"]
+
+
+def test_a_rotated_token_is_read_again(server: ApiServer, tmp_path: Path) -> None:
+    """The path is relative to the kubeconfig, and the client stays the same."""
+    (tmp_path / "token").write_text("one\n")
+    path = kubeconfig(tmp_path / "config", server.url, {"tokenFile": "token"})
+    client = ApiClient(connection(path))
+    assert client.get(SERVICES, {})
+    server.token = "two"
+    (tmp_path / "token").write_text("two\n")
+    assert client.get(SERVICES, {})
+    client.close()
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta1"])
+def test_exec_credentials(server: ApiServer, tmp_path: Path, version: str) -> None:
+    """The program runs once, again when the token is refused, and is told of the cluster."""
+    program = tmp_path / "login"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import json, os, pathlib, sys\n"
+        "info = json.loads(os.environ['KUBERNETES_EXEC_INFO'])\n"
+        "assert info['kind'] == 'ExecCredential' and info['spec']['cluster']['server']\n"
+        "assert sys.argv[1:] == ['--as', os.environ['WHO']] == ['--as', 'me']\n"
+        "count = pathlib.Path(__file__).with_name('count')\n"
+        "count.write_text((count.read_text() if count.exists() else '') + '.')\n"
+        "token = pathlib.Path(__file__).with_name('token').read_text()\n"
+        "print(json.dumps({'status': {'token': token}}))\n"
+    )
+    program.chmod(0o755)
+    (tmp_path / "token").write_text("one")
+    exec_section = {
+        "apiVersion": f"client.authentication.k8s.io/{version}",
+        "command": str(program),
+        "args": ["--as", "me"],
+        "env": [{"name": "WHO", "value": "me"}],
+        "interactiveMode": "Never",
+    }
+    path = kubeconfig(tmp_path / "config", server.url, {"exec": exec_section})
+    client = ApiClient(connection(path))
+    assert client.get(SERVICES, {})
+    assert client.get(SERVICES, {})
+    assert (tmp_path / "count").read_text() == "."
+    server.token = "two"
+    (tmp_path / "token").write_text("two")
+    assert client.get(SERVICES, {})
+    assert (tmp_path / "count").read_text() == ".."
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("echo no such user >&2; exit 3", "status 3: no such user"),
+        ("echo '{}'", "gave no token"),
+    ],
+)
+def test_exec_credentials_that_fail(
+    server: ApiServer, tmp_path: Path, script: str, message: str
+) -> None:
+    section = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": "/bin/sh",
+        "args": ["-c", script],
+    }
+    with pytest.raises(ApiError, match=message):
+        names(kubeconfig(tmp_path / "config", server.url, {"exec": section}))
+
+
+def test_a_proxy_of_the_kubeconfig(server: ApiServer, tmp_path: Path) -> None:
+    """The server's name means nothing here: only the proxy can have been asked."""
+    where = "http://api.invalid:6443"
+    path = kubeconfig(tmp_path / "config", where, {"token": "one"}, **{"proxy-url": server.url})
+    assert names(path) == ["web"]
+    assert server.requests == [f"{where}{SERVICES}"]
+
+
+def test_a_proxy_of_the_environment(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", server.url)
+    where = "http://api.invalid:6443"
+    assert names(kubeconfig(tmp_path / "config", where, {"token": "one"})) == ["web"]
+
+
+def test_another_server(server: ApiServer, tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path / "config", "http://api.invalid:1", {"token": "one"})
+    assert names(path, api_server=server.url) == ["web"]
+
+
+# --- TLS ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of its own, for api.example and not for an address."""
+    path = tmp_path_factory.mktemp("tls")
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *("-nodes", "-days", "2", "-subj", "/CN=api.example"),
+            *("-addext", "subjectAltName=DNS:api.example,DNS:kubernetes.default.svc"),
+            *("-keyout", path / "key.pem", "-out", path / "cert.pem"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return path
+
+
+@pytest.fixture
+def secure(server: ApiServer, certificate: Path) -> str:
+    """The same server over TLS; its URL."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    listening = server._server
+    assert listening is not None
+    listening.socket = context.wrap_socket(listening.socket, server_side=True)
+    return server.url.replace("http://", "https://")
+
+
+def test_a_ca_bundle_and_a_server_name(secure: str, certificate: Path, tmp_path: Path) -> None:
+    named = {"tls-server-name": "api.example"}
+    bundle = {"certificate-authority": str(certificate / "cert.pem")}
+    data = base64.b64encode((certificate / "cert.pem").read_bytes()).decode()
+    inline = {"certificate-authority-data": data}
+    for trust in (bundle, inline):
+        path = kubeconfig(tmp_path / "config", secure, {"token": "one"}, **trust, **named)
+        assert names(path) == ["web"]
+
+
+def test_an_unknown_authority(secure: str, tmp_path: Path) -> None:
+    named = {"tls-server-name": "api.example"}
+    with pytest.raises(ApiError, match="CERTIFICATE_VERIFY_FAILED"):
+        names(kubeconfig(tmp_path / "config", secure, {"token": "one"}, **named))
+
+
+def test_a_certificate_for_another_name(secure: str, certificate: Path, tmp_path: Path) -> None:
+    bundle = {"certificate-authority": str(certificate / "cert.pem")}
+    with pytest.raises(ApiError, match="CERTIFICATE_VERIFY_FAILED"):
+        names(kubeconfig(tmp_path / "config", secure, {"token": "one"}, **bundle))
+
+
+def account(path: Path, certificate: Path, token: str) -> str:
+    (path / "token").write_text(token)
+    (path / "namespace").write_text("kube-system")
+    (path / "ca.crt").write_bytes((certificate / "cert.pem").read_bytes())
+    return str(path)
+
+
+def test_in_cluster_with_another_server(secure: str, certificate: Path, tmp_path: Path) -> None:
+    """Without kube-proxy the address in the environment leads nowhere, if there is one at all."""
+    where = account(tmp_path, certificate, "one")
+    named = {"api_server": secure, "server_name": "api.example"}
+    assert names(service_account=where, **named) == ["web"]
+
+
+def test_in_cluster_token_is_read_again(
+    server: ApiServer, secure: str, certificate: Path, tmp_path: Path
+) -> None:
+    where = account(tmp_path, certificate, "one")
+    client = ApiClient(connection(None, None, secure, "api.example", where))
+    assert client.get(SERVICES, {})
+    server.token = "two"
+    with pytest.raises(ApiError, match="401"):
+        client.get(SERVICES, {})
+    account(tmp_path, certificate, "two")
+    assert client.get(SERVICES, {})
+    client.close()
+
+
+# --- what cannot be used -----------------------------------------------------------------------
+
+
+def test_nothing_to_go_by() -> None:
+    with pytest.raises(Refused, match="--kubeconfig"):
+        connection(service_account="/nonexistent")
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="cannot be read: no such file"):
+        connection(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "a: [", "clusters: {}", "current-context: x\ncontexts: []\nclusters: []"]
+)
+def test_files_that_are_no_kubeconfigs(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config"
+    path.write_text(text)
+    with pytest.raises(InvalidInput) as raised:
+        connection(str(path))
+    assert "\n" not in str(raised.value)
+    assert str(path) in str(raised.value)
+
+
+def test_no_such_context(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path / "config", "http://127.0.0.1:1", {})
+    with pytest.raises(InvalidInput, match="'there' not found"):
+        connection(path, context="there")
+
+
+@pytest.mark.parametrize("text", ["ftp://x", "https://", "http://a b"])
+def test_servers_that_cannot_be(tmp_path: Path, text: str) -> None:
+    path = kubeconfig(tmp_path / "config", "http://127.0.0.1:1", {})
+    with pytest.raises(InvalidInput, match="--api-server"):
+        connection(path, api_server=text)
+
+
+def test_exec_credentials_of_another_kind(tmp_path: Path) -> None:
+    user = {"exec": {"apiVersion": "client.authentication.k8s.io/v9", "command": "x"}}
+    with pytest.raises(Refused, match="v9"):
+        connection(kubeconfig(tmp_path / "config", "http://127.0.0.1:1", user))

@@ -1,0 +1,406 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Listing and watching, through all that an API server and a network may do meanwhile."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from kube.apiserver import ApiServer
+from kube.objects import Json, piece, port, ready, service
+
+from hostreach.plain import PlainFrontend, PlainService
+from hostreach.sources.kubernetes.client import ApiClient
+from hostreach.sources.kubernetes.config import Connection
+from hostreach.sources.kubernetes.services import Rules
+from hostreach.sources.kubernetes.source import KubernetesSource
+from hostreach.sources.kubernetes.watch import Backoff, Patience
+
+Follow = Callable[..., "Follower"]
+QUICK = Patience(first=0.02, longest=0.2)
+SECONDS = 10.0
+
+NODE: Json = {
+    "apiVersion": "v1",
+    "kind": "Node",
+    "metadata": {"name": "node-a", "labels": {"topology.kubernetes.io/zone": "zone-a"}},
+    "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]},
+}
+
+
+class Follower:
+    """A source, and the table that somebody keeps by what it says."""
+
+    def __init__(self, server: ApiServer, *, idle: float = 5.0, patience: Patience = QUICK) -> None:
+        connection = Connection(server.url, ssl.create_default_context(), None)
+        self.source = KubernetesSource(
+            ApiClient(connection, idle=idle), "node-a", Rules(), patience
+        )
+        self.table: dict[PlainFrontend, PlainService] = {}
+        self.removed: list[PlainFrontend] = []
+        self.source.start()
+
+    def sync(self) -> None:
+        self.source.poll(0.02)
+        if not self.source.freshness.synced:
+            return
+        for put, remove in self.source.state.take():
+            for entry in put:
+                self.table[entry[:3]] = entry
+            for frontend in remove:
+                self.table.pop(frontend)
+                self.removed.append(frontend)
+
+    def until(self, condition: Callable[[], object], what: str = "it is so") -> None:
+        deadline = time.monotonic() + SECONDS
+        while not condition():
+            assert time.monotonic() < deadline, f"waited for: {what}; there is {self.shown()}"
+            self.sync()
+
+    def shows(self, expected: dict[str, str]) -> None:
+        self.until(lambda: self.shown() == expected, f"{expected}")
+
+    def shown(self) -> dict[str, str]:
+        """Each address with its backends, in short."""
+        return {at[0]: " ".join(b[0] for b in entry[6]) for at, entry in self.table.items()}
+
+    def restarts(self, kind: Any = "Service") -> dict[str, int]:
+        return dict(self.source.watchers[kind].state.restarts)
+
+
+@pytest.fixture(params=["streamed", "paged"])
+def server(request: pytest.FixtureRequest) -> Iterator[ApiServer]:
+    """Both with WatchList and without: all that follows holds either way."""
+    with ApiServer(streamed_lists=request.param == "streamed").running() as running:
+        running.put(NODE, service(), piece("web-1", "10.0.0.1"))
+        yield running
+
+
+@pytest.fixture
+def follow(server: ApiServer) -> Iterator[Follow]:
+    made: list[Follower] = []
+
+    def follow(**options: Any) -> Follower:
+        made.append(Follower(server, **options))
+        return made[-1]
+
+    yield follow
+    for each in made:
+        each.source.close(5)
+        assert not any(thread.is_alive() for thread in each.source._threads)
+
+
+@pytest.fixture
+def follower(follow: Follow) -> Follower:
+    following = follow()
+    following.shows({"10.96.0.10": "10.0.0.1:8080"})
+    return following
+
+
+def test_changes_are_followed(server: ApiServer, follower: Follower) -> None:
+    server.put(piece("web-1", "10.0.0.2"))
+    follower.shows({"10.96.0.10": "10.0.0.2:8080"})
+    server.put(service("api", "10.96.0.11"), piece("api-1", "10.0.0.3", of="api"))
+    follower.shows({"10.96.0.10": "10.0.0.2:8080", "10.96.0.11": "10.0.0.3:8080"})
+    server.delete(service(), piece("web-1"))
+    follower.shows({"10.96.0.11": "10.0.0.3:8080"})
+
+
+def test_nothing_is_written_before_both_lists_are_complete(
+    server: ApiServer, follow: Follow
+) -> None:
+    server.trouble.answers = []
+    server.put(*(service(f"s{n}", f"10.96.1.{n + 1}") for n in range(20)))
+    following = follow()
+    following.until(lambda: following.table)
+    assert len(following.table) == 21
+    assert following.shown()["10.96.0.10"] == "10.0.0.1:8080"  # never without its endpoints
+
+
+def test_selectors_are_the_servers_work(server: ApiServer, follower: Follower) -> None:
+    """A service that no longer matches is told as deleted."""
+    server.put(service(labels={"service.kubernetes.io/service-proxy-name": "other"}))
+    follower.shows({})
+    server.put(service())
+    follower.shows({"10.96.0.10": "10.0.0.1:8080"})
+    asked = " ".join(server.requests)
+    assert "labelSelector=%21service.kubernetes.io%2Fservice-proxy-name" in asked
+    assert "fieldSelector=spec.clusterIP%21%3DNone" in asked
+    assert "labelSelector=%21service.kubernetes.io%2Fheadless" in asked
+
+
+def test_lists_of_many_pages(server: ApiServer, follow: Follow) -> None:
+    server.put(*(service(f"s{n:04}", f"10.97.{n >> 8}.{n & 255}") for n in range(1, 1203)))
+    following = follow()
+    following.until(lambda: len(following.table) == 1203, "1,203 services")
+    assert any("continue=" in each for each in server.requests) != server.streamed_lists
+
+
+def test_a_page_that_expires(server: ApiServer, follow: Follow) -> None:
+    if server.streamed_lists:
+        server.streamed_lists = False
+    server.put(*(service(f"s{n:04}", f"10.97.{n >> 8}.{n & 255}") for n in range(1, 603)))
+    following = follow()
+    following.until(lambda: any("continue=" in each for each in server.requests))
+    server.put(service("late", "10.98.0.1"))
+    server.compact()
+    following.until(lambda: len(following.table) == 604, "604 services")
+
+
+@pytest.mark.parametrize("in_event", [False, True], ids=["HTTP 410", "ERROR event"])
+def test_a_version_that_is_gone(server: ApiServer, follower: Follower, in_event: bool) -> None:
+    """What was deleted meanwhile goes, what was not never does."""
+    server.put(service("api", "10.96.0.11"))
+    follower.until(lambda: "10.96.0.11" in follower.shown())
+    server.trouble.gone_in_event = in_event
+    server.stop()
+    server.delete(service("api", "10.96.0.11"))
+    server.put(piece("web-1", "10.0.0.2"))
+    server.compact()
+    server.start()
+    follower.shows({"10.96.0.10": "10.0.0.2:8080"})
+    assert follower.removed == [("10.96.0.11", 80, "tcp")]
+    assert follower.restarts()["expired"] >= 1
+
+
+def test_connections_that_end(server: ApiServer, follower: Follower) -> None:
+    for n in range(2, 6):
+        server.drop()
+        server.put(piece("web-1", f"10.0.0.{n}"))
+        follower.shows({"10.96.0.10": f"10.0.0.{n}:8080"})
+    assert not follower.removed
+
+
+def test_an_event_broken_off_in_its_middle(server: ApiServer, follower: Follower) -> None:
+    server.trouble.cut = True
+    server.put(piece("web-1", "10.0.0.2"))
+    follower.shows({"10.96.0.10": "10.0.0.2:8080"})
+    assert not server.trouble.cut
+    assert not follower.removed
+
+
+def test_a_list_broken_off(server: ApiServer, follow: Follow) -> None:
+    server.trouble.cut = server.streamed_lists
+    following = follow()
+    following.shows({"10.96.0.10": "10.0.0.1:8080"})
+    assert not server.trouble.cut
+
+
+def test_a_server_that_is_away_for_a_while(server: ApiServer, follower: Follower) -> None:
+    server.stop()
+    time.sleep(0.3)
+    follower.sync()
+    assert follower.shown() == {"10.96.0.10": "10.0.0.1:8080"}
+    assert not follower.source.freshness.connected
+    server.put(piece("web-1", "10.0.0.2"))
+    server.start()
+    follower.shows({"10.96.0.10": "10.0.0.2:8080"})
+    follower.until(lambda: follower.source.freshness.connected)
+    assert not follower.removed
+
+
+def test_a_half_open_connection(server: ApiServer, follow: Follow) -> None:
+    """Nothing is heard, no bookmark either: it is given up, and made anew."""
+    following = follow(idle=0.6)
+    following.shows({"10.96.0.10": "10.0.0.1:8080"})
+    server.trouble.silent = True
+    server.put(piece("web-1", "10.0.0.2"))
+    following.until(lambda: following.restarts("EndpointSlice").get("connection"))
+    server.trouble.silent = False
+    following.shows({"10.96.0.10": "10.0.0.2:8080"})
+
+
+def test_slow_events(server: ApiServer, follower: Follower) -> None:
+    server.trouble.dribble = True
+    server.put(piece("web-1", *(f"10.0.1.{n}" for n in range(1, 100))))
+    follower.until(lambda: len(follower.table[("10.96.0.10", 80, "tcp")][6]) == 99)
+
+
+def test_events_that_come_twice_and_late(server: ApiServer, follower: Follower) -> None:
+    server.trouble.twice = True
+    for n in range(2, 6):
+        server.put(piece("web-1", f"10.0.0.{n}"))
+    follower.shows({"10.96.0.10": "10.0.0.5:8080"})
+    time.sleep(0.1)
+    follower.sync()
+    assert follower.shown() == {"10.96.0.10": "10.0.0.5:8080"}
+    server.delete(piece("web-1"))
+    follower.shows({"10.96.0.10": ""})
+    time.sleep(0.1)
+    follower.sync()
+    assert follower.shown() == {"10.96.0.10": ""}
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [(500, "server"), (503, "server"), (403, "forbidden"), (401, "unauthorized"), (404, None)],
+)
+def test_answers_that_say_no(
+    server: ApiServer, follower: Follower, code: int, why: str | None
+) -> None:
+    server.trouble.answers = [(code, {})] * 4
+    server.drop()
+    server.put(piece("web-1", "10.0.0.2"))
+    follower.shows({"10.96.0.10": "10.0.0.2:8080"})
+    assert not follower.removed
+    if why:
+        counted = [follower.restarts(kind).get(why, 0) for kind in ("Service", "EndpointSlice")]
+        assert sum(counted) == 4
+
+
+def test_a_server_that_asks_for_time(server: ApiServer, follower: Follower) -> None:
+    server.trouble.answers = [(429, {"Retry-After": "1"})] * 2
+    server.drop()
+    server.put(piece("web-1", "10.0.0.2"), service("api", "10.96.0.11"))
+    began = time.monotonic()
+    follower.shows({"10.96.0.10": "10.0.0.2:8080", "10.96.0.11": ""})
+    assert time.monotonic() - began > 0.9
+    assert (
+        follower.restarts().get("throttled", 0)
+        + follower.restarts("EndpointSlice").get("throttled", 0)
+        == 2
+    )
+
+
+def test_the_log_says_it_once(
+    server: ApiServer, follower: Follower, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.trouble.answers = [(403, {})] * 20
+    server.drop()
+    follower.until(lambda: not server.trouble.answers)
+    follower.until(lambda: follower.source.freshness.connected)
+    said = [
+        each.getMessage()
+        for each in caplog.records
+        if each.name == "hostreach.kubernetes" and "403" in each.getMessage()
+    ]
+    assert len(said) <= 2  # one for each kind
+
+
+# --- bad objects -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"ports": "none"},
+        {"ports": [{"port": "80"}]},
+        {"ports": [{"port": 99999}]},
+        {"clusterIPs": [7]},
+        {"externalIPs": {"a": 1}},
+        {"sessionAffinity": 3},
+    ],
+    ids=str,
+)
+def test_a_service_of_the_wrong_types(server: ApiServer, follower: Follower, spec: Json) -> None:
+    bad = service("bad", "10.96.0.66")
+    bad["spec"].update(spec)
+    server.put(bad, service("good", "10.96.0.11"))
+    follower.shows({"10.96.0.10": "10.0.0.1:8080", "10.96.0.11": ""})
+    problem = follower.source.state.problems["Service", "default/bad"][0]
+    assert problem.reason == "invalid"
+    (line,) = follower.source.problems_to_log()
+    assert line.startswith("Service default/bad: ")
+    assert line.isprintable()
+    assert follower.source.problems_to_log() == []
+    server.delete(bad)
+    follower.until(lambda: not follower.source.state.problems)
+
+
+def test_bad_objects_in_the_first_list(server: ApiServer, follow: Follow) -> None:
+    worst = service("worst", "10.96.0.66")
+    worst["metadata"]["name"] = 7
+    server.objects["Service", "default/worst"] = worst
+    bad = service("bad", "10.96.0.67", ports=[{"port": []}])
+    server.put(bad, {**piece("bad-1"), "endpoints": "many"})
+    following = follow()
+    following.shows({"10.96.0.10": "10.0.0.1:8080"})
+    assert set(following.source.state.problems) == {
+        ("Service", "?/?"),
+        ("Service", "default/bad"),
+        ("EndpointSlice", "default/bad-1"),
+    }
+
+
+def test_an_object_that_turns_bad_is_as_good_as_gone(server: ApiServer, follower: Follower) -> None:
+    server.put({**piece("web-1"), "endpoints": [{"addresses": "10.0.0.1"}]})
+    follower.shows({"10.96.0.10": ""})
+    server.put(piece("web-1", "10.0.0.1"))
+    follower.shows({"10.96.0.10": "10.0.0.1:8080"})
+    assert not follower.source.state.problems
+
+
+def test_an_object_that_is_far_too_large(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch, follow: Follow
+) -> None:
+    """It is read past, never held: here a small one stands for it."""
+    from hostreach.sources.kubernetes import client
+
+    monkeypatch.setattr(client, "OBJECT_MAX", 20_000)
+    monkeypatch.setattr(client.ApiClient.get, "__defaults__", (20_000,))
+    huge = service("huge", "10.96.0.66")
+    huge["metadata"]["annotations"] = {"x": "y" * 100_000}
+    server.put(huge, service("zoo", "10.96.0.11"))
+    following = follow()
+    following.shows({"10.96.0.10": "10.0.0.1:8080", "10.96.0.11": ""})
+    (problem,) = following.source.state.problems["Service", "default/huge"]
+    assert problem.reason == "too-large"
+    huge["metadata"]["annotations"]["x"] = "z" * 90_000
+    server.put(huge, piece("web-1", "10.0.0.2"))
+    following.until(lambda: following.shown()["10.96.0.10"] == "10.0.0.2:8080")
+
+
+def test_a_hundred_thousand_ports(server: ApiServer, follower: Follower) -> None:
+    many = [port(n % 65535 + 1, f"p{n}") for n in range(100_000)]
+    server.put(service("many", "10.96.0.66", ports=many), service("good", "10.96.0.11"))
+    follower.shows({"10.96.0.10": "10.0.0.1:8080", "10.96.0.11": ""})
+    (problem,) = follower.source.state.problems["Service", "default/many"]
+    assert "100000 ports" in problem.message
+
+
+# --- this node ---------------------------------------------------------------------------------
+
+
+def test_the_zone_is_known_before_the_first_slice(server: ApiServer, follow: Follow) -> None:
+    far, near = (ready(f"10.0.0.{n}", zones=[f"zone-{z}"]) for n, z in ((1, "b"), (2, "a")))
+    server.put(piece("web-1", far, near))
+    following = follow()
+    following.until(lambda: following.table)
+    assert following.shown() == {"10.96.0.10": "10.0.0.2:8080"}
+
+
+def test_a_node_that_may_not_be_read(server: ApiServer, follow: Follow) -> None:
+    server.delete(NODE)
+    following = follow()
+    following.shows({"10.96.0.10": "10.0.0.1:8080"})
+
+
+def test_another_zone(server: ApiServer, monkeypatch: pytest.MonkeyPatch, follow: Follow) -> None:
+    from hostreach.sources.kubernetes import source
+
+    monkeypatch.setattr(source, "NODE_SECONDS", 0.1)
+    far, near = (ready(f"10.0.0.{n}", zones=[f"zone-{z}"]) for n, z in ((1, "b"), (2, "a")))
+    server.put(piece("web-1", far, near))
+    following = follow()
+    following.shows({"10.96.0.10": "10.0.0.2:8080"})
+    moved = {
+        **NODE,
+        "metadata": {"name": "node-a", "labels": {"topology.kubernetes.io/zone": "zone-b"}},
+    }
+    server.put(moved)
+    following.shows({"10.96.0.10": "10.0.0.1:8080"})
+    assert not following.removed
+
+
+def test_waits_double_and_differ() -> None:
+    backoff = Backoff(Patience(first=1.0, longest=5.0), draw=lambda: 1.0)
+    assert [backoff.take() for _ in range(5)] == [1.0, 2.0, 4.0, 5.0, 5.0]
+    backoff.reset()
+    assert backoff.take() == 1.0
+    low = Backoff(Patience(first=1.0), draw=lambda: 0.0)
+    assert low.take() == 0.5
+    assert low.take(at_least=7.0) == 7.0
+    assert low.take(at_least=100_000.0) == 300.0
