@@ -22,7 +22,7 @@ from .errors import (
     TableBusy,
 )
 from .options import AttachOptions, Capacities
-from .plain import model_of, plain_frontend, plain_service
+from .plain import PlainFrontend, PlainService, model_of, plain_frontend, plain_service
 from .table import Row
 
 if TYPE_CHECKING:
@@ -270,6 +270,51 @@ class KernelTable:
         if put and (due or any(service.frontend.address == "node" for service in put)):
             self._core.refresh_node_addresses()
             self._addresses_read = time.monotonic()
+
+    def plain_owner(self, frontend: PlainFrontend) -> str | None:
+        """See `hostreach.table.PlainTable.plain_owner`."""
+        try:
+            with self.locked(exclusive=False):
+                found = self._core.get(frontend)
+        except NotFound:
+            return None
+        return found[4] if found else None
+
+    def plain_differing(self, services: Sequence[PlainService]) -> Numbers:
+        """See `hostreach.table.PlainTable.plain_differing`."""
+        try:
+            with self.locked(exclusive=False):
+                return self._core.differing([*services])
+        except NotFound:
+            return [*range(len(services))]
+
+    def plain_write(
+        self, put: Sequence[PlainService], remove: Sequence[PlainFrontend] = ()
+    ) -> None:
+        """See `hostreach.table.PlainTable.plain_write`; `follow_addresses` is the caller's."""
+        with self.exclusive():
+            self._core.write([*put], [*remove])
+
+    def follow_addresses(self, within: Sequence[str] | None) -> None:
+        """Let node frontends be where this network namespace's addresses now are.
+
+        ``within``: those in these CIDRs. The namespace must be the host's.
+        """
+        networks = _networks(within)
+        with self.exclusive():
+            netns, before = self._core.host()
+            if before == networks:
+                self._core.refresh_node_addresses()
+            else:
+                self._core.set_host(netns, networks)
+
+    def traffic(self, frontends: Sequence[PlainFrontend]) -> list[tuple[int, int]]:
+        """Translations and refusals of each, since it was added; (0, 0) for what is not there."""
+        try:
+            with self.locked(exclusive=False):
+                return [self._core.traffic(frontend) for frontend in frontends]
+        except NotFound:
+            return [(0, 0)] * len(frontends)
 
     def attach(self, options: AttachOptions) -> tuple[HookChanges, bool, bool]:
         """Bring the hooks to this; also whether tables grew, or were an older version's.

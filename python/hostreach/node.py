@@ -15,7 +15,8 @@ from .errors import InvalidInput, NotFound
 from .exempt import Exemptions
 from .options import AttachOptions, Capacities
 from .own_mount import root_to_attach
-from .table import Services
+from .plain import PlainFrontend
+from .table import PlainTable, Services
 
 __all__ = [
     "DEFAULT_PIN",
@@ -135,6 +136,7 @@ class Node:
         self._table = KernelTable(pin, capacities)
         self.services = Services(self._table)
         self.exempt = Exemptions(self._table)
+        self.plain: PlainTable = self._table
 
     def __enter__(self) -> Node:
         return self
@@ -213,6 +215,18 @@ class Node:
         ranges.
         """
         return self._table.admit()
+
+    def follow_addresses(self, within: Sequence[str] | None = None) -> None:
+        """Let ``node:`` frontends be where this network namespace's addresses now are.
+
+        ``within`` is as `attach` takes ``node_addresses``. To be called in the host's namespace,
+        when addresses have come or gone. Raises `InvalidInput`, `TableBusy`.
+        """
+        self._table.follow_addresses(within)
+
+    def traffic(self, frontends: Sequence[PlainFrontend]) -> list[tuple[int, int]]:
+        """Translations and refusals of each, since it was added; (0, 0) for what is not there."""
+        return self._table.traffic(frontends)
 
     @property
     def last_ended(self) -> EndResult | None:

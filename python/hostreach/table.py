@@ -17,8 +17,18 @@ from .slots import service_slots, slot_counts
 
 if TYPE_CHECKING:
     from .models import Backend, Frontend, Service
+    from .plain import PlainFrontend, PlainService
 
-__all__ = ["Change", "Inspection", "Row", "Services", "Table", "service_slots", "slot_counts"]
+__all__ = [
+    "Change",
+    "Inspection",
+    "PlainTable",
+    "Row",
+    "Services",
+    "Table",
+    "service_slots",
+    "slot_counts",
+]
 
 
 class Change(NamedTuple):
@@ -83,6 +93,30 @@ class Table(Protocol):
 
     def list(self, owner: str | None = None) -> list[Service]:
         """All services, or one owner's, sorted; always a state that some writer acknowledged."""
+
+
+class PlainTable(Protocol):
+    """The same table for whoever writes very many services, and has checked them: no models.
+
+    Nothing here knows what an owner may do either.
+    """
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """As `Table.exclusive`."""
+
+    def rows(self, owner: str | None = None) -> list[Row]:
+        """As `Table.rows`."""
+
+    def plain_owner(self, frontend: PlainFrontend) -> str | None:
+        """Whose service this is; None if there is none."""
+
+    def plain_differing(self, services: Sequence[PlainService]) -> list[int]:
+        """As `Table.differing`, by index."""
+
+    def plain_write(
+        self, put: Sequence[PlainService], remove: Sequence[PlainFrontend] = ()
+    ) -> None:
+        """As `Table.write`; raises `TableFull`."""
 
 
 class Services:

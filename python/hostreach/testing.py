@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .errors import TableFull
+from .plain import PlainFrontend, PlainService, model_of, plain_frontend
 from .slots import service_slots
 from .table import Row
 
@@ -91,6 +92,24 @@ class MemoryTable:
                         f"the table is full: {needed} {what}, room for {room}; nothing changed"
                     )
             self._services = after
+
+    def plain_owner(self, frontend: PlainFrontend) -> str | None:
+        """As `PlainTable.plain_owner`."""
+        return next(
+            (s.owner for at, s in self._services.items() if plain_frontend(at) == frontend), None
+        )
+
+    def plain_differing(self, services: Sequence[PlainService]) -> list[int]:
+        """As `PlainTable.plain_differing`."""
+        found = [model_of(service) for service in services]
+        return [i for i, service in enumerate(found) if self.get(service.frontend) != service]
+
+    def plain_write(
+        self, put: Sequence[PlainService], remove: Sequence[PlainFrontend] = ()
+    ) -> None:
+        """As `PlainTable.plain_write`."""
+        gone = [at for at in self._services if plain_frontend(at) in remove]
+        self.write([model_of(service) for service in put], gone)
 
     def exempt(self, cgroup: str) -> bool:
         """As `ExemptTable.exempt`."""

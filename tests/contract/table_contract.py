@@ -20,7 +20,8 @@ from hostreach.errors import (
     TableFull,
 )
 from hostreach.models import Frontend, Service
-from hostreach.table import Row, Services, Table
+from hostreach.plain import plain_frontend, plain_service
+from hostreach.table import PlainTable, Row, Services, Table
 
 SERVICES = 8
 BACKENDS = 32
@@ -398,3 +399,25 @@ class TableContract:
             with pytest.raises(HostreachError):
                 services.remove("10.96.0.99:80/tcp")
         services.add(DNS)
+
+    def test_in_plain_values(self, services: Services, table: Table) -> None:
+        """What crosses without models is the same table."""
+        plain: PlainTable = table  # type: ignore[assignment]
+        services.add(WEB6)
+        wanted = [plain_service(service, lambda _: (0, 0)) for service in (DNS, WEB6, EMPTY)]
+        assert plain.plain_differing(wanted) == [0, 2]
+        plain.plain_write(wanted, [plain_frontend(DNS_TCP.frontend)])
+        assert services.list() == [EMPTY, DNS, WEB6]
+        assert plain.plain_differing(wanted) == []
+        assert plain.plain_owner(plain_frontend(WEB6.frontend)) == "web"
+        assert plain.plain_owner(plain_frontend(DNS_TCP.frontend)) is None
+        plain.plain_write([], [plain_frontend(DNS.frontend), plain_frontend(DNS_TCP.frontend)])
+        assert services.list() == [EMPTY, WEB6]
+
+    def test_in_plain_values_without_room(self, services: Services, table: Table) -> None:
+        plain: PlainTable = table  # type: ignore[assignment]
+        services.add(DNS)
+        too_many = [plain_service(each, lambda _: (0, 0)) for each in many(SERVICES)]
+        with pytest.raises(TableFull):
+            plain.plain_write(too_many)
+        assert services.list() == [DNS]

@@ -35,6 +35,9 @@ def imported(*code: str) -> set[str]:
         "hostreach.exempt",
         "hostreach.testing",
         "hostreach.sources.file",
+        "hostreach.sources.kubernetes.source",
+        "hostreach.agent.programmer",
+        "hostreach.agent.web",
         "hostreach.cli",
         "hostreach.cli.app",
     ],
@@ -74,7 +77,8 @@ def test_light_commands_stay_light() -> None:
         "assert main(['--help']) == main(['--version']) == main(['svc', 'ls']) == 0",
         "assert main(['exempt', 'add', '/a']) == main(['exempt', 'ls']) == 0",
     )
-    for heavy in ("pydantic", "rich", "yaml"):
+    assert not {each for each in modules if each.startswith("hostreach.agent")}
+    for heavy in ("pydantic", "rich", "yaml", "msgspec", "httpx2", "lightkube", "asyncio"):
         assert heavy not in modules
 
 

@@ -9,7 +9,7 @@ import typer
 
 from hostreach import __version__
 
-from . import backend, doctor, exempt, files, node, sockets, svc
+from . import agent, backend, doctor, exempt, files, node, sockets, svc
 from .options import Json, Pin
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.add_typer(svc.app, name="svc")
 app.add_typer(backend.app, name="backend")
 app.add_typer(exempt.app, name="exempt")
 app.add_typer(sockets.app, name="sockets")
+app.add_typer(agent.app, name="agent")
 app.command("doctor")(doctor.doctor)
 app.command("apply")(files.apply)
 app.command("export")(files.export)

@@ -15,6 +15,7 @@ from .output import print_columns, print_json
 
 if TYPE_CHECKING:
     from hostreach.node import OtherProgram, ProgramStatus, Status
+    from hostreach.running import Running
 
 
 def attach(
@@ -123,15 +124,18 @@ def detach(
 
 def status(context: typer.Context, pin: Pin = None, as_json: Json = False) -> None:
     """Show what is attached, and how full the tables are."""
+    from hostreach import running
+
     with open_node(context, pin) as node:
         found = node.status()
+    agent = running.read(found.pin)
     if as_json:
-        print_json(**found.to_dict())
+        print_json(**found.to_dict(), agent=agent and agent._asdict())
     else:
-        _print_status(found)
+        _print_status(found, agent)
 
 
-def _print_status(found: Status) -> None:
+def _print_status(found: Status, agent: Running | None) -> None:
     typer.echo(f"instance   {found.pin}")
     typer.echo(f"cgroup     {found.cgroup or 'not attached'}")
     typer.echo(f"protocols  {', '.join(found.protocols) or '-'}")
@@ -143,6 +147,10 @@ def _print_status(found: Status) -> None:
         typer.echo("attached   without links, which this kernel does not have")
     if found.remembers == "lru":
         typer.echo("remembers  in one table for all sockets, for want of socket storage")
+    if agent is not None:
+        synced = "not in step yet" if agent.synced is None else f"in step {agent.synced:.0f} s ago"
+        who = f"pid {agent.pid}" if agent.alive else f"pid {agent.pid}, which is gone"
+        typer.echo(f"agent      {agent.source} ({who}), {synced}")
     if found.programs:
         typer.echo("")
         print_columns(

@@ -23,6 +23,13 @@ class Line:
             raise TimeoutError("the other end of the line says nothing")
         return self._connection.recv()
 
+    def wait(self) -> Any:
+        """As recv, however long it takes; None once the other end is gone."""
+        try:
+            return self._connection.recv()
+        except EOFError:
+            return None
+
     def has_news(self) -> bool:
         return self._connection.poll()
 

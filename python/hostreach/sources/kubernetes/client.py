@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import httpx2 as httpx
 import msgspec
 
-from hostreach import __version__
+from hostreach._version import __version__
 from hostreach.errors import HostreachError
 
 from .config import Connection

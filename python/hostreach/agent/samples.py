@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `Metrics` tells of an agent's state: read when it is asked for, in the web server's thread.
+
+How many series there can be has a bound: of services by name, and of objects that were left out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client.metrics_core import Metric
+
+from hostreach.errors import HostreachError
+from hostreach.node import Node
+from hostreach.syntax import parse_frontend, quote
+
+from .metrics import counters, gauge, gauges, version
+
+if TYPE_CHECKING:
+    from .loop import Agent
+
+NAMED_MAX = 100
+"""Objects that are named because something of them was left out."""
+BACKENDS_EACH = 20
+"""Backends that are named of one service: those with most connections."""
+
+
+def agent_samples(agent: Agent) -> Iterator[Metric]:
+    """How well the agent does."""
+    yield version()
+    source, programmer = agent.source, agent.programmer
+    services, slices = source.state.counts
+    yield gauge("cluster_services", "Services that are watched", services)
+    yield gauge("cluster_endpoint_slices", "EndpointSlices that are watched", slices)
+    yield gauge("queue_length", "Changes that were not taken in yet", source.queued)
+    yield gauge("pending_services", "Services to be worked out", source.state.pending)
+    yield gauge("owed_services", "Services that could not be written yet", len(programmer.owed))
+    yield gauge(
+        "conflicting_services",
+        "Addresses and ports left alone, for they belong to another owner",
+        len(programmer.conflicts),
+    )
+    synced = agent.synced_at
+    yield gauge(
+        "last_sync_age_seconds",
+        "Since the tables were last known to be in step; -1 if they never were",
+        -1 if synced is None else time.monotonic() - synced,
+    )
+    watching = {kind: watcher.state for kind, watcher in source.watchers.items()}
+    yield gauges(
+        "watch_connected",
+        "Whether the API server is being listened to",
+        ("kind",),
+        {(kind,): float(state.connected) for kind, state in watching.items()},
+    )
+    yield counters(
+        "watch_restarts",
+        "Watches and lists that ended, by why",
+        ("kind", "reason"),
+        {
+            (kind, reason): float(count)
+            for kind, state in watching.items()
+            for reason, count in [*state.restarts.items()]
+        },
+    )
+    yield gauge(
+        "health_check_ports_failed",
+        "healthCheckNodePorts that somebody else listens on",
+        len(agent.health.failed),
+    )
+    yield from _left_out(agent)
+
+
+def _left_out(agent: Agent) -> Iterator[Metric]:
+    problems = [*agent.source.state.problems.copy().items()]
+    counted = Counter((kind, p.reason) for (kind, _), found in problems for p in found)
+    yield gauges(
+        "left_out",
+        "What of objects was left out, by why",
+        ("kind", "reason"),
+        {key: float(count) for key, count in counted.items()},
+    )
+    named = sorted((kind, key, found[0].reason) for (kind, key), found in problems)
+    yield gauges(
+        "left_out_object",
+        f"Objects of which something was left out, up to {NAMED_MAX} of them",
+        ("kind", "object", "reason"),
+        {(k, quote(key)[1:-1], why): 1.0 for k, key, why in named[:NAMED_MAX]},
+    )
+
+
+def table_samples(node: Node, services: int) -> Iterator[Metric]:
+    """How full the tables are, and what ``services`` of the services did."""
+    try:
+        status = node.status()
+        rows = sorted(node.services.rows(), key=lambda row: (row.name or "~", row.frontend))
+        rows = rows[:services]
+        at = [parse_frontend(row.frontend) for row in rows]
+        traffic = node.traffic(at)
+        active = {row.frontend: node.services.inspect(row.frontend) for row in rows}
+    except HostreachError:
+        return  # no tables, or a moment without one of the services
+    usage = {"services": status.services, "backends": status.backends, "slots": status.slots}
+    used = {name: each for name, each in usage.items() if each is not None}
+    yield gauges(
+        "table_used", "Entries in use", ("table",), {(n,): float(u.used) for n, u in used.items()}
+    )
+    yield gauges(
+        "table_capacity", "Room", ("table",), {(n,): float(u.capacity) for n, u in used.items()}
+    )
+    yield gauges(
+        "table_pressure",
+        "Entries in use, as a part of the room",
+        ("table",),
+        {(n,): u.used / max(1, u.capacity) for n, u in used.items()},
+    )
+    yield gauge("attached", "Whether the programs are attached", bool(status.cgroup))
+    for name, text, value in (
+        ("translations", "Connections and sends that a service answered", status.translations),
+        ("refusals", "Those that a service without backends refused", status.refusals),
+        ("overflowed", "Sockets that had more services than they remember", status.overflowed),
+        ("storage_failed", "Sockets that got no storage", status.storage_failed),
+        ("unremembered", "Sockets that remember nothing", status.unremembered),
+    ):
+        yield counters(name, text, (), {(): float(value)})
+    labels = ("service", "frontend")
+    named = [(row.name or "", row.frontend) for row in rows]
+    for i, name in enumerate(("translations", "refusals")):
+        yield counters(
+            f"service_{name}",
+            f"The same of single services, up to {services} of them",
+            labels,
+            {key: float(both[i]) for key, both in zip(named, traffic, strict=True)},
+        )
+    yield gauges(
+        "backend_connections",
+        f"Connections open to backends, up to {BACKENDS_EACH} for each service",
+        (*labels, "backend"),
+        {
+            (*key, backend.address): float(count)
+            for key, row in zip(named, rows, strict=True)
+            for backend, count in sorted(
+                zip(
+                    active[row.frontend].service.backends, active[row.frontend].active, strict=True
+                ),
+                key=lambda pair: (-pair[1], pair[0].address),
+            )[:BACKENDS_EACH]
+        },
+    )

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``agent``: processes that keep an instance in step with a source."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hostreach.errors import InvalidInput, Refused
+
+from .options import MaxBackends, MaxServices, MaxSlots, Pin, open_node
+
+if TYPE_CHECKING:
+    from hostreach import Node
+
+app = typer.Typer(help="Keep the services in step with a source, for as long as it runs.")
+
+
+@app.callback(invoke_without_command=True)
+def root(context: typer.Context, pin: Pin = None) -> None:
+    if pin is not None:
+        context.obj = pin
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def kubernetes(
+    context: typer.Context,
+    kubeconfig: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Default: the pod's service account, or else $KUBECONFIG or ~/.kube/config.",
+        ),
+    ] = None,
+    kube_context: Annotated[
+        str | None, typer.Option("--context", metavar="NAME", help="Of the kubeconfig.")
+    ] = None,
+    api_server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Where the API server is, past all services: needed where no kube-proxy runs. "
+            "This process's cgroup is exempt then.",
+        ),
+    ] = None,
+    api_server_name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What its certificate is for. Default: its host."),
+    ] = None,
+    node_name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            envvar="NODE_NAME",
+            help="This node's. Default: $NODE_NAME, or the host's name.",
+        ),
+    ] = None,
+    cgroup: Annotated[
+        str | None, typer.Option(metavar="PATH", help="As `attach` takes it.")
+    ] = None,
+    protocols: Annotated[str, typer.Option(metavar="LIST", help="tcp, udp or both.")] = "tcp,udp",
+    host_netns: Annotated[
+        str | None, typer.Option(metavar="PATH", help="As `attach` takes it.")
+    ] = None,
+    nodeport_addresses: Annotated[
+        str,
+        typer.Option(
+            metavar="all|primary|CIDR[,CIDR]",
+            help="Where NodePorts are reached: all of this node's addresses, those that its Node "
+            "object names, or those in these networks.",
+        ),
+    ] = "all",
+    node_ports: Annotated[bool, typer.Option(help="Whether NodePorts are served.")] = True,
+    external_ips: Annotated[bool, typer.Option(help="Whether externalIPs are served.")] = True,
+    health_check_node_ports: Annotated[
+        bool, typer.Option(help="Whether healthCheckNodePorts are answered.")
+    ] = True,
+    protect_binds: Annotated[
+        bool, typer.Option("--protect-binds", help="As `attach` takes it.")
+    ] = False,
+    window: Annotated[
+        str, typer.Option(metavar="DURATION", help="Changes so soon after a write go together.")
+    ] = "50ms",
+    listen: Annotated[
+        str,
+        typer.Option(metavar="ADDRESS:PORT|off", help="Where /healthz, /readyz and /metrics are."),
+    ] = "127.0.0.1:9879",
+    metrics_services: Annotated[
+        int, typer.Option(metavar="N", help="How many services have metrics of their own.")
+    ] = 100,
+    max_services: MaxServices = None,
+    max_backends: MaxBackends = None,
+    max_slots: MaxSlots = None,
+    detach_on_exit: Annotated[
+        bool,
+        typer.Option(
+            "--detach-on-exit", help="Take the programs off at the end. They stay unless told so."
+        ),
+    ] = False,
+    log_level: Annotated[
+        str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")
+    ] = "info",
+    log_format: Annotated[str, typer.Option(metavar="FORMAT", help="text or json.")] = "text",
+    pin: Pin = None,
+) -> None:
+    """Follow a cluster's Services and EndpointSlices. SIGTERM ends it; all it wrote stays."""
+    try:
+        from hostreach.agent import logs
+        from hostreach.agent.loop import Agent
+        from hostreach.agent.settings import (
+            Settings,
+            parse_listen,
+            parse_node_name,
+            parse_node_ports,
+            parse_window,
+        )
+        from hostreach.sources.kubernetes.client import ApiClient
+        from hostreach.sources.kubernetes.config import connection
+        from hostreach.sources.kubernetes.services import Rules
+        from hostreach.sources.kubernetes.source import KubernetesSource
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith("hostreach"):
+            raise
+        raise Refused(
+            f"needs the module {error.name}; install hostreach[kubernetes]",
+            object="agent kubernetes",
+        ) from None
+    from hostreach.models import validate
+    from hostreach.syntax import parse_protocols
+
+    for name, value, choices in (
+        ("--log-level", log_level, logs.LEVELS),
+        ("--log-format", log_format, logs.FORMATS),
+    ):
+        if value not in choices:
+            raise InvalidInput(f"{name} is {', '.join(choices[:-1])} or {choices[-1]}")
+    settings = validate(
+        Settings,
+        {
+            "node_name": parse_node_name(socket.gethostname() if node_name is None else node_name),
+            "protocols": parse_protocols(protocols),
+            "cgroup": cgroup,
+            "host_netns": host_netns,
+            "protect_binds": protect_binds,
+            "node_port_addresses": parse_node_ports(nodeport_addresses),
+            "node_ports": node_ports,
+            "external_ips": external_ips,
+            "health_check_ports": health_check_node_ports,
+            "window_ms": parse_window(window),
+            "listen": parse_listen(listen),
+            "metrics_services": metrics_services,
+            "exempt_self": api_server is not None,
+            "detach_on_exit": detach_on_exit,
+        },
+        "agent kubernetes",
+    )
+    where = connection(kubeconfig, kube_context, api_server, api_server_name)
+    node = _open(context, pin, max_services, max_backends, max_slots)
+    logs.set_up(log_level, log_format)
+    stopped = _signals()
+    rules = Rules(frozenset(settings.protocols), settings.node_ports, settings.external_ips)
+    source = KubernetesSource(ApiClient(where), settings.node_name, rules)
+    Agent(node, source, settings).run(lambda: bool(stopped))
+
+
+def _open(context: typer.Context, pin: str | None, *sizes: int | None) -> Node:
+    """With at least so much room: the tables may have grown since these options were chosen."""
+    with open_node(context, pin, *sizes) as asked, open_node(context, pin) as there:
+        status = there.status()
+        usage = (status.services, status.backends, status.slots)
+        larger = [
+            None if size is None or (each and each.capacity >= size) else size
+            for size, each in zip(sizes, usage, strict=True)
+        ]
+        return asked if larger == [*sizes] else open_node(context, pin, *larger)
+
+
+def _signals() -> list[int]:
+    """Filled by the first SIGTERM or SIGINT; a second one ends the process as it stands."""
+    caught: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        if caught:
+            os._exit(128 + number)
+        caught.append(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, note)
+    return caught
