@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The chart, as helm renders it, and what is made from it.
+
+helm comes by `scripts/fetch-helm`. Where it is missing these tests are skipped, but never where
+HOSTREACH_NO_SKIP=1 or HOSTREACH_RELEASE=1 says that all must run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "deploy/helm/hostreach"
+
+
+@pytest.fixture(scope="session")
+def helm() -> str:
+    found = shutil.which("helm") or str(ROOT / "build/tools/helm")
+    if not Path(found).exists():
+        if "1" in (os.environ.get("HOSTREACH_NO_SKIP"), os.environ.get("HOSTREACH_RELEASE")):
+            pytest.fail("there is no helm here, and a release must have been rendered by it")
+        pytest.skip("there is no helm here: run scripts/fetch-helm")
+    return found
+
+
+def run(helm: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([helm, *arguments], capture_output=True, text=True, check=False)
+
+
+def rendered(helm: str, *options: str) -> dict[str, Any]:
+    """Objects by kind and name."""
+    done = run(helm, "template", "hostreach", str(CHART), "--namespace", "kube-system", *options)
+    assert done.returncode == 0, done.stderr
+    found = [each for each in yaml.safe_load_all(done.stdout) if each]
+    by_name = {f"{each['kind']}/{each['metadata']['name']}": each for each in found}
+    assert len(by_name) == len(found)
+    return by_name
+
+
+def pod(objects: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = objects["DaemonSet/hostreach"]["spec"]["template"]["spec"]
+    return found
+
+
+def arguments(objects: dict[str, Any]) -> list[str]:
+    found: list[str] = pod(objects)["containers"][0]["args"]
+    return found
+
+
+def test_lint(helm: str) -> None:
+    done = run(helm, "lint", "--strict", str(CHART))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_command_of_the_manual(helm: str) -> None:
+    """What is not there when it is created at once: anything that cleans up."""
+    objects = rendered(helm)
+    assert set(objects) == {
+        "ServiceAccount/hostreach",
+        "ClusterRole/hostreach",
+        "ClusterRoleBinding/hostreach",
+        "DaemonSet/hostreach",
+    }
+    for each in objects.values():
+        if "namespace" in each["metadata"]:
+            assert each["metadata"]["namespace"] == "kube-system"
+        assert "annotations" not in each["metadata"]
+
+
+def test_the_pod(helm: str) -> None:
+    objects = rendered(helm)
+    spec = pod(objects)
+    assert spec["hostNetwork"]
+    assert spec["hostPID"]
+    assert spec["dnsPolicy"] == "ClusterFirstWithHostNet"
+    assert spec["tolerations"] == [{"operator": "Exists"}]
+    assert spec["priorityClassName"] == "system-node-critical"
+    assert objects["DaemonSet/hostreach"]["spec"]["template"]["metadata"]["labels"]["k8s-app"] == (
+        "hostreach"
+    )
+    (container,) = spec["containers"]
+    context = container["securityContext"]
+    assert context["readOnlyRootFilesystem"]
+    assert not context["privileged"]
+    assert context["capabilities"]["drop"] == ["ALL"]
+    mounts = {each["name"]: each for each in container["volumeMounts"]}
+    assert mounts["bpffs"]["mountPropagation"] == "HostToContainer"
+    assert {each["name"] for each in spec["volumes"]} == set(mounts)
+    assert [each["name"] for each in spec["initContainers"]] == ["mount-bpffs"]
+    assert "initContainers" not in pod(rendered(helm, "--set", "mountBpffs=false"))
+
+
+def test_rights(helm: str) -> None:
+    """Read-only; of nodes, one at a time."""
+    rules = rendered(helm)["ClusterRole/hostreach"]["rules"]
+    found = {resource: rule["verbs"] for rule in rules for resource in rule["resources"]}
+    assert found == {
+        "services": ["list", "watch"],
+        "endpointslices": ["list", "watch"],
+        "nodes": ["get"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "protocols"),
+    [
+        ((), "tcp,udp"),
+        (("--set", "hostServices.protocols=tcp"), "tcp"),
+        (("--set", "hostServices.protocols=tcp\\,udp"), "tcp,udp"),
+        (("--set", "hostServices.protocols={udp,tcp}"), "udp,tcp"),
+        (("--set", "global.hostServices.protocols=udp"), "udp"),
+        (
+            ("--set", "hostServices.protocols=tcp", "--set", "global.hostServices.protocols={udp}"),
+            "udp",
+        ),
+    ],
+)
+def test_protocols(helm: str, options: tuple[str, ...], protocols: str) -> None:
+    assert f"--protocols={protocols}" in arguments(rendered(helm, *options))
+
+
+@pytest.mark.parametrize(
+    ("options", "enabled"),
+    [
+        (("--set", "hostServices.enabled=true"), True),
+        (("--set", "hostServices.enabled=false"), False),
+        (("--set", "global.hostServices.enabled=true"), True),
+        (("--set", "global.hostServices.enabled=false"), False),
+        (
+            ("--set", "hostServices.enabled=false", "--set", "global.hostServices.enabled=true"),
+            True,
+        ),
+    ],
+)
+def test_enabled(helm: str, options: tuple[str, ...], enabled: bool) -> None:
+    assert ("DaemonSet/hostreach" in rendered(helm, *options)) == enabled
+    if not enabled:
+        assert not rendered(helm, *options)
+
+
+def test_where_the_api_server_is(helm: str) -> None:
+    assert not [each for each in arguments(rendered(helm)) if each.startswith("--api-server")]
+    for host, url in (("192.0.2.1", "192.0.2.1"), ("2001:db8::1", "[2001:db8::1]")):
+        options = ("--set", f"k8sServiceHost={host}", "--set", "k8sServicePort=7443")
+        assert f"--api-server=https://{url}:7443" in arguments(rendered(helm, *options))
+
+
+def test_every_option_is_one_of_the_agents(helm: str) -> None:
+    """With all that the chart can say."""
+    values = {
+        "k8sServiceHost": "192.0.2.1",
+        "k8sServerName": "api.example",
+        "tables.maxServices": "1000",
+        "tables.maxBackends": "2000",
+        "tables.maxSlots": "3000",
+        "nodePorts": "false",
+        "externalIPs": "false",
+        "healthCheckNodePorts": "false",
+        "protectBinds": "true",
+        "detachOnExit": "true",
+    }
+    options = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+    from hostreach.cli.agent import kubernetes
+
+    annotations = re.sub(r"_", "-", " ".join(kubernetes.__annotations__))
+    known = {f"--{each}" for each in annotations.split()} | {"--context"}
+    asked = arguments(rendered(helm, *options))
+    assert asked[:2] == ["agent", "kubernetes"]
+    for each in asked[2:]:
+        assert each.partition("=")[0].replace("--no-", "--") in known, each
+
+
+def test_a_service_monitor(helm: str) -> None:
+    objects = rendered(
+        helm, "--set", "serviceMonitor.enabled=true", "--set", "metrics.address=0.0.0.0"
+    )
+    assert "ServiceMonitor/hostreach" in objects
+    assert objects["Service/hostreach-metrics"]["spec"]["clusterIP"] == "None"
+    assert "--listen=0.0.0.0:9879" in arguments(objects)
+    assert pod(objects)["containers"][0]["livenessProbe"]["httpGet"]["host"] == "127.0.0.1"
+
+
+def test_cleaning_up_comes_after_the_agents(helm: str) -> None:
+    objects = rendered(helm, "--set", "cleanup.render=always")
+    hooks = {
+        name: each["metadata"]["annotations"]
+        for name, each in objects.items()
+        if "annotations" in each["metadata"]
+    }
+    assert {each["helm.sh/hook"] for each in hooks.values()} == {"post-delete"}
+    weights = {name: int(each["helm.sh/hook-weight"]) for name, each in hooks.items()}
+    assert max(weights, key=weights.__getitem__) == "Job/hostreach-cleanup"
+    detach = objects["DaemonSet/hostreach-cleanup"]["spec"]["template"]["spec"]["initContainers"][0]
+    assert "hostreach detach --purge" in detach["args"][0]
+    assert not [name for name in rendered(helm, "--set", "cleanup.render=never") if "clean" in name]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "hostServices.protocols=sctp",
+        "hostServices.protocols={tcp,tcp}",
+        "hostServices.enabled=maybe",
+        "podInfo.enabled=true",
+        "log.level=loud",
+        "pin=/var/lib/hostreach",
+        "window=soon",
+        "metrics.port=0",
+        "unknown=1",
+    ],
+)
+def test_values_that_cannot_be(helm: str, bad: str) -> None:
+    done = run(helm, "template", "hostreach", str(CHART), "--set", bad)
+    assert done.returncode
+    assert bad.partition("=")[0].partition(".")[0] in done.stderr
+
+
+def test_manifests_are_what_the_chart_makes(helm: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "PATH": f"{Path(helm).parent}:{os.environ['PATH']}"}
+    script = ["bash", str(ROOT / "scripts/render-manifests"), str(tmp_path)]
+    subprocess.run(script, env=environment, check=True)
+    for name in ("hostreach.yaml", "cleanup.yaml"):
+        made, kept = tmp_path / name, ROOT / "deploy/kubernetes" / name
+        assert made.read_text() == kept.read_text(), "run scripts/render-manifests"
+
+
+def test_manifests_without_helm() -> None:
+    """What those without helm get says nothing of it, and cleans up only when that is asked for."""
+    text = (ROOT / "deploy/kubernetes/hostreach.yaml").read_text()
+    assert "helm" not in text.partition("\n---\n")[2].lower()
+    kinds = [each["kind"] for each in yaml.safe_load_all(text) if each]
+    assert kinds == ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "DaemonSet"]
+    cleanup = (ROOT / "deploy/kubernetes/cleanup.yaml").read_text()
+    (only,) = [each for each in yaml.safe_load_all(cleanup) if each]
+    assert only["kind"] == "DaemonSet"
+    assert "annotations" not in only["metadata"]
+
+
+def test_versions_agree() -> None:
+    from hostreach import __version__
+
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["version"] == chart["appVersion"] == __version__
+
+
+def test_the_dashboard_asks_for_metrics_that_are_there() -> None:
+    text = (ROOT / "deploy/grafana/hostreach.json").read_text()
+    panels = json.loads(text)["panels"]
+    asked = {
+        name
+        for each in panels
+        for target in each["targets"]
+        for name in re.findall(r"hostreach_\w+", target["expr"])
+    }
+    source = "".join(
+        (ROOT / "python/hostreach/agent" / name).read_text()
+        for name in ("metrics.py", "samples.py")
+    )
+    named = set(re.findall(r'"(\w+)"', source)) | {
+        f"service_{n}" for n in ("translations", "refusals")
+    }
+    for name in asked:
+        bare = re.sub(r"_(total|bucket|count)$", "", name.removeprefix("hostreach_"))
+        assert bare in named, name
