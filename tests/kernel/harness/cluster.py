@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kube.apiserver import ApiServer
+from kube.chaos import storm
 
 from . import linux
 from .box import Box, environment
@@ -36,6 +37,8 @@ def serve(line: Line) -> None:
             for key, value in arguments[0].items():
                 setattr(api.trouble, key, value)
             line.send(None)
+        elif name == "storm":
+            line.send(storm(api, *arguments))
         else:
             found = getattr(api, name)
             line.send(found(*arguments) if callable(found) else found)
@@ -57,6 +60,16 @@ class Cluster:
     def do(self, name: str, *arguments: object) -> Any:
         """Any other method, or an attribute's value."""
         return self._line.ask((name, arguments))
+
+    def start(self, name: str, *arguments: object) -> None:
+        """As `do`, without waiting; `answered` tells when `recv` has what it came to."""
+        self._line.send((name, arguments))
+
+    def answered(self) -> bool:
+        return self._line.has_news()
+
+    def recv(self) -> Any:
+        return self._line.recv()
 
     def trouble(self, **what: object) -> None:
         self._line.ask(("trouble", (what,)))
