@@ -66,6 +66,8 @@ class Agent:
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Until ``stopped``. Programs and tables stay, unless the settings say otherwise."""
+        # Millions of small objects come and stay, with no cycle among them.
+        gc.set_threshold(100_000, 20, 100)
         try:
             self._serve()
             self._exempt()

@@ -139,8 +139,7 @@ class State:
             remove: dict[PlainFrontend, None] = {}
             taken = 0
             while self._dirty and taken < BATCH:
-                key = next(iter(self._dirty))
-                del self._dirty[key]
+                key, _ = self._dirty.popitem()  # the first one would be sought for among holes
                 self._take_one(key, put, remove)
                 taken += 1
             yield Batch([*put.values()], [at for at in remove if at not in put])
