@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -417,6 +418,9 @@ def test_what_it_tells(box: Box, api: Cluster, running: Agent) -> None:
         "hostreach_queue_length 0.0",
     ):
         assert line in text.splitlines(), text
+    dashboard = Path(__file__).resolve().parents[2] / "deploy/grafana/hostreach.json"
+    for asked in {*re.findall(r"hostreach_\w+", dashboard.read_text())}:
+        assert f"# TYPE {asked.removesuffix('_bucket')} " in text, asked
     name = '{frontend="10.96.0.10:80/tcp",service="default/web"}'
     assert running.metric(f"hostreach_service_translations_total{name}") >= 8
     assert running.log.count("Service default/bad") == 1
@@ -474,6 +478,20 @@ def test_its_own_cgroup_is_exempt(box: Box, api: Cluster, tmp_path: Path, table:
         wait_until(lambda: "refused" in process.log.lower(), "it being led astray", seconds=40)
     with agent(box, api.url, bare, f"--api-server={api.url}", directory=tmp_path) as process:
         wait_until(lambda: "in step" in process.log, "the first sync", seconds=40)
+    assert table.exempt.list() == [str(box.bare)]
+
+
+def test_from_a_cgroup_namespace_of_its_own(
+    box: Box, api: Cluster, tmp_path: Path, table: Node
+) -> None:
+    """As in a container that has the host's hierarchy mounted, and the host's process ids."""
+    box.serve("10.0.0.2:8080/tcp")
+    api.put(service(), piece("web-1", "10.0.0.2"))
+    inside = ("unshare", "--cgroup", "--mount")
+    named = f"--api-server={api.url}"
+    with agent(box, api.url, named, directory=tmp_path, wrapper=inside) as process:
+        process.wait_ready()
+        reaches(box, "10.0.0.2:8080")
     assert table.exempt.list() == [str(box.bare)]
 
 

@@ -93,8 +93,10 @@ class Agent:
         *arguments: str,
         directory: Path,
         variables: Mapping[str, str] | None = None,
+        wrapper: Sequence[str] = (),
     ) -> None:
         self._box = box
+        self._wrapper = wrapper
         self._environment = variables or {}
         self.kubeconfig = directory / "kubeconfig"
         self.kubeconfig.write_text(
@@ -122,7 +124,7 @@ class Agent:
 
         with self._log.open("ab") as log:
             return subprocess.Popen(
-                [SCRIPT, *self.arguments],
+                [*self._wrapper, SCRIPT, *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stderr=log,
                 stdout=log,
@@ -166,8 +168,10 @@ def agent(
     *arguments: str,
     directory: Path,
     variables: Mapping[str, str] | None = None,
+    wrapper: Sequence[str] = (),
 ) -> Iterator[Agent]:
-    running = Agent(box, url, *arguments, directory=directory, variables=variables)
+    """``wrapper``: a program that becomes the agent."""
+    running = Agent(box, url, *arguments, directory=directory, variables=variables, wrapper=wrapper)
     try:
         yield running
         assert "Traceback" not in running.log, running.log

@@ -233,9 +233,8 @@ def test_health_follows() -> None:
 
 def test_when_changes_began() -> None:
     cluster = Cluster()
-    cluster.put(piece("none-1", "10.0.0.1", of="none", changed=NEW))  # of no service
+    cluster.put(piece("web-1", "10.0.0.1", changed="2026-06-01T00:00:01Z"))  # before its service
     cluster.put(service())
-    cluster.put(piece("web-1", "10.0.0.1", changed="2026-06-01T00:00:01Z"))
     cluster.put(piece("web-1", "10.0.0.1", changed="2026-06-01T00:00:02Z"))  # says the same
     assert cluster.state.take_changed() == [1780272001.0]
     assert cluster.state.take_changed() == []

@@ -100,7 +100,7 @@ class State:
         self._service_of[key] = piece.service
         if old is None or old._replace(changed=piece.changed) != piece:
             self._dirty[piece.service] = None
-            if piece.changed is not None and piece.service in self._services:
+            if piece.changed is not None:
                 self._changed.append(piece.changed)
 
     def refuse(self, kind: Kind, key: str, problem: Problem) -> None:
