@@ -113,6 +113,10 @@ class ApiServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._port}"
 
+    @property
+    def is_running(self) -> bool:
+        return self._server is not None
+
     def start(self) -> None:
         """Listen, on the same port each time."""
         server = self
@@ -133,11 +137,11 @@ class ApiServer:
 
     def stop(self) -> None:
         """As killed: connections end where they are."""
-        self.drop()
         assert self._server
-        self._server.shutdown()
-        self._server.server_close()
-        self._server = None
+        listening, self._server = self._server, None
+        listening.shutdown()
+        listening.server_close()
+        self.drop()  # last: nobody can come in between any more
 
     def drop(self) -> None:
         """End all connections."""
@@ -173,6 +177,9 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         api.requests.append(self.path)
+        if not api.is_running:
+            self.close_connection = True
+            return
         if api.trouble.answers:
             self._refuse(*api.trouble.answers.pop(0))
         elif api.token and self.headers["Authorization"] != f"Bearer {api.token}":

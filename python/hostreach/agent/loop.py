@@ -181,6 +181,7 @@ class Agent:
                     put += self.programmer.retry().put
                 self.metrics.writes.labels("put").inc(put)
                 self.metrics.writes.labels("remove").inc(removed)
+                self._ticked = time.monotonic()
                 self._notifier.alive()
         except HostreachError as error:
             self._failed(error)
@@ -208,7 +209,7 @@ class Agent:
         if not self._complete:
             self._notifier.waiting("waiting for the API server")
         self._follow_addresses()
-        if self._complete and self.programmer.behind and now >= self._retry_at:
+        if self._complete and now >= self._retry_at:
             self._retry_at = now + RETRY
             self._try_again()
         if self._complete and now >= self._recheck_at:
@@ -217,8 +218,11 @@ class Agent:
         self._note_freshness(now)
 
     def _try_again(self) -> None:
+        if self.health.failed:
+            self.health.follow(self.source.state.health)
         try:
-            self.programmer.retry()
+            if self.programmer.behind:
+                self.programmer.retry()
         except HostreachError as error:
             self._failed(error)
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from prometheus_client.metrics_core import Metric
 
-from hostreach.errors import HostreachError
+from hostreach.errors import HostreachError, NotFound
 from hostreach.node import Node
 from hostreach.syntax import parse_frontend, quote
 
@@ -97,12 +98,14 @@ def table_samples(node: Node, services: int) -> Iterator[Metric]:
     try:
         status = node.status()
         rows = sorted(node.services.rows(), key=lambda row: (row.name or "~", row.frontend))
-        rows = rows[:services]
-        at = [parse_frontend(row.frontend) for row in rows]
-        traffic = node.traffic(at)
-        active = {row.frontend: node.services.inspect(row.frontend) for row in rows}
+        active = {}
+        for row in rows[:services]:
+            with suppress(NotFound):  # it went just now
+                active[row.frontend] = node.services.inspect(row.frontend)
+        rows = [row for row in rows[:services] if row.frontend in active]
+        traffic = node.traffic([parse_frontend(row.frontend) for row in rows])
     except HostreachError:
-        return  # no tables, or a moment without one of the services
+        return  # there are no tables, or somebody has the lock for long
     usage = {"services": status.services, "backends": status.backends, "slots": status.slots}
     used = {name: each for name, each in usage.items() if each is not None}
     yield gauges(

@@ -17,6 +17,8 @@ from typing import Any
 from kube.apiserver import ApiServer
 from kube.chaos import storm
 
+from hostreach.running import remove
+
 from . import linux
 from .box import Box, environment
 from .cli import SCRIPT
@@ -177,6 +179,7 @@ def agent(
         assert "Traceback" not in running.log, running.log
     finally:
         running.stop(signal.SIGKILL)
+        remove(str(box.pin))
 
 
 def get(path: str, port: int) -> tuple[int, dict[str, str], str]:

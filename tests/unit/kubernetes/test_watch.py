@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from kube.apiserver import ApiServer
 from kube.objects import Json, piece, port, ready, service
 
 from hostreach.plain import PlainFrontend, PlainService
-from hostreach.sources.kubernetes.client import ApiClient
+from hostreach.sources.kubernetes.client import ApiClient, ApiError
 from hostreach.sources.kubernetes.config import Connection
 from hostreach.sources.kubernetes.services import Rules
 from hostreach.sources.kubernetes.source import KubernetesSource
@@ -21,7 +22,7 @@ from hostreach.sources.kubernetes.watch import Backoff, Patience
 
 Follow = Callable[..., "Follower"]
 QUICK = Patience(first=0.02, longest=0.2)
-SECONDS = 10.0
+SECONDS = 30.0
 
 NODE: Json = {
     "apiVersion": "v1",
@@ -191,10 +192,10 @@ def test_a_list_broken_off(server: ApiServer, follow: Follow) -> None:
 
 def test_a_server_that_is_away_for_a_while(server: ApiServer, follower: Follower) -> None:
     server.stop()
+    follower.until(lambda: not follower.source.freshness.connected)
     time.sleep(0.3)
     follower.sync()
     assert follower.shown() == {"10.96.0.10": "10.0.0.1:8080"}
-    assert not follower.source.freshness.connected
     server.put(piece("web-1", "10.0.0.2"))
     server.start()
     follower.shows({"10.96.0.10": "10.0.0.2:8080"})
@@ -204,7 +205,7 @@ def test_a_server_that_is_away_for_a_while(server: ApiServer, follower: Follower
 
 def test_a_half_open_connection(server: ApiServer, follow: Follow) -> None:
     """Nothing is heard, no bookmark either: it is given up, and made anew."""
-    following = follow(idle=0.6)
+    following = follow(idle=2.0)
     following.shows({"10.96.0.10": "10.0.0.1:8080"})
     server.trouble.silent = True
     server.put(piece("web-1", "10.0.0.2"))
@@ -404,3 +405,14 @@ def test_waits_double_and_differ() -> None:
     assert low.take() == 0.5
     assert low.take(at_least=7.0) == 7.0
     assert low.take(at_least=100_000.0) == 300.0
+
+
+def test_garbled_words_are_a_bad_connection(server: ApiServer, follower: Follower) -> None:
+    """As of a proxy that answers in its own words: nothing is learned from it."""
+    watcher = follower.source.watchers["Service"]
+    for line in (b"<html>", b'{"type":"ADDED"', b'{"type":"BOOKMARK","object":{}}'):
+        with pytest.raises((ApiError, msgspec.DecodeError)):
+            watcher._line(line)
+    server.put(piece("web-1", "10.0.0.2"))
+    follower.shows({"10.96.0.10": "10.0.0.2:8080"})
+    assert not follower.removed

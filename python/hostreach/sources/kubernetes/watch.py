@@ -181,6 +181,8 @@ class Watcher:
             return self._backoff.take()
         except ApiError as error:
             return self._failed(error)
+        except msgspec.DecodeError as error:
+            return self._failed(ApiError(0, f"what it says is garbled: {error}"))
         finally:
             self.state.connected = False
         self._restarted("ended")
