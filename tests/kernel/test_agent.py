@@ -8,7 +8,8 @@ import json
 import re
 import signal
 import socket
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from kube.objects import leaving, piece, port, ready, service
 import hostreach
 from hostreach import Service
 
-from .harness import Box, cli, wait_until
+from .harness import Box, cli, linux, wait_until
 from .harness.clients import (
     TCP,
     UDP_CONNECTED,
@@ -31,7 +32,8 @@ from .harness.clients import (
     outcome,
 )
 from .harness.cluster import Agent, Cluster, Notified, agent, cluster
-from .harness.host import HOST_V4, HOST_V6, give_addresses, pods
+from .harness.host import HOST_V4, HOST_V6, give_addresses
+from .harness.line import Line
 
 if TYPE_CHECKING:
     from hostreach.node import Node
@@ -192,8 +194,30 @@ def test_affinity_does_not_outlive_its_endpoint(box: Box, api: Cluster, running:
     assert running.process.poll() is None
 
 
-def test_source_ranges_for_the_host_and_pods(box: Box, api: Cluster, running: Agent) -> None:
-    """The host is let in or refused by its address; pods are left to others, and that is told."""
+def in_a_pod(address: str, vip: tuple[str, int]) -> Callable[[Line], None]:
+    """A process in a namespace with this address, and a server: who connects there when asked."""
+
+    def live(line: Line) -> None:
+        linux.unshare(linux.CLONE_NEWNET)
+        for command in (
+            "link set lo up",
+            *(f"address add {a} dev lo" for a in (address, "10.0.0.2")),
+        ):
+            subprocess.run(["ip", *command.split()], check=True)
+        with socket.create_server(("10.0.0.2", 8080), backlog=128):
+            while line.wait():
+                line.send(outcome(peer_of, vip))
+
+    return live
+
+
+def peer_of(vip: tuple[str, int]) -> tuple[str, int]:
+    with socket.create_connection(vip) as client:
+        return client.getpeername()  # type: ignore[no-any-return]
+
+
+def test_source_ranges(box: Box, api: Cluster, running: Agent) -> None:
+    """Whoever has an address in them is let in, the host too; a pod within a second or so."""
     box.serve("10.0.0.2:8080/tcp")
     lb = ("198.51.100.2", 80)
 
@@ -202,16 +226,62 @@ def test_source_ranges_for_the_host_and_pods(box: Box, api: Cluster, running: Ag
             type="LoadBalancer", ingress=[{"ip": lb[0]}], loadBalancerSourceRanges=[*ranges]
         )
 
-    api.put(ranged(f"{HOST_V4}/32"), piece("web-1", "10.0.0.2"))
+    def refusals() -> float:
+        return running.metric("hostreach_refusals_total")
+
+    api.put(ranged(f"{HOST_V4}/32", "203.0.113.0/24"), piece("web-1", "10.0.0.2"))
     reaches(box, "10.0.0.2:8080", vip=lb)
-    with pods(box, 1) as (pod,):
-        assert pod.call(outcome, exchange, V4, TCP, lb) == "ENETUNREACH"
-        assert pod.call(outcome, exchange, V4, TCP, VIP) == "ECONNREFUSED"  # of its own namespace
-    api.put(ranged("203.0.113.0/24"))
-    says(box, errno.ECONNREFUSED, vip=lb)
-    reaches(box, "10.0.0.2:8080")
-    assert "left alone for pods" in running.log
-    assert running.metric('hostreach_left_out{kind="Service",reason="source-ranges"}') == 1
+    with (
+        box.talk(in_a_pod("203.0.113.7", lb), timeout=120) as inside,
+        box.talk(in_a_pod("203.0.112.7", lb), timeout=120) as outside,
+    ):
+        wait_until(lambda: inside.ask(True) == lb, "the pod inside being let in")
+        before = refusals()
+        assert [outside.ask(True) for _ in range(5)] == ["ECONNREFUSED"] * 5
+        assert refusals() >= before + 5
+        api.put(ranged("203.0.112.0/24"))
+        wait_until(lambda: outside.ask(True) == lb, "the other one being let in")
+        assert inside.ask(True) == "ECONNREFUSED"
+        says(box, errno.ECONNREFUSED, vip=lb)
+        reaches(box, "10.0.0.2:8080")  # the cluster IP is for all
+        assert running.metric("hostreach_source_ranged_services") == 1
+        assert "source ranges" not in running.log
+        for line in (inside, outside):
+            line.send(None)
+    api.put(ranged())
+    reaches(box, "10.0.0.2:8080", vip=lb)
+    wait_until(lambda: running.metric("hostreach_source_ranged_services") == 0, "none having any")
+
+
+def test_source_ranges_that_the_tables_had(box: Box, api: Cluster, tmp_path: Path) -> None:
+    """Clients are looked for though the API server is away."""
+    lb = ("198.51.100.2", 80)
+    balanced: dict[str, Any] = {"type": "LoadBalancer", "ingress": [{"ip": lb[0]}]}
+    api.put(service(loadBalancerSourceRanges=["203.0.113.0/24"], **balanced))
+    api.put(piece("web-1", "10.0.0.2"))
+    with agent(box, api.url, directory=tmp_path) as first:
+        first.wait_ready()
+    with box.talk(in_a_pod("203.0.113.7", lb), timeout=120) as inside:
+        assert inside.ask(True) == "ECONNREFUSED"
+        with agent(box, "http://10.0.0.1:1", directory=tmp_path) as second:
+            wait_until(lambda: inside.ask(True) == lb, "the pod being let in", seconds=40)
+            assert second.ask("/readyz")[0] == 503
+        inside.send(None)
+
+
+def test_source_ranges_that_cannot_be_enforced(box: Box, api: Cluster, tmp_path: Path) -> None:
+    """The kernel does not tell clients apart: nobody is translated, and that is told."""
+    box.serve("10.0.0.2:8080/tcp")
+    lb = ("198.51.100.2", 80)
+    balanced: dict[str, Any] = {"type": "LoadBalancer", "ingress": [{"ip": lb[0]}]}
+    api.put(service(loadBalancerSourceRanges=["0.0.0.0/2"], **balanced), piece("web-1", "10.0.0.2"))
+    old = {"HOSTREACH_WITHOUT": "netns_cookie"}
+    with agent(box, api.url, directory=tmp_path, variables=old) as process:
+        process.wait_ready()
+        reaches(box, "10.0.0.2:8080")
+        untouched(box, lb)
+        assert process.log.count("does not tell clients apart") == 1
+        assert process.metric('hostreach_left_out{kind="Service",reason="source-ranges"}') == 1
 
 
 def test_an_address_that_comes_to_the_node(box: Box, api: Cluster, running: Agent) -> None:

@@ -31,6 +31,8 @@ log = logging.getLogger("hostreach.agent")
 SOURCE = "kubernetes"
 TICK = 0.5
 """Seconds: how soon a signal, an address or the watchdog is seen to."""
+ADMIT = 0.9
+"""How often clients are looked for that may use services with source ranges: within a second."""
 RETRY = 5.0
 """How often what could not be written is tried again."""
 RECHECK = 600.0
@@ -63,6 +65,9 @@ class Agent:
         self._complete = False
         self._window = settings.window_ms / 1000
         self._due = self._retry_at = self._recheck_at = self._noted_at = 0.0
+        self._admit_at = 0.0
+        self._admits = True
+        self._trouble: str | None = None
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Until ``stopped``. Programs and tables stay, unless the settings say otherwise."""
@@ -132,8 +137,12 @@ class Agent:
     def _turn(self) -> None:
         now = time.monotonic()
         waits = self._due - now if self.source.state.pending and self._complete else TICK
+        if self._admits:
+            waits = min(waits, self._admit_at - now)
         self.source.poll(min(TICK, waits))
         now = time.monotonic()
+        if self._admits and now >= self._admit_at:
+            self._admit()
         if self.source.freshness.synced:
             if not self._complete:
                 if now >= self._due:
@@ -182,6 +191,8 @@ class Agent:
                 self.metrics.writes.labels("put").inc(put)
                 self.metrics.writes.labels("remove").inc(removed)
                 self._ticked = time.monotonic()
+                if self._admits and self._ticked >= self._admit_at:
+                    self._admit()
                 self._notifier.alive()
         except HostreachError as error:
             self._failed(error)
@@ -190,6 +201,7 @@ class Agent:
         for changed in self.source.state.take_changed():
             if self._complete:
                 self.metrics.programming.observe(max(0.0, now - changed))
+        self._admits = bool(self.source.state.ranged)
         self.metrics.sync.observe(time.monotonic() - began)
         if self.settings.health_check_ports:
             self.health.follow(self.source.state.health)
@@ -247,6 +259,23 @@ class Agent:
             running.write(self._node.pin, SOURCE, age)
 
     # --- this node -------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        """Pods that came since, and addresses; before the first sync for what is in the tables."""
+        began = time.monotonic()
+        try:
+            listed = self._node.admit()
+            self._trouble = None
+        except HostreachError as error:
+            if str(error) != self._trouble:
+                log.error("clients in source ranges could not be looked for: %s", error)
+            self._trouble = str(error)
+            self.metrics.failures.labels(type(error).__name__).inc()
+        else:
+            self._admits = bool(listed if not self._complete else self.source.state.ranged)
+        ended = time.monotonic()
+        # Where there is much to look at, no more than a tenth of the time goes into it.
+        self._admit_at = ended + max(ADMIT, 9 * (ended - began))
 
     def _networks(self) -> tuple[str, ...] | None:
         chosen = self.settings.node_port_addresses

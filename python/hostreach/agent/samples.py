@@ -44,6 +44,11 @@ def agent_samples(agent: Agent) -> Iterator[Metric]:
         "Addresses and ports left alone, for they belong to another owner",
         len(programmer.conflicts),
     )
+    yield gauge(
+        "source_ranged_services",
+        "Services whose source ranges are enforced, for which clients are looked for",
+        len(source.state.ranged),
+    )
     synced = agent.synced_at
     yield gauge(
         "last_sync_age_seconds",

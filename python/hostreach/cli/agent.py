@@ -164,7 +164,12 @@ def kubernetes(
     node = _open(context, pin, max_services, max_backends, max_slots)
     logs.set_up(log_level, log_format)
     stopped = _signals()
-    rules = Rules(frozenset(settings.protocols), settings.node_ports, settings.external_ips)
+    rules = Rules(
+        frozenset(settings.protocols),
+        settings.node_ports,
+        settings.external_ips,
+        source_ranges=node.knows_host(),
+    )
     source = KubernetesSource(ApiClient(where), settings.node_name, rules)
     Agent(node, source, settings).run(lambda: bool(stopped))
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -64,7 +65,7 @@ def test_a_plain_service() -> None:
     assert found == {
         "10.96.0.10:80/tcp": (
             *("10.96.0.10", 80, "tcp", "default/web:http", OWNER, "random"),
-            *([("10.0.0.1:8080", 1, "active")], 0, False, None, None),
+            *([("10.0.0.1:8080", 1, "active")], 0, False, None, None, None),
         )
     }
 
@@ -420,45 +421,65 @@ def test_families_choose_on_their_own() -> None:
 RANGED: dict[str, Any] = {"type": "LoadBalancer", "ingress": [{"ip": "192.0.2.9"}]}
 
 
-def ranged(ranges: list[str], *host: str) -> tuple[bool, str, list[str]]:
-    """Of the load balancer's address: whether for the host alone, its backends, and problems."""
-    value = service(loadBalancerSourceRanges=ranges, **RANGED)
-    found, problems = made(value, piece("web-1", "10.0.0.1"), rules=Rules(host_addresses=host))
-    assert found["10.96.0.10:80/tcp"][6]  # the ranges are not for this one
+def ranged(*ranges: str) -> tuple[str | None, list[str]]:
+    """The ranges of the load balancer's address, which everybody else may use, and problems."""
+    value = service("web", "10.96.0.10", "fd00:96::a", loadBalancerSourceRanges=ranges, **RANGED)
+    found, problems = made(value, piece("web-1", "10.0.0.1"))
+    for entry in found.values():
+        assert not entry[8]
+        assert entry[11] is None or entry[0] == "192.0.2.9"
     entry = found["192.0.2.9:80/tcp"]
-    return entry[8], " ".join(backend[0] for backend in entry[6]), problems
+    assert entry[6] == [("10.0.0.1:8080", 1, "active")]
+    return entry[11], problems
 
 
-def test_source_ranges_that_hold_the_host() -> None:
-    assert ranged([" 10.1.0.0/16 "], "10.1.2.3") == (True, "10.0.0.1:8080", ["source-ranges"])
-    assert ranged(["10.9.0.0/16", "10.1.2.3/32"], "10.1.2.3")[:2] == (True, "10.0.0.1:8080")
-    assert ranged(["10.1.2.3/16"], "10.1.9.9")[:2] == (True, "10.0.0.1:8080")  # bits to spare
-
-
-def test_source_ranges_that_do_not_hold_the_host_refuse_it() -> None:
-    assert ranged(["10.1.0.0/16"], "10.2.2.3") == (True, "", ["source-ranges"])
-    assert ranged(["10.1.0.0/16"]) == (True, "", ["source-ranges"])  # an address nobody knows
+def test_source_ranges() -> None:
+    assert ranged(" 10.1.0.0/16 ") == ("10.1.0.0/16", [])
+    assert ranged("10.1.2.3/16") == ("10.1.0.0/16", [])  # bits to spare
+    assert ranged("10.9.0.0/16", "10.1.2.3/32") == ("10.1.2.3/32,10.9.0.0/16", [])
+    assert ranged("10.2.0.0/16", "10.3.0.0/16", "10.2.7.0/24") == ("10.2.0.0/15", [])
 
 
 def test_source_ranges_of_everyone() -> None:
-    assert ranged(["0.0.0.0/0"]) == (False, "10.0.0.1:8080", [])
+    assert ranged("10.0.0.0/8", "0.0.0.0/0") == (None, [])
+    assert ranged("0.0.0.0/1", "128.0.0.0/1") == (None, [])
 
 
 def test_source_ranges_of_the_other_family_do_not_count() -> None:
-    assert ranged(["fd00::/8"]) == (False, "10.0.0.1:8080", [])
+    assert ranged("fd00::/8") == (None, [])
+    assert ranged("fd00::/8", "10.1.0.0/16") == ("10.1.0.0/16", [])
 
 
 def test_source_ranges_that_cannot_be_read() -> None:
     with pytest.raises(InvalidInput, match="source ranges"):
         taken_service(service(loadBalancerSourceRanges=["all"], **RANGED))
-    assert ranged(["all", "10.1.0.0/16"], "10.1.2.3")[2] == ["source-range", "source-ranges"]
+    assert ranged("all", "10.1.0.0/16") == ("10.1.0.0/16", ["source-range"])
+
+
+@pytest.mark.parametrize(("host", "allowed"), [("10.0.2.1", True), ("10.0.3.1", False)])
+def test_more_source_ranges_than_an_entry_holds(host: str, allowed: bool) -> None:
+    """The host is let in or refused by its own addresses; pods are left alone, and that is told."""
+    many = [f"10.0.{2 * n}.0/24" for n in range(90)]
+    assert ranged(*many) == (",".join(sorted(many, key=ip_network)), [])
+    value = service(loadBalancerSourceRanges=[*many, "10.1.0.0/24"], **RANGED)
+    found, problems = made(value, piece("web-1", "10.0.0.1"), rules=Rules(host_addresses=(host,)))
+    entry = found["192.0.2.9:80/tcp"]
+    assert (entry[8], bool(entry[6]), entry[11]) == (True, allowed, None)
+    assert problems == ["source-ranges"]
+
+
+def test_source_ranges_on_a_kernel_that_cannot_tell_clients_apart() -> None:
+    value = service(loadBalancerSourceRanges=["10.1.0.0/16"], **RANGED)
+    found, problems = made(value, rules=Rules(source_ranges=False, host_addresses=("10.1.0.1",)))
+    assert set(found) == {"10.96.0.10:80/tcp"}
+    assert problems == ["source-ranges"]
 
 
 def test_source_ranges_are_not_for_node_ports() -> None:
     value = service(
         loadBalancerSourceRanges=["10.1.0.0/16"], ports=[port(nodePort=30080)], **RANGED
     )
-    assert not made(value)[0]["node:30080/tcp"][8]
+    assert made(value)[0]["node:30080/tcp"][11] is None
 
 
 # --- healthCheckNodePort -----------------------------------------------------------------------

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address
+from typing import NamedTuple
 
-from hostreach.models import BACKENDS_MAX
+from hostreach.models import BACKENDS_MAX, SOURCE_RANGES_MAX
 from hostreach.plain import PlainBackend, PlainService
 from hostreach.syntax import NODE
 
@@ -24,8 +25,19 @@ class Rules:
     protocols: frozenset[str] = frozenset(("tcp", "udp"))
     node_ports: bool = True
     external_ips: bool = True
+    source_ranges: bool = True
+    """Whether this kernel can tell who is in them."""
     host_addresses: tuple[str, ...] = ()
-    """By which source ranges know this host."""
+    """Of this node, as its object has them."""
+
+
+class _Outside(NamedTuple):
+    """A VIP beside the cluster IPs, and who may use it."""
+
+    vip: str
+    ranges: str | None = None
+    host_only: bool = False
+    refused: bool = False
 
 
 def entries(
@@ -52,9 +64,10 @@ def entries(
             if service.internal_local:
                 inside = _backends(service, by_family[family], True, problems)
             found.append(_entry(service, port, vip, port.port, inside))
-        for vip, host_only, refused in outside:
-            backends = [] if refused else everyone[family_of(vip)]
-            found.append(_entry(service, port, vip, port.port, backends, host_only))
+        for each in outside:
+            backends = [] if each.refused else everyone[family_of(each.vip)]
+            scope = (each.host_only, each.ranges)
+            found.append(_entry(service, port, each.vip, port.port, backends, *scope))
         if port.node_port and rules.node_ports:
             both = [backend for family in sorted(everyone) for backend in everyone[family]]
             both = _cut(both, problems)
@@ -69,11 +82,12 @@ def _entry(
     number: int,
     backends: list[PlainBackend],
     host_only: bool = False,
+    ranges: str | None = None,
 ) -> PlainService:
     name = f"{service.key}:{port.name}" if port.name else service.key
     affinity = service.affinity_ms
     at = (vip, number, port.protocol)
-    return (*at, name, OWNER, "random", backends, affinity, host_only, None, None)
+    return (*at, name, OWNER, "random", backends, affinity, host_only, None, None, ranges)
 
 
 def endpoints_of(port: Port, family: Family, slices: Iterable[Slice]) -> dict[str, int]:
@@ -128,28 +142,37 @@ def _cut(backends: list[PlainBackend], problems: list[Problem]) -> list[PlainBac
     return backends[:BACKENDS_MAX]
 
 
-def _outside(
-    service: KubeService, rules: Rules, problems: list[Problem]
-) -> list[tuple[str, bool, bool]]:
-    """Each VIP beside the cluster IPs, whether it is for the host alone, and whether it refuses."""
-    found = [(vip, False, False) for vip in service.external_ips if rules.external_ips]
-    limited = False
+def _outside(service: KubeService, rules: Rules, problems: list[Problem]) -> list[_Outside]:
+    found = [_Outside(vip) for vip in service.external_ips if rules.external_ips]
+    left: dict[str, None] = {}
     for vip in service.balancer_ips:
         family = family_of(vip)
-        ranges = [ip_network(text) for text in service.source_ranges]
-        ranges = [network for network in ranges if network.version == family]
-        if not ranges or any(not network.prefixlen for network in ranges):
-            found.append((vip, False, False))
-            continue
-        limited = True
-        mine = [ip_address(text) for text in rules.host_addresses if family_of(text) == family]
-        allowed = any(address in network for address in mine for network in ranges)
-        found.append((vip, True, not allowed))
-    if limited:
-        problems.append(
-            Problem("source-ranges", "its load balancer addresses are left alone for pods")
-        )
+        ranges = _ranges(service, family)
+        if not ranges or not ranges[0].prefixlen:
+            found.append(_Outside(vip))
+        elif not rules.source_ranges:
+            left["this kernel does not tell clients apart (Linux 5.14 does)"] = None
+        elif len(ranges) <= SOURCE_RANGES_MAX:
+            found.append(_Outside(vip, ranges=",".join(map(str, ranges))))
+        else:
+            mine = [ip_address(text) for text in rules.host_addresses if family_of(text) == family]
+            allowed = any(address in network for address in mine for network in ranges)
+            found.append(_Outside(vip, host_only=True, refused=not allowed))
+            few = f"at most {SOURCE_RANGES_MAX} source ranges can be enforced there"
+            left[f"{few}, not {len(ranges)}"] = None
+    for why in left:
+        who = " for pods" if rules.source_ranges else ""
+        message = f"its load balancer addresses are left alone{who}: {why}"
+        problems.append(Problem("source-ranges", message))
     return found
+
+
+def _ranges(service: KubeService, family: Family) -> list[IPv4Network] | list[IPv6Network]:
+    """Those of a family, in order, with neighbours made one; everyone is the first alone."""
+    texts = [text for text in service.source_ranges if family_of(text) == family]
+    if family == 6:
+        return [*collapse_addresses(map(IPv6Network, texts))]
+    return [*collapse_addresses(map(IPv4Network, texts))]
 
 
 def _once(found: list[PlainService]) -> list[PlainService]:

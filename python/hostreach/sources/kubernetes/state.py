@@ -41,12 +41,14 @@ class State:
     Attributes:
         health: the healthCheckNodePort of each service that has one.
         problems: what was left out of each object, and why.
+        ranged: services with an entry that has source ranges.
     """
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self.health: dict[str, HealthPort] = {}
         self.problems: dict[tuple[Kind, str], tuple[Problem, ...]] = {}
+        self.ranged: set[str] = set()
         self._services: dict[str, KubeService] = {}
         self._slices: dict[str, dict[str, Slice]] = {}
         self._service_of: dict[str, str] = {}
@@ -160,6 +162,9 @@ class State:
             problems[:0] = service.problems
             if service.health_port:
                 self.health[key] = HealthPort(service.health_port, local_ready(slices))
+        self.ranged.discard(key)
+        if any(entry[11] for entry in found):
+            self.ranged.add(key)
         wanted = {(entry[0], entry[1], entry[2]): entry for entry in found}
         for frontend in self._held.pop(key, ()):
             if frontend not in wanted:
