@@ -25,6 +25,7 @@ KINDS = {
     "/api/v1/services": "Service",
     "/apis/discovery.k8s.io/v1/endpointslices": "EndpointSlice",
     "/api/v1/nodes": "Node",
+    "/api/v1/pods": "Pod",
 }
 GONE = b'{"kind":"Status","code":410,"reason":"Expired","message":"too old resource version"}'
 END = {"k8s.io/initial-events-end": "true"}
@@ -62,6 +63,7 @@ class ApiServer:
         self.token = token
         self.bookmarks = bookmarks
         self.requests: list[str] = []
+        self.forbidden: set[str] = set()
         self.changed = threading.Condition()
         self.version = 1000
         self.log: list[tuple[int, str, str, bytes, Json]] = []
@@ -100,6 +102,13 @@ class ApiServer:
     def _note(self, event: str, kind: str, made: Json, before: Json | None) -> None:
         line = json.dumps(made, separators=(",", ":")).encode()
         self.log.append((self.version, event, kind, line, before or {}))
+
+    def forbid(self, kind: str) -> None:
+        """Nobody may read these, until `allow`."""
+        self.forbidden.add(kind)
+
+    def allow(self, kind: str) -> None:
+        self.forbidden.discard(kind)
 
     def compact(self) -> None:
         """Forget history: a watch from before now is told that it is gone."""
@@ -188,6 +197,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._get("Node", parts.path.rpartition("/")[2])
         elif parts.path not in KINDS:
             self._refuse(404, {})
+        elif KINDS[parts.path] in api.forbidden:
+            self._refuse(403, {})
         elif query.get("watch") in ("1", "true"):
             self._watch(KINDS[parts.path], query)
         else:
@@ -361,13 +372,16 @@ def _after(log: list[tuple[int, str, str, bytes, Json]], version: int) -> list[A
 
 
 def _selected(query: dict[str, str]) -> Callable[[Json], bool]:
-    """The few selectors that are used: a label that is not there, a field with another value."""
+    """The few selectors that are used: a label that is not there, a field with a value or not."""
     label = re.fullmatch(r"!(.+)", query.get("labelSelector", ""))
-    fields = re.fullmatch(r"spec\.(\w+)!=(\w+)", query.get("fieldSelector", ""))
+    fields = re.fullmatch(r"spec\.(\w+)(!?=)([\w-]+)", query.get("fieldSelector", ""))
 
     def wanted(value: Json) -> bool:
         if label and label[1] in (value["metadata"].get("labels") or {}):
             return False
-        return not (fields and value.get("spec", {}).get(fields[1]) == fields[2])
+        if fields is None:
+            return True
+        same = bool(value.get("spec", {}).get(fields[1]) == fields[3])
+        return same == (fields[2] == "=")
 
     return wanted

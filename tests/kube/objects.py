@@ -11,9 +11,11 @@ import msgspec
 
 from hostreach.sources.kubernetes import objects
 from hostreach.sources.kubernetes.intake import (
+    ExemptPod,
     KubeService,
     Place,
     Slice,
+    take_pod,
     take_service,
     take_slice,
 )
@@ -125,6 +127,30 @@ def piece(
         "endpoints": found or None,
         "ports": [port(8080)] if ports is None else [*ports],
     }
+
+
+def pod(
+    name: str = "web-0",
+    *,
+    uid: str | None = None,
+    exempt: str | None = "true",
+    phase: str = "Running",
+    node: str = "node-a",
+    namespace: str = "default",
+    **annotations: str,
+) -> Json:
+    """With the annotation that exempts it, unless that is None."""
+    said = {**annotations} if exempt is None else {"hostreach.io/exempt": exempt, **annotations}
+    made = metadata(name, namespace, annotations=said)
+    if uid is not None:
+        made["uid"] = uid
+    spec = {"nodeName": node, "containers": [{"name": "c", "image": "none"}]}
+    status = {"phase": phase, "podIPs": [{"ip": "10.244.0.7"}], "qosClass": "Burstable"}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": made, "spec": spec, "status": status}
+
+
+def taken_pod(value: Json) -> ExemptPod | None:
+    return take_pod(msgspec.json.decode(json.dumps(value), type=objects.Pod))
 
 
 def taken_service(value: Json) -> KubeService | None:

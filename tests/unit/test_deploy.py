@@ -99,15 +99,19 @@ def test_the_pod(helm: str) -> None:
     assert "initContainers" not in pod(rendered(helm, "--set", "mountBpffs=false"))
 
 
-def test_rights(helm: str) -> None:
-    """Read-only; of nodes, one at a time."""
-    rules = rendered(helm)["ClusterRole/hostreach"]["rules"]
+@pytest.mark.parametrize("pods", [False, True])
+def test_rights(helm: str, pods: bool) -> None:
+    """Read-only; of nodes, one at a time; of pods, only if that is asked for."""
+    objects = rendered(helm, "--set", f"podInfo.enabled={str(pods).lower()}")
+    rules = objects["ClusterRole/hostreach"]["rules"]
     found = {resource: rule["verbs"] for rule in rules for resource in rule["resources"]}
-    assert found == {
+    expected = {
         "services": ["list", "watch"],
         "endpointslices": ["list", "watch"],
         "nodes": ["get"],
     }
+    assert found == (expected | {"pods": ["list", "watch"]} if pods else expected)
+    assert ("--pod-info" in arguments(objects)) == pods
 
 
 @pytest.mark.parametrize(
@@ -167,6 +171,7 @@ def test_every_option_is_one_of_the_agents(helm: str) -> None:
         "healthCheckNodePorts": "false",
         "protectBinds": "true",
         "detachOnExit": "true",
+        "podInfo.enabled": "true",
     }
     options = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
     from hostreach.cli.agent import kubernetes
@@ -210,7 +215,7 @@ def test_cleaning_up_comes_after_the_agents(helm: str) -> None:
         "hostServices.protocols=sctp",
         "hostServices.protocols={tcp,tcp}",
         "hostServices.enabled=maybe",
-        "podInfo.enabled=true",
+        "podInfo.enabled=maybe",
         "log.level=loud",
         "pin=/var/lib/hostreach",
         "window=soon",

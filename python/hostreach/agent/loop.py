@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from hostreach import running
+from hostreach.cgroup import find_root
 from hostreach.errors import HostreachError
 from hostreach.node import Node
 from hostreach.node import open as open_node
@@ -21,6 +22,7 @@ from .health import HealthPorts
 from .metrics import Metrics
 from .notify import Notifier
 from .place import own_cgroup
+from .pods import PodExemptions, file_of
 from .programmer import Programmer
 from .samples import agent_samples, table_samples
 from .settings import Settings, primary_networks
@@ -33,6 +35,8 @@ TICK = 0.5
 """Seconds: how soon a signal, an address or the watchdog is seen to."""
 ADMIT = 0.9
 """How often clients are looked for that may use services with source ranges: within a second."""
+PODS = 0.1
+"""How often the cgroup of a pod that has just come is looked for."""
 RETRY = 5.0
 """How often what could not be written is tried again."""
 RECHECK = 600.0
@@ -67,7 +71,9 @@ class Agent:
         self._due = self._retry_at = self._recheck_at = self._noted_at = 0.0
         self._admit_at = 0.0
         self._admits = True
-        self._trouble: str | None = None
+        self.pods: PodExemptions | None = None
+        self._pods_at = 0.0
+        self._trouble: dict[str, str] = {}
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Until ``stopped``. Programs and tables stay, unless the settings say otherwise."""
@@ -78,6 +84,7 @@ class Agent:
             self._exempt()
             self.source.start()  # it reads while the programs are loaded
             self._attach()
+            self._follow_pods()
             while not stopped():
                 self._turn()
         finally:
@@ -139,10 +146,14 @@ class Agent:
         waits = self._due - now if self.source.state.pending and self._complete else TICK
         if self._admits:
             waits = min(waits, self._admit_at - now)
+        if self.pods and self.pods.missing:
+            waits = min(waits, self._pods_at - now)
         self.source.poll(min(TICK, waits))
         now = time.monotonic()
         if self._admits and now >= self._admit_at:
             self._admit()
+        if self.pods and (self.source.pods_changed or now >= self._pods_at):
+            self._exempt_pods(self.pods)
         if self.source.freshness.synced:
             if not self._complete:
                 if now >= self._due:
@@ -205,9 +216,12 @@ class Agent:
         self.metrics.sync.observe(time.monotonic() - began)
         if self.settings.health_check_ports:
             self.health.follow(self.source.state.health)
+        self._log_problems()
+        return True
+
+    def _log_problems(self) -> None:
         for line in self.source.problems_to_log():
             log.warning("%s", line)
-        return True
 
     def _failed(self, error: HostreachError) -> None:
         """What was taken is owed by the programmer; the rest still waits in the state."""
@@ -221,6 +235,8 @@ class Agent:
         if not self._complete:
             self._notifier.waiting("waiting for the API server")
         self._follow_addresses()
+        if self.pods:  # theirs go with no sync
+            self._log_problems()
         if self._complete and now >= self._retry_at:
             self._retry_at = now + RETRY
             self._try_again()
@@ -240,6 +256,8 @@ class Agent:
 
     def _recheck(self) -> None:
         """Somebody may have changed what is ours. What is right is not written."""
+        if self.pods:
+            self.pods.recheck()
         self.source.state.touch_all()
         if self._sync():
             try:
@@ -260,17 +278,38 @@ class Agent:
 
     # --- this node -------------------------------------------------------------------------------
 
+    def _follow_pods(self) -> None:
+        """Once there are tables, for exemptions are in them; only pods below our root see any."""
+        if self.settings.pod_info:
+            root = self.settings.cgroup or find_root()
+            self.pods = PodExemptions(self._node.exempt, root, file_of(self._node.pin))
+
+    def _exempt_pods(self, pods: PodExemptions) -> None:
+        try:
+            self.source.pods_changed = False
+            pods.follow(self.source.exempt_pods.values(), complete=self.source.pods_known)
+            pods.look()
+            self._trouble.pop("exempt pods", None)
+            self._pods_at = time.monotonic() + (PODS if pods.missing else TICK)
+        except HostreachError as error:
+            self._complain("exempt pods", error)
+            self._pods_at = time.monotonic() + 1.0
+
+    def _complain(self, what: str, error: HostreachError) -> None:
+        """Once, of what is tried again and again."""
+        self.metrics.failures.labels(type(error).__name__).inc()
+        if self._trouble.get(what) != str(error):
+            log.error("%s: %s; trying again", what, error)
+        self._trouble[what] = str(error)
+
     def _admit(self) -> None:
         """Pods that came since, and addresses; before the first sync for what is in the tables."""
         began = time.monotonic()
         try:
             listed = self._node.admit()
-            self._trouble = None
+            self._trouble.pop("clients in source ranges", None)
         except HostreachError as error:
-            if str(error) != self._trouble:
-                log.error("clients in source ranges could not be looked for: %s", error)
-            self._trouble = str(error)
-            self.metrics.failures.labels(type(error).__name__).inc()
+            self._complain("clients in source ranges", error)
         else:
             self._admits = bool(listed if not self._complete else self.source.state.ranged)
         ended = time.monotonic()

@@ -49,6 +49,13 @@ def agent_samples(agent: Agent) -> Iterator[Metric]:
         "Services whose source ranges are enforced, for which clients are looked for",
         len(source.state.ranged),
     )
+    if agent.pods:
+        yield gauge("exempt_pods", "Pods that see no service", len(agent.pods.settled))
+        yield gauge(
+            "exempt_pods_missing",
+            "Pods that are to see no service, but have no cgroup here (yet)",
+            agent.pods.missing,
+        )
     synced = agent.synced_at
     yield gauge(
         "last_sync_age_seconds",

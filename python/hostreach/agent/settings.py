@@ -39,6 +39,7 @@ class Settings(BaseModel):
     listen: tuple[str, int] | None = None
     metrics_services: Annotated[int, Field(ge=0, le=100_000)] = 100
     exempt_self: bool = False
+    pod_info: bool = False
     detach_on_exit: bool = False
 
 

@@ -97,6 +97,14 @@ def kubernetes(
     max_services: MaxServices = None,
     max_backends: MaxBackends = None,
     max_slots: MaxSlots = None,
+    pod_info: Annotated[
+        bool,
+        typer.Option(
+            "--pod-info",
+            help="Watch this node's pods too: those with the annotation hostreach.io/exempt "
+            '"true" see no service.',
+        ),
+    ] = False,
     detach_on_exit: Annotated[
         bool,
         typer.Option(
@@ -156,6 +164,7 @@ def kubernetes(
             "listen": parse_listen(listen),
             "metrics_services": metrics_services,
             "exempt_self": api_server is not None,
+            "pod_info": pod_info,
             "detach_on_exit": detach_on_exit,
         },
         "agent kubernetes",
@@ -170,7 +179,8 @@ def kubernetes(
         settings.external_ips,
         source_ranges=node.knows_host(),
     )
-    source = KubernetesSource(ApiClient(where), settings.node_name, rules)
+    client = ApiClient(where)
+    source = KubernetesSource(client, settings.node_name, rules, pods=settings.pod_info)
     Agent(node, source, settings).run(lambda: bool(stopped))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from kube.apiserver import ApiServer
-from kube.objects import Json, piece, port, ready, service
+from kube.objects import Json, piece, pod, port, ready, service
 
 from hostreach.plain import PlainFrontend, PlainService
 from hostreach.sources.kubernetes.client import ApiClient, ApiError
@@ -35,10 +35,17 @@ NODE: Json = {
 class Follower:
     """A source, and the table that somebody keeps by what it says."""
 
-    def __init__(self, server: ApiServer, *, idle: float = 5.0, patience: Patience = QUICK) -> None:
+    def __init__(
+        self,
+        server: ApiServer,
+        *,
+        idle: float = 5.0,
+        patience: Patience = QUICK,
+        pods: bool = False,
+    ) -> None:
         connection = Connection(server.url, ssl.create_default_context(), None)
         self.source = KubernetesSource(
-            ApiClient(connection, idle=idle), "node-a", Rules(), patience
+            ApiClient(connection, idle=idle), "node-a", Rules(), patience, pods=pods
         )
         self.table: dict[PlainFrontend, PlainService] = {}
         self.removed: list[PlainFrontend] = []
@@ -279,6 +286,50 @@ def test_the_log_says_it_once(
         if each.name == "hostreach.kubernetes" and "403" in each.getMessage()
     ]
     assert len(said) <= 2  # one for each kind
+
+
+# --- pods --------------------------------------------------------------------------------------
+
+
+def test_pods_of_this_node_that_ask_for_it(server: ApiServer, follow: Follow) -> None:
+    server.put(pod("a"), pod("b", exempt=None), pod("c", node="node-b"), pod("d", exempt="maybe"))
+    following = follow(pods=True)
+
+    def exempt() -> dict[str, str]:
+        return {each.key: each.uid for each in following.source.exempt_pods.values()}
+
+    following.until(lambda: following.source.pods_known)
+    assert exempt() == {"default/a": "uid-default-a"}
+    assert following.source.pods_changed
+    assert following.source.state.problems["Pod", "default/d"][0].reason == "invalid"
+    server.put(pod("b"), pod("a", exempt=None), pod("d"))
+    following.until(lambda: set(exempt()) == {"default/b", "default/d"})
+    assert not following.source.state.problems
+    server.stop()
+    server.delete(pod("b"))
+    server.compact()
+    server.start()
+    following.until(lambda: set(exempt()) == {"default/d"})
+    server.put(pod("d", phase="Succeeded"))
+    following.until(lambda: not exempt())
+    assert all("nodeName%3Dnode-a" in each for each in server.requests if "/pods?" in each)
+
+
+def test_pods_are_nobodys_business_unless_asked_for(server: ApiServer, follow: Follow) -> None:
+    following = follow()
+    following.shows({"10.96.0.10": "10.0.0.1:8080"})
+    assert not [each for each in server.requests if "/pods" in each]
+
+
+def test_services_do_not_wait_for_pods(server: ApiServer, follow: Follow) -> None:
+    """As where RBAC does not allow to read them."""
+    server.forbid("Pod")
+    following = follow(pods=True)
+    following.shows({"10.96.0.10": "10.0.0.1:8080"})
+    following.until(lambda: following.restarts("Pod").get("forbidden"))
+    following.until(lambda: following.source.freshness.connected)
+    assert following.source.freshness.synced
+    assert not following.source.pods_known
 
 
 # --- bad objects -------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ trusted to be who it is, not to be right.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
@@ -31,6 +32,8 @@ from .endpoints import (
 
 PORTS_MAX = 4096
 """Of one object. Nobody needs so many, and a hostile API may send more."""
+EXEMPT = "hostreach.io/exempt"
+"""The annotation of pods that are to see no service."""
 AFFINITY_SECONDS = 10800
 AFFINITY_SECONDS_MAX = 86400
 
@@ -93,7 +96,15 @@ class Slice(NamedTuple):
     problems: tuple[Problem, ...] = ()
 
 
-def key_of(metadata: objects.Metadata) -> str:
+class ExemptPod(NamedTuple):
+    """A pod of this node that runs, or is about to, and is to see no service."""
+
+    key: str
+    uid: str
+    """As its cgroup is named."""
+
+
+def key_of(metadata: objects.Metadata | objects.PodMetadata) -> str:
     """``namespace/name``."""
     return f"{metadata.namespace}/{metadata.name}"
 
@@ -138,7 +149,22 @@ def take_service(service: objects.Service) -> KubeService | None:
     )
 
 
-def _checked_key(metadata: objects.Metadata) -> str:
+def take_pod(pod: objects.Pod) -> ExemptPod | None:
+    """None for one that is to see services, or that has ended; raises `InvalidInput`."""
+    said = pod.metadata.annotations
+    if said is None or said.exempt in (None, "false"):
+        return None
+    if said.exempt != "true":
+        raise InvalidInput(f'{EXEMPT} is "true" or "false", not {quote(said.exempt or "")}')
+    if pod.status is not None and pod.status.phase in ("Succeeded", "Failed"):
+        return None
+    uid = said.static or pod.metadata.uid
+    if not re.fullmatch("[0-9A-Za-z-]{8,64}", uid):
+        raise InvalidInput(f"{quote(uid)} is no uid")
+    return ExemptPod(_checked_key(pod.metadata), uid)
+
+
+def _checked_key(metadata: objects.Metadata | objects.PodMetadata) -> str:
     key = key_of(metadata)
     for part in (metadata.namespace, metadata.name):
         if not part or not part.isprintable() or " " in part or "/" in part:

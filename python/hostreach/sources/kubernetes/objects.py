@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fields that matter of Services, EndpointSlices and Nodes, as typed structs.
+"""The fields that matter of Services, EndpointSlices, Nodes and Pods, as typed structs.
 
 Decoding only these takes a sixth of the time, and a tenth of the memory, of any client's models.
 What has the wrong type is refused for the object as a whole (`msgspec.ValidationError`); what is
@@ -27,6 +27,12 @@ class Annotations(Struct, gc=False):
     changed: str | None = field(
         name="endpoints.kubernetes.io/last-change-trigger-time", default=None
     )
+
+
+class PodAnnotations(Struct, gc=False):
+    exempt: str | None = field(name="hostreach.io/exempt", default=None)
+    static: str | None = field(name="kubernetes.io/config.mirror", default=None)
+    """Of a pod that its kubelet had from a file: the uid that it knows it by."""
 
 
 class Metadata(Struct, gc=False):
@@ -134,6 +140,23 @@ class NodeStatus(Struct, gc=False):
 class Node(Struct, gc=False):
     metadata: Metadata
     status: NodeStatus | None = None
+
+
+class PodMetadata(Struct, gc=False):
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = field(name="resourceVersion", default="")
+    annotations: PodAnnotations | None = None
+
+
+class PodStatus(Struct, gc=False):
+    phase: str | None = None
+
+
+class Pod(Struct, gc=False):
+    metadata: PodMetadata
+    status: PodStatus | None = None
 
 
 class Status(Struct, gc=False):

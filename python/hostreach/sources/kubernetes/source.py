@@ -17,17 +17,39 @@ from hostreach.syntax import quote
 
 from . import objects
 from .client import ApiClient, ApiError
-from .intake import KubeService, Place, Problem, Slice, take_service, take_slice
+from .intake import (
+    ExemptPod,
+    KubeService,
+    Place,
+    Problem,
+    Slice,
+    take_pod,
+    take_service,
+    take_slice,
+)
 from .services import Rules
 from .state import Kind, State
-from .watch import Changed, Listed, Listing, News, Patience, Resource, Spoiled, Watcher, quote_line
+from .watch import (
+    Changed,
+    Listed,
+    Listing,
+    News,
+    Patience,
+    Resource,
+    Spoiled,
+    Taken,
+    Watcher,
+    quote_line,
+)
 
 log = logging.getLogger("hostreach.kubernetes")
 
 SERVICES = "/api/v1/services"
 SLICES = "/apis/discovery.k8s.io/v1/endpointslices"
+PODS = "/api/v1/pods"
 NODE_SECONDS = 60.0
 """How often this node is read again, for its zone and addresses."""
+_SERVED: tuple[Kind, ...] = ("Service", "EndpointSlice")
 _AT_ONCE = 5000
 """News that one poll takes in, so that writing is not put off for ever."""
 
@@ -54,7 +76,15 @@ class Freshness:
 
 
 class KubernetesSource:
-    """Reads Services, EndpointSlices and this node; `state` belongs to the thread that polls."""
+    """Reads Services, EndpointSlices, this node and, if asked to, its pods.
+
+    What it knows belongs to the thread that polls.
+
+    Attributes:
+        state: of services and slices.
+        exempt_pods: pods of this node that are to see no service, by key.
+        pods_changed: whether those may be others than before; whoever acts on it resets it.
+    """
 
     def __init__(
         self,
@@ -62,8 +92,12 @@ class KubernetesSource:
         node: str,
         rules: Rules,
         patience: Patience = Patience(),  # noqa: B008 - immutable
+        *,
+        pods: bool = False,
     ) -> None:
         self.state = State(rules)
+        self.exempt_pods: dict[str, ExemptPod] = {}
+        self.pods_changed = False
         self._client = client
         self._place = Place(node)
         self._patience = patience
@@ -90,15 +124,20 @@ class KubernetesSource:
             objects.EndpointSlice,
             self._take_slice,
         )
+        on_node = {"fieldSelector": f"spec.nodeName={node}"}
+        resources = [services, slices]
+        if pods:
+            resources.append(Resource("Pod", PODS, on_node, objects.Pod, take_pod))
         self.watchers: dict[Kind, Watcher] = {
-            each.kind: Watcher(client, each, self._tell, self._stop, patience)
-            for each in (services, slices)
+            each.kind: Watcher(client, each, self._tell, self._stop, patience) for each in resources
         }
 
     def start(self) -> None:
         """Begin to read. The node comes first: what is local and near depends on it."""
         self._spawn(self.watchers["Service"].run)
         self._spawn(self._follow_node)
+        if "Pod" in self.watchers:
+            self._spawn(self.watchers["Pod"].run)
 
     def close(self, seconds: float = 1.0) -> None:
         """Stop reading; what is under way is broken off, and waited for no longer than that."""
@@ -131,13 +170,18 @@ class KubernetesSource:
 
     @property
     def freshness(self) -> Freshness:
-        """See there."""
-        states = [watcher.state for watcher in self.watchers.values()]
+        """See there; pods have no part in it."""
+        states = [self.watchers[kind].state for kind in _SERVED]
         return Freshness(
-            len(self._listed) == len(states),
+            self._listed.issuperset(_SERVED),
             all(state.connected for state in states),
             min(state.heard for state in states),
         )
+
+    @property
+    def pods_known(self) -> bool:
+        """Whether their list was complete once."""
+        return "Pod" in self._listed
 
     def problems_to_log(self) -> list[str]:
         """A line for each object whose problems are new or other ones; each is given once."""
@@ -155,21 +199,37 @@ class KubernetesSource:
     def _take(self, news: News | NodeSeen) -> None:
         if isinstance(news, Changed):
             self._note(news.kind, news.key, here=news.value is not None)
-            if news.kind == "Service":
-                assert not isinstance(news.value, Slice)
-                self.state.put_service(news.key, news.value)
-            else:
-                assert not isinstance(news.value, KubeService)
-                self.state.put_slice(news.key, news.value)
+            self._put(news.kind, news.key, news.value)
         elif isinstance(news, Spoiled):
             self._note(news.kind, news.key, here=True)
-            self.state.refuse(news.kind, news.key, news.problem)
+            if news.kind == "Pod":
+                self._put_pod(news.key, None, (news.problem,))
+            else:
+                self.state.refuse(news.kind, news.key, news.problem)
         elif isinstance(news, Listing):
             self._seen[news.kind] = set()
         elif isinstance(news, Listed):
             self._complete(news.kind)
         else:
             self._node_seen(news)
+
+    def _put(self, kind: Kind, key: str, value: Taken | None) -> None:
+        if kind == "Service":
+            assert value is None or isinstance(value, KubeService)
+            self.state.put_service(key, value)
+        elif kind == "EndpointSlice":
+            assert value is None or isinstance(value, Slice)
+            self.state.put_slice(key, value)
+        else:
+            assert value is None or isinstance(value, ExemptPod)
+            self._put_pod(key, value)
+
+    def _put_pod(self, key: str, pod: ExemptPod | None, problems: tuple[Problem, ...] = ()) -> None:
+        self.state.report("Pod", key, problems)
+        before = self.exempt_pods.pop(key, None)
+        if pod is not None:
+            self.exempt_pods[key] = pod
+        self.pods_changed |= pod != before
 
     def _note(self, kind: Kind, key: str, *, here: bool) -> None:
         if (seen := self._seen.get(kind)) is not None:
@@ -178,13 +238,16 @@ class KubernetesSource:
     def _complete(self, kind: Kind) -> None:
         """Forget what a whole list did not name."""
         seen = self._seen.pop(kind, set())
-        for key in self.state.keys(kind):
+        known = self.state.keys(kind) if kind in _SERVED else self._pods()
+        for key in known:
             if key not in seen:
-                if kind == "Service":
-                    self.state.put_service(key, None)
-                else:
-                    self.state.put_slice(key, None)
+                self._put(kind, key, None)
         self._listed.add(kind)
+        self.pods_changed |= kind == "Pod"
+
+    def _pods(self) -> list[str]:
+        refused = [key for kind, key in self.state.problems if kind == "Pod"]
+        return [*self.exempt_pods, *refused]
 
     def _node_seen(self, node: NodeSeen) -> None:
         if node.zone != self._place.zone:

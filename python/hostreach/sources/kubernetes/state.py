@@ -16,7 +16,8 @@ from hostreach.syntax import format_frontend
 from .intake import KubeService, Problem, Slice
 from .services import Rules, entries, local_ready
 
-Kind = Literal["Service", "EndpointSlice"]
+Kind = Literal["Service", "EndpointSlice", "Pod"]
+"""Of objects; what pods mean is kept elsewhere, but for their problems."""
 BATCH = 500
 """Services at a time: a first sync of a large cluster need not hold all entries at once."""
 
@@ -93,7 +94,7 @@ class State:
                 del self._slices[before]
             del self._service_of[key]
             self._dirty[before] = None
-        self._report("EndpointSlice", key, piece.problems if piece else ())
+        self.report("EndpointSlice", key, piece.problems if piece else ())
         if piece is None:
             return
         pieces = self._slices.setdefault(piece.service, {})
@@ -109,10 +110,10 @@ class State:
         """An object that cannot be used at all: as if it were gone, but reported."""
         if kind == "Service":
             self.put_service(key, None)
-            self._report(kind, key, (problem,))
+            self.report(kind, key, (problem,))
         else:
             self.put_slice(key, None)
-            self._report(kind, key, (problem,))
+            self.report(kind, key, (problem,))
 
     def keys(self, kind: Kind) -> list[str]:
         """Of the objects that are known, the refused ones among them."""
@@ -178,7 +179,7 @@ class State:
         if wanted:
             self._held[key] = tuple(wanted)
         if service is not None:
-            self._report("Service", key, tuple(problems))
+            self.report("Service", key, tuple(problems))
 
     def _claim(self, frontend: PlainFrontend, key: str) -> str:
         """Who has it now."""
@@ -221,7 +222,8 @@ class State:
         if not waiting:
             self._waiting.pop(frontend, None)
 
-    def _report(self, kind: Kind, key: str, problems: tuple[Problem, ...]) -> None:
+    def report(self, kind: Kind, key: str, problems: tuple[Problem, ...]) -> None:
+        """What of an object is left out, from now on."""
         if problems:
             self.problems[kind, key] = problems
         else:

@@ -23,7 +23,7 @@ from hostreach.errors import InvalidInput
 
 from . import objects
 from .client import ApiClient, ApiError, Params, TooLarge, TooLong
-from .intake import KubeService, Problem, Slice
+from .intake import ExemptPod, KubeService, Problem, Slice
 from .state import Kind
 
 log = logging.getLogger("hostreach.kubernetes")
@@ -32,6 +32,9 @@ PAGE = 500
 GONE = 410
 _MISSING = (400, 404, 422)
 """How servers without WatchList answer, or one that has it turned off."""
+
+
+Taken: TypeAlias = KubeService | Slice | ExemptPod
 
 
 class Listing(NamedTuple):
@@ -51,7 +54,7 @@ class Changed(NamedTuple):
 
     kind: Kind
     key: str
-    value: KubeService | Slice | None
+    value: Taken | None
 
 
 class Spoiled(NamedTuple):
@@ -73,7 +76,7 @@ class Resource:
     path: str
     params: Params
     type: type
-    take: Callable[[Any], KubeService | Slice | None]
+    take: Callable[[Any], Taken | None]
 
 
 @dataclass(frozen=True)

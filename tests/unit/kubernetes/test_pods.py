@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which pods are to see no service, and where their cgroups are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from kube.objects import pod, taken_pod
+
+from hostreach.agent.pods import pod_cgroups
+from hostreach.errors import InvalidInput
+
+UID = "0f9d3c1e-7c0b-4d5e-9a51-2f8f4f0c8a11"
+SLICE = UID.replace("-", "_")
+
+
+def test_a_pod_that_asks_for_it() -> None:
+    found = taken_pod(pod("web-0", uid=UID))
+    assert found is not None
+    assert found == ("default/web-0", UID)
+
+
+@pytest.mark.parametrize("said", [None, "false"])
+def test_a_pod_that_does_not(said: str | None) -> None:
+    assert taken_pod(pod(uid=UID, exempt=said)) is None
+
+
+@pytest.mark.parametrize(
+    ("phase", "exempt"),
+    [
+        ("Pending", True),
+        ("Running", True),
+        ("Unknown", True),
+        ("Succeeded", False),
+        ("Failed", False),
+    ],
+)
+def test_for_as_long_as_it_may_run(phase: str, exempt: bool) -> None:
+    assert (taken_pod(pod(uid=UID, phase=phase)) is not None) == exempt
+
+
+@pytest.mark.parametrize("said", ["True", "yes", "", "1", "true\n"])
+def test_what_the_annotation_cannot_say(said: str) -> None:
+    with pytest.raises(InvalidInput, match=r'hostreach\.io/exempt is "true" or "false"') as caught:
+        taken_pod(pod(uid=UID, exempt=said))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("uid", ["", "../../x", "a" * 65, "0f9d3c1e/7c0b"])
+def test_what_is_no_uid(uid: str) -> None:
+    with pytest.raises(InvalidInput, match="is no uid"):
+        taken_pod(pod(uid=uid))
+
+
+def test_a_static_pod_is_known_by_its_files_hash() -> None:
+    """The API gives its mirror another uid than the kubelet names the cgroup by."""
+    mirror = {"kubernetes.io/config.mirror": "b1946ac92492d2347c6235b4d2611184"}
+    found = taken_pod(pod(uid=UID, **mirror))
+    assert found is not None
+    assert found.uid == "b1946ac92492d2347c6235b4d2611184"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"kubepods/pod{UID}",
+        f"kubepods/burstable/pod{UID}",
+        f"kubepods/besteffort/pod{UID}",
+        f"kubepods.slice/kubepods-pod{SLICE}.slice",
+        f"kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{SLICE}.slice",
+        f"kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{SLICE}.slice",
+        f"kubelet/kubepods/besteffort/pod{UID}",
+        f"custom/root/kubepods/burstable/pod{UID}",
+    ],
+)
+def test_where_a_pods_cgroup_is(tmp_path: Path, path: str) -> None:
+    """By either driver, in any class, below a root of the kubelet's own."""
+    (tmp_path / path / "cri-containerd-1234.scope").mkdir(parents=True)
+    (tmp_path / "system.slice" / f"pod{UID}").mkdir(parents=True)  # somebody's joke
+    (tmp_path / "kubepods" / "burstable").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "kubepods" / f"pod{UID}.txt").write_text("no cgroup")
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert [*pod_cgroups(str(tmp_path))] == [(UID, str(tmp_path / path))]
+
+
+def test_no_cgroups_at_all(tmp_path: Path) -> None:
+    assert not [*pod_cgroups(str(tmp_path / "nowhere"))]
