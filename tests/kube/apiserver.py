@@ -189,9 +189,10 @@ class _Handler(BaseHTTPRequestHandler):
         if not api.is_running:
             self.close_connection = True
             return
-        if api.trouble.answers:
+        with contextlib.suppress(IndexError):  # two may come for the last one
             self._refuse(*api.trouble.answers.pop(0))
-        elif api.token and self.headers["Authorization"] != f"Bearer {api.token}":
+            return
+        if api.token and self.headers["Authorization"] != f"Bearer {api.token}":
             self._refuse(401, {})
         elif parts.path.startswith("/api/v1/nodes/"):
             self._get("Node", parts.path.rpartition("/")[2])
@@ -301,15 +302,17 @@ class _Handler(BaseHTTPRequestHandler):
         marked = time.monotonic()
         while True:
             with api.changed:
-                if api.epoch == epoch and api.version == version:
+                silent = api.trouble.silent  # what is not said now is said later, or to the next
+                if api.epoch == epoch and (silent or api.version == version):
                     api.changed.wait(min(api.bookmarks, 0.5))
-                missed = version < api.oldest
-                news = [entry for entry in _after(api.log, version) if entry[2] == kind]
-                version = max(version, api.version)
                 ended = api.epoch != epoch
+                if not silent:
+                    missed = version < api.oldest
+                    news = [entry for entry in _after(api.log, version) if entry[2] == kind]
+                    version = max(version, api.version)
             if ended or time.monotonic() > deadline:
                 return
-            if api.trouble.silent:
+            if silent:
                 continue
             if missed:
                 self._event("ERROR", GONE)

@@ -19,7 +19,7 @@ def web() -> Iterator[WebServer]:
 
 
 def say(port: int, text: str, host: str = "127.0.0.1") -> str:
-    with socket.create_connection((host, port), timeout=5) as client:
+    with socket.create_connection((host, port), timeout=30) as client:
         answer = b""
         try:
             client.sendall(text.encode())
