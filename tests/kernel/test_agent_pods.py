@@ -75,7 +75,7 @@ def said(box: Box, container: Path) -> object:
 
 
 def becomes(box: Box, container: Path, what: str) -> None:
-    wait_until(lambda: said(box, container) == what, f"{container} saying {what}", seconds=20)
+    wait_until(lambda: said(box, container) == what, f"{container} saying {what}")
 
 
 @pytest.mark.parametrize("above", [SYSTEMD, CGROUPFS], ids=["systemd", "cgroupfs"])

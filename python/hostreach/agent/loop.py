@@ -83,6 +83,7 @@ class Agent:
             self._serve()
             self._exempt()
             self.source.start()  # it reads while the programs are loaded
+            self._notifier.waiting("loading the programs")
             self._attach()
             self._follow_pods()
             while not stopped():

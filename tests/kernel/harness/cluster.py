@@ -78,7 +78,7 @@ class Cluster:
 
 
 @contextmanager
-def cluster(box: Box, timeout: float = 120) -> Iterator[Cluster]:
+def cluster(box: Box, timeout: float = 600) -> Iterator[Cluster]:
     """Stands for as long as the block."""
     with box.talk(serve, timeout=timeout) as line:
         yield Cluster(line)
@@ -138,7 +138,7 @@ class Agent:
     def log(self) -> str:
         return self._log.read_text()
 
-    def wait_ready(self, seconds: float = 40) -> None:
+    def wait_ready(self, seconds: float = 90) -> None:
         wait_until(lambda: self.ask("/readyz")[0] == 200, "the agent being ready", seconds)
 
     def ask(self, path: str, port: int = LISTEN) -> tuple[int, dict[str, str], str]:
