@@ -306,7 +306,7 @@ class KernelTable:
             if before == networks:
                 self._core.refresh_node_addresses()
             else:
-                self._core.set_host(netns, networks)
+                self._core.set_host(netns, networks, _core.local_addresses(None))
 
     def traffic(self, frontends: Sequence[PlainFrontend]) -> list[tuple[int, int]]:
         """Translations and refusals of each, since it was added; (0, 0) for what is not there."""
