@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .harness import Box, mount_bpffs, sweep
+from .harness import Box, kernel, mount_bpffs, sweep
 from .harness.cgroup import v2_root
 
 if TYPE_CHECKING:
@@ -47,6 +47,12 @@ def node(box: Box) -> Iterator[Node]:
     with hostreach.open(str(box.pin), capacities=capacities) as opened:
         opened.attach(cgroup=str(box.cgroup))
         yield opened
+
+
+@pytest.fixture
+def ending() -> None:
+    """For tests of what ends sockets; test_sockets_unended says what happens without."""
+    kernel.need(kernel.ends_sockets(), "way to end sockets")
 
 
 @pytest.hookimpl(wrapper=True)

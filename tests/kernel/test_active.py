@@ -15,7 +15,7 @@ import pytest
 
 from hostreach import Service
 
-from .harness import Box, Line, linux, scaled, wait_until
+from .harness import Box, Line, kernel, linux, scaled, wait_until
 from .harness.clients import (
     FAMILIES,
     RAW_UNSPEC,
@@ -140,7 +140,9 @@ def test_failed_connects(box: Box, node: Node, kind: str) -> None:
             test.ask()
         test.ask()
         with new_socket(V4, kind) as client:
-            assert outcome(connect, client, ("10.96.0.21", 80)) == "ECONNREFUSED"
+            refused = kind == TCP or kernel.refuses_at_once()
+            answer = outcome(connect, client, ("10.96.0.21", 80))
+            assert answer == ("ECONNREFUSED" if refused else None)
             test.ask()
             connect(client, VIPS[0])
             test.ask()
@@ -163,13 +165,19 @@ def test_failed_connects(box: Box, node: Node, kind: str) -> None:
 
 
 def test_refused_while_connected(box: Box, node: Node) -> None:
-    """A UDP socket stays connected where it was, and is counted there."""
+    """A UDP socket stays connected where it was, and is counted there.
+
+    Where the kernel cannot refuse its connect, the count stays until it is closed.
+    """
     place(box, node, UDP_CONNECTED)
 
     def converse(test: Line) -> None:
         with connected(UDP_CONNECTED) as client:
-            assert outcome(connect, client, ("10.96.0.21", 80)) == "ECONNREFUSED"
-            assert ask(client).server == SERVERS[0]
+            if kernel.refuses_at_once():
+                assert outcome(connect, client, ("10.96.0.21", 80)) == "ECONNREFUSED"
+                assert ask(client).server == SERVERS[0]
+            else:
+                connect(client, ("10.96.0.21", 80))
             test.ask()
 
     check(box, node, converse, [1, 0, 0, 0])
@@ -360,7 +368,7 @@ def test_counts_stay_with_the_backend(box: Box, node: Node) -> None:
 
 
 def test_recounted_at_attach(box: Box, node: Node) -> None:
-    """What was opened or closed while nobody looked."""
+    """What was opened or closed while nobody looked; see test_sockets_counted."""
     place(box, node)
 
     def converse(test: Line) -> None:
@@ -379,9 +387,10 @@ def test_recounted_at_attach(box: Box, node: Node) -> None:
         node.detach()
         client.ask()
         node.attach(cgroup=str(box.cgroup))
-        assert counts(node) == [2, 0, 0, 0]
+        stale = 0 if kernel.counts_sockets() else 3
+        assert counts(node) == [2 + stale, 0, 0, 0]
         client.ask()
-        assert counts(node) == [0] * 4
+        assert counts(node) == [stale, 0, 0, 0]
         client.send()
 
 
@@ -398,7 +407,8 @@ def test_an_upgrade_keeps_counts(box: Box, node: Node, monkeypatch: pytest.Monke
 
     with box.talk(converse) as client:
         client.recv()
-        monkeypatch.setenv("HOSTREACH_WITHOUT", "set_retval")
+        # at least the second is in every kernel that counts
+        kernel.switch_off(monkeypatch, "set_retval", "netns_cookie")
         assert node.attach(cgroup=str(box.cgroup)).changes
         assert counts(node) == [5, 0, 0, 0]
         client.ask()

@@ -23,8 +23,19 @@ from .harness.clients import (
     exchange,
     new_socket,
     outcome,
+    refusals,
 )
-from .harness.host import PORT, attach_inside, cgroups, give_addresses, move_to, opened, pods
+from .harness.host import (
+    HOST_V4,
+    HOST_V6,
+    PORT,
+    attach_inside,
+    cgroups,
+    give_addresses,
+    move_to,
+    opened,
+    pods,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -316,7 +327,7 @@ def test_node_ports_by_family(box: Box) -> None:
                 which = V4 if family == 4 else V6
                 return exchange(which, UDP_CONNECTED, (host, PORT)).server
 
-            return outcome(server, 4, "127.0.0.1"), outcome(server, 6, "::1")
+            return outcome(server, 4, HOST_V4), outcome(server, 6, HOST_V6)
 
         node.services.add(Service.of(frontend, *four, *six, affinity="1h"))
         for _ in range(10):
@@ -326,7 +337,7 @@ def test_node_ports_by_family(box: Box) -> None:
         node.services.set(Service.of(frontend, *four, affinity="1h"))
         one, other = box.call(pair)
         assert one in four
-        assert other == "ECONNREFUSED"
+        assert other == refusals()[UDP_CONNECTED]
 
 
 def test_node_ports_keep_both_families(box: Box) -> None:
@@ -341,8 +352,8 @@ def test_node_ports_keep_both_families(box: Box) -> None:
         def alternate() -> tuple[set[str], set[str]]:
             found: tuple[set[str], set[str]] = (set(), set())
             for _ in range(12):
-                found[0].add(exchange(V4, UDP_CONNECTED, ("127.0.0.1", PORT)).server)
-                found[1].add(exchange(V6, UDP_CONNECTED, ("::1", PORT)).server)
+                found[0].add(exchange(V4, UDP_CONNECTED, (HOST_V4, PORT)).server)
+                found[1].add(exchange(V6, UDP_CONNECTED, (HOST_V6, PORT)).server)
             return found
 
         one, other = box.call(alternate)

@@ -18,9 +18,9 @@ from .harness import Box, Line, rawbpf, wait_until
 from .harness.bpf import attached, link_ids, map_ids, program_ids
 from .harness.clients import TCP, UDP_CONNECTED, V4, Seen, exchange, outcome
 
-TCP_HOOKS = {f"cgroup_inet{v}_{what}" for v in "46" for what in ("connect", "getpeername")}
-TCP_HOOKS |= {"cgroup_inet_sock_release"}
-UDP_HOOKS = {f"cgroup_udp{v}_{what}" for v in "46" for what in ("sendmsg", "recvmsg")}
+TCP_HOOKS = {f"{what}{v}" for v in "46" for what in ("connect", "getpeername")}
+TCP_HOOKS |= {"sock_release"}
+UDP_HOOKS = {f"{what}{v}" for v in "46" for what in ("sendmsg", "recvmsg")}
 VIP = ("10.96.0.10", 80)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from hostreach import Service
 
-from .harness import Box, linux
+from .harness import Box, kernel, linux
 from .harness.clients import TCP, V4, Seen, exchange, outcome
 from .harness.host import HOST_V4, HOST_V6, PORT, attach_inside, give_addresses, opened, pods
 
@@ -100,8 +100,12 @@ def bind_all(cases: Iterable[Case] = CASES) -> dict[str, str]:
     return {str(case): bind(*case[:4]) for case in cases}
 
 
+NO_PROTECTION = "hook that can refuse a bind"  # test_cli tells what attach says then
+
+
 @pytest.fixture
 def host(box: Box) -> Iterator[Node]:
+    kernel.need(kernel.has("post_bind"), NO_PROTECTION)
     give_addresses(box)
     with opened(box) as node:
         attach_inside(box, node, protect_binds=True)
@@ -197,6 +201,7 @@ def test_sharing_a_port_is_no_way_round(box: Box, host: Node, option: str) -> No
 
 def test_a_server_from_before_stays(box: Box, node: Node) -> None:
     """Protection ends no listener; other namespaces and the network still reach it."""
+    kernel.need(kernel.has("post_bind"), NO_PROTECTION)
     box.serve(f"10.0.0.2:{PORT}/tcp")
     give_addresses(box)
     attach_inside(box, node, protect_binds=True)
@@ -247,8 +252,7 @@ def test_ports_that_the_kernel_chooses_later(box: Box, host: Node) -> None:
 
 def test_mptcp_servers_too(box: Box, host: Node) -> None:
     """They take the same port."""
-    if not Path("/proc/sys/net/mptcp/enabled").exists():
-        pytest.skip("this kernel has no MPTCP")
+    kernel.need(kernel.has_mptcp(), "MPTCP")
     assert host.status().protect_binds
 
     def attempt() -> list[str]:

@@ -16,7 +16,7 @@ import pytest
 from hostreach.cli import main
 from hostreach.datapath import kernel_features, socket_features
 
-from .harness import Box, cli, linux
+from .harness import Box, cli, kernel, linux
 from .harness.bpf import attached
 from .harness.clients import TCP, V4, Seen, exchange, outcome
 from .harness.host import mount_hierarchy
@@ -334,7 +334,7 @@ def test_kernels_that_cannot(
     options: tuple[str, ...],
     parts: tuple[str, ...],
 ) -> None:
-    monkeypatch.setenv("HOSTREACH_WITHOUT", without)
+    kernel.switch_off(monkeypatch, without)
     attach = ("attach", "--cgroup", str(box.cgroup))
     one_line(cli.run(box.pin, *attach, *options), 1, *parts)
     assert not attached(box.cgroup)
@@ -386,7 +386,7 @@ def test_doctor(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
         ("netns_cookie", {"netns_cookie", "host_netns"}),
         ("btf", {"btf", "sock_destroy"}),
     ):
-        monkeypatch.setenv("HOSTREACH_WITHOUT", without)
+        kernel.switch_off(monkeypatch, without)
         said = cli.run(box.pin, "doctor", "--json")
         now = {each["name"]: each["found"] for each in said.json["features"]}
         assert now == found | dict.fromkeys(missing, False)

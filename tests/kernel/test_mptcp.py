@@ -6,28 +6,31 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from hostreach import Service
 
-from .harness import Box, Line, linux, wait_until
+from .harness import Box, Line, kernel, linux, wait_until
 from .harness.clients import FAMILIES, RAW_UNSPEC, V4, Family, connect, limit_waits, line, outcome
 from .harness.host import attach_inside, opened
 
 if TYPE_CHECKING:
     from hostreach.node import Node
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/sys/net/mptcp/enabled").exists(), reason="this kernel has no MPTCP"
-)
 FAMILY = pytest.mark.parametrize("family", FAMILIES, ids=str)
 FRONTEND = "10.96.0.10:80/tcp"
 VIP = ("10.96.0.10", 80)
 SERVER = "10.0.0.2:8080"
 SOL_MPTCP, MPTCP_INFO = 284, 1
+
+
+@pytest.fixture(autouse=True)
+def mptcp(request: pytest.FixtureRequest) -> None:
+    kernel.need(kernel.has_mptcp(), "MPTCP")
+    if request.function is not test_a_kernel_without:
+        kernel.need(kernel.has("mptcp"), "way from a subflow to its MPTCP socket")
 
 
 def new_socket(family: Family = V4, *, blocking: bool = True) -> socket.socket:
@@ -205,7 +208,7 @@ def test_a_kernel_without(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
 
     What is counted for the subflow stays until the next recount: nothing tells of its end.
     """
-    monkeypatch.setenv("HOSTREACH_WITHOUT", "mptcp")
+    kernel.switch_off(monkeypatch, "mptcp")
     box.serve(f"{SERVER}/tcp")
     with opened(box) as node:
         attach_inside(box, node)

@@ -13,7 +13,7 @@ import pytest
 import hostreach
 from hostreach import Service, errors
 
-from .harness import Box, Servers
+from .harness import Box, Servers, kernel
 from .harness.clients import (
     KINDS,
     TCP,
@@ -28,6 +28,7 @@ from .harness.clients import (
     new_socket,
     outcome,
     protocol_of,
+    refusals,
 )
 from .harness.host import HOST_V4, HOST_V6, PORT, Pod, attach_inside, give_addresses, opened, pods
 
@@ -99,13 +100,23 @@ def try_all(way: Way, port: int = PORT) -> dict[str, object]:
     return {kind: outcome(_try, way, kind, port) for kind in KINDS}
 
 
+def refused() -> dict[str, str]:
+    """As refusals(); but who asks for ICMP errors, as _try() does, hears of lost datagrams too."""
+    return refusals() | {UDP_UNCONNECTED: "ECONNREFUSED"}
+
+
+def ways() -> list[Way]:
+    """Those that reach a node: frontend here; none by loopback if nobody knows the host's."""
+    return [way for way in WAYS if kernel.knows_the_host() or not way.loopback]
+
+
 def try_ways(port: int = PORT) -> list[dict[str, object]]:
-    """The same for each of WAYS."""
-    return [try_all(way, port) for way in WAYS]
+    """What each kind of client comes to, by each of ways()."""
+    return [try_all(way, port) for way in ways()]
 
 
 def by_way(seen: list[dict[str, object]]) -> dict[str, dict[str, object]]:
-    return dict(zip(map(str, WAYS), seen, strict=True))
+    return dict(zip(map(str, ways()), seen, strict=True))
 
 
 def _try(way: Way, kind: str, port: int) -> Seen:
@@ -124,7 +135,7 @@ def test_reached(box: Box, host: Node) -> None:
     serve_backends(box)
     add(host)
     expected: list[dict[str, object]]
-    expected = [dict.fromkeys(KINDS, Seen(BACKENDS[w.version], (w.shown, PORT))) for w in WAYS]
+    expected = [dict.fromkeys(KINDS, Seen(BACKENDS[w.version], (w.shown, PORT))) for w in ways()]
     assert by_way(box.call(try_ways)) == by_way(expected)
 
 
@@ -134,9 +145,27 @@ def test_loopback_is_shown_as_without_hostreach(box: Box, host: Node) -> None:
     box.serve("127.0.0.1:90/tcp", "127.0.0.1:90/udp", "[::1]:90/tcp", "[::1]:90/udp")
     seen = by_way(box.call(try_ways, 90))
     assert seen == by_way(box.call(try_ways, 90, bare=True))
-    for way in WAYS:
+    for way in ways():
         shown = {each.peer for each in seen[str(way)].values() if isinstance(each, Seen)}
         assert shown <= {(way.shown, 90)}, way
+
+
+def test_loopback_where_nobody_knows_the_host(
+    box: Box, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is left alone, and the node's addresses are served all the same."""
+    kernel.switch_off(monkeypatch, "netns_cookie")
+    give_addresses(box)
+    attach_inside(box, node)
+    serve_backends(box)
+    add(node)
+    for way in WAYS:
+        seen = box.call(try_all, way)
+        if way.loopback:
+            assert seen == box.call(try_all, way, bare=True)
+        else:
+            shown = (way.shown, PORT)
+            assert seen == dict.fromkeys(KINDS, Seen(BACKENDS[way.version], shown))
 
 
 def test_a_pods_loopback_is_its_own(host: Node, pod: Pod) -> None:
@@ -147,7 +176,7 @@ def test_a_pods_loopback_is_its_own(host: Node, pod: Pod) -> None:
     add(host)
     there = Servers(pod.enter, [*servers, *own], reuse_port=False)
     try:
-        seen = by_way(pod.call(try_ways))
+        seen = {str(way): pod.call(try_all, way) for way in WAYS}
     finally:
         there.stop()
     for way in WAYS:
@@ -190,11 +219,11 @@ def test_backends_of_one_family(box: Box, host: Node, version: int) -> None:
     """A client gets its own family's, and is refused where there are none."""
     serve_backends(box)
     add(host, BACKENDS[version])
-    for way, seen in zip(WAYS, box.call(try_ways), strict=True):
+    for way, seen in zip(ways(), box.call(try_ways), strict=True):
         if way.version == version:
             assert seen == dict.fromkeys(KINDS, Seen(BACKENDS[version], (way.shown, PORT)))
         else:
-            assert seen == dict.fromkeys(KINDS, "ECONNREFUSED"), way
+            assert seen == refused(), way
 
 
 def test_the_other_familys_states_do_not_matter(box: Box, host: Node) -> None:
@@ -204,10 +233,12 @@ def test_the_other_familys_states_do_not_matter(box: Box, host: Node) -> None:
     for state4, state6 in (("draining", "active"), ("active", "down"), ("down", "draining")):
         backends = [f"{BACKENDS[4]},state={state4}", f"{BACKENDS[6]},state={state6}"]
         host.services.set(Service.of(frontend, *backends))
-        for way, seen in zip(WAYS, box.call(try_ways), strict=True):
+        for way, seen in zip(ways(), box.call(try_ways), strict=True):
             state = state4 if way.version == 4 else state6
             reached = Seen(BACKENDS[way.version], (way.shown, PORT))
-            assert seen[UDP_CONNECTED] == ("ECONNREFUSED" if state == "down" else reached)
+            assert seen[UDP_CONNECTED] == (
+                refusals()[UDP_CONNECTED] if state == "down" else reached
+            )
 
 
 def test_shares_are_of_each_family(host: Node) -> None:
@@ -227,14 +258,16 @@ def test_exact_frontends_come_first(box: Box, host: Node) -> None:
     host.services.add(Service.of(f"127.0.0.1:{PORT}/tcp", way[1]))
 
     def servers() -> list[str]:
-        hosts = (HOST_V4, "127.0.0.1", "127.0.0.2", "0.0.0.0")
-        return [exchange(V4, TCP, (host, PORT)).server for host in hosts]
+        hosts = (HOST_V4, "127.0.0.1", "10.0.0.1", "0.0.0.0")
+        seen = [outcome(exchange, V4, TCP, (host, PORT)) for host in hosts]
+        return [each.server if isinstance(each, Seen) else str(each) for each in seen]
 
+    by_loopback = BACKENDS[4] if kernel.knows_the_host() else "ECONNREFUSED"
     assert box.call(servers) == [way[0], way[1], BACKENDS[4], way[1]]
     host.services.remove(f"{HOST_V4}:{PORT}/tcp")
     assert box.call(servers) == [BACKENDS[4], way[1], BACKENDS[4], way[1]]
     host.services.remove(f"127.0.0.1:{PORT}/tcp")
-    assert box.call(servers) == [BACKENDS[4]] * 4
+    assert box.call(servers) == [BACKENDS[4], by_loopback, BACKENDS[4], by_loopback]
     host.services.set(Service.of(f"{HOST_V4}:{PORT}/tcp"))
     host.services.remove(f"node:{PORT}/tcp")
     seen = box.call(outcome, exchange, V4, TCP, (HOST_V4, PORT))
@@ -251,9 +284,11 @@ def test_one_socket_by_several_names(box: Box, host: Node) -> None:
             return [ask(client, (name, PORT)).peer for name in names]
 
     for family, names in (
-        (V4, [HOST_V4, "127.0.0.1", "127.0.0.2", HOST_V4, "127.0.0.1"]),
-        (V6, [HOST_V6, "::1", f"::ffff:{HOST_V4}", "::ffff:127.0.0.1", "::1", HOST_V6]),
+        (V4, [HOST_V4, "127.0.0.1", "127.0.0.2", HOST_V4, "127.0.0.1", "10.0.0.1"]),
+        (V6, [HOST_V6, "::1", f"::ffff:{HOST_V4}", "::ffff:127.0.0.1", "fd00::1", "::1", HOST_V6]),
     ):
+        if not kernel.knows_the_host():
+            names = [name for name in names if "127" not in name and name != "::1"]
         assert box.call(converse, family, names) == [(name, PORT) for name in names]
 
 
@@ -270,7 +305,7 @@ def test_addresses_by_cidr(box: Box, node: Node) -> None:
     def exchange_outcome(way: Way) -> object:
         return outcome(exchange, way.family, TCP, (way.host, PORT))
 
-    loopback = {way.host for way in WAYS if way.loopback}
+    loopback = {way.host for way in ways() if way.loopback}
     v4, v6 = {HOST_V4, f"::ffff:{HOST_V4}"}, {HOST_V6}
     for cidrs, expected in (
         (["192.0.2.0/24"], v4),
@@ -307,6 +342,7 @@ def test_addresses_on_loopback_links_count(box: Box, host: Node) -> None:
 
 def test_another_namespace_as_the_hosts(box: Box, node: Node) -> None:
     """--host-netns: attached from elsewhere, the host's loopback is found all the same."""
+    kernel.need(kernel.knows_the_host(), "cookie of a network namespace for user space")
     serve_backends(box)
     add(node)
     loopback = (V4, TCP, ("127.0.0.1", PORT))
@@ -325,7 +361,7 @@ def test_no_network_namespace(box: Box, host: Node) -> None:
         assert "\n" not in str(caught.value)
     add(host)
     serve_backends(box)
-    assert isinstance(box.call(outcome, exchange, V4, TCP, ("127.0.0.1", PORT)), Seen)
+    assert isinstance(box.call(outcome, exchange, V4, TCP, (HOST_V4, PORT)), Seen)
 
 
 def test_removed_and_detached(box: Box, host: Node) -> None:
@@ -335,7 +371,7 @@ def test_removed_and_detached(box: Box, host: Node) -> None:
     add(host)
     for protocol in TYPES:
         host.services.set(Service.of(f"node:{PORT}/{protocol}"))
-    assert box.call(try_ways) == [dict.fromkeys(KINDS, "ECONNREFUSED")] * len(WAYS)
+    assert box.call(try_ways) == [refused()] * len(ways())
     bare = box.start(try_all, way, bare=True).result()
     for protocol in TYPES:
         host.services.remove(f"node:{PORT}/{protocol}")
@@ -351,7 +387,7 @@ def test_a_backend_on_the_same_port(box: Box, host: Node) -> None:
     for protocol in TYPES:
         host.services.add(Service.of(f"node:{PORT}/{protocol}", own))
     box.serve(*(f"{own}/{protocol}" for protocol in TYPES))
-    for way, seen in zip(WAYS, box.call(try_ways), strict=True):
+    for way, seen in zip(ways(), box.call(try_ways), strict=True):
         if way.version == 4:
             assert seen == dict.fromkeys(KINDS, Seen(own, (way.shown, PORT))), way
 
@@ -369,7 +405,7 @@ def test_many_node_ports(box: Box, kind: str) -> None:
         )
 
         def found(candidates: list[int]) -> list[int]:
-            results = {p: outcome(exchange, V4, kind, ("127.0.0.1", p)) for p in candidates}
+            results = {p: outcome(exchange, V4, kind, ("10.0.0.1", p)) for p in candidates}
             for port, seen in results.items():
                 assert not isinstance(seen, Seen) or seen.server == f"10.0.0.2:{port}"
             return [port for port, seen in results.items() if isinstance(seen, Seen)]
@@ -386,15 +422,15 @@ def test_many_node_ports(box: Box, kind: str) -> None:
 def test_a_listener_of_the_host_is_reached_again(box: Box, host: Node) -> None:
     """What a NodePort hid from local clients is there when it goes."""
     serve_backends(box)
-    box.serve(f"127.0.0.1:{PORT}/tcp")
+    box.serve(f"{HOST_V4}:{PORT}/tcp")
     host.services.add(Service.of(f"node:{PORT}/tcp", *BACKENDS.values()))
 
     def server() -> str:
-        return exchange(V4, TCP, ("127.0.0.1", PORT)).server
+        return exchange(V4, TCP, (HOST_V4, PORT)).server
 
     assert box.call(server) == BACKENDS[4]
     host.services.remove(f"node:{PORT}/tcp")
-    assert box.call(server) == f"127.0.0.1:{PORT}"
+    assert box.call(server) == f"{HOST_V4}:{PORT}"
 
 
 def test_ping_sockets_are_untouched(box: Box, host: Node) -> None:

@@ -11,7 +11,7 @@ import hostreach
 from hostreach import Node, Service, errors
 from hostreach.datapath import kernel_features
 
-from .harness import Box, cli, rawbpf
+from .harness import Box, cli, kernel, rawbpf
 from .harness.bpf import attached
 from .harness.clients import TCP, V4, Seen, exchange
 from .harness.host import cgroups, move_to
@@ -122,5 +122,5 @@ def test_order_is_kept_until_detached(box: Box, serving: Node) -> None:
 def test_a_kernel_without_order(
     box: Box, serving: Node, monkeypatch: pytest.MonkeyPatch, without: str
 ) -> None:
-    monkeypatch.setenv("HOSTREACH_WITHOUT", without)
+    kernel.switch_off(monkeypatch, without)
     test_order_is_kept_until_detached(box, serving)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .harness import Box, Line, wait_until
+from .harness import Box, Line, kernel, wait_until
 from .harness.clients import FAMILIES, TCP, UDP_CONNECTED, V4, Family
 from .harness.fates import ENDED, Place, disconnected, straight_there, unconnected, unused
 
@@ -26,7 +26,10 @@ def counts(node: Node, frontend: str) -> int:
 
 @KIND
 def test_counted_anew(box: Box, node: Node, kind: str) -> None:
-    """What closed while nobody was attached is not counted any more."""
+    """What closed while nobody was attached is not counted any more.
+
+    Where the kernel lets nobody go over sockets it is counted for good, and detach cannot tell.
+    """
     place = Place(box, node, V4, kind)
 
     def converse(test: Line) -> None:
@@ -41,15 +44,16 @@ def test_counted_anew(box: Box, node: Node, kind: str) -> None:
     with box.talk(converse) as test:
         test.recv()
         assert counts(node, place.frontend) == 5
-        assert node.detach().sockets == 5
+        assert node.detach().sockets == (5 if kernel.counts_sockets() else None)
         for _ in range(2):
             test.ask()
         assert counts(node, place.frontend) == 5
         node.attach(cgroup=str(box.cgroup))
-        assert counts(node, place.frontend) == 3
+        stale = 0 if kernel.counts_sockets() else 2
+        assert counts(node, place.frontend) == 3 + stale
         for left in (2, 1, 0):
             test.ask()
-            assert counts(node, place.frontend) == left
+            assert counts(node, place.frontend) == left + stale
         test.send()
 
 
@@ -67,11 +71,12 @@ def test_detach_counts(box: Box, node: Node, family: Family, kind: str) -> None:
 
     with box.talk(converse) as test:
         test.recv()
-        assert node.detach().sockets == 2
+        assert node.detach().sockets == (2 if kernel.counts_sockets() else None)
         assert node.detach().sockets == 0
         test.send()
 
 
+@pytest.mark.usefixtures("ending")
 def test_ended_and_counted(box: Box, node: Node) -> None:
     """An ended socket counts until its client closes it, as every other does."""
     place = Place(box, node, V4, UDP_CONNECTED)

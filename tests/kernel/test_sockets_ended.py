@@ -8,7 +8,6 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,13 +16,15 @@ import hostreach
 from hostreach import Service
 from hostreach.node import Capacities
 
-from .harness import Box, Line, linux, wait_until
+from .harness import Box, Line, kernel, linux, wait_until
 from .harness.clients import FAMILIES, TCP, UDP_CONNECTED, V4, Family, new_socket, outcome
 from .harness.fates import ALIVE, ENDED, Place, ended
 
 if TYPE_CHECKING:
     from hostreach.node import Node
 
+
+pytestmark = pytest.mark.usefixtures("ending")
 
 FAMILY = pytest.mark.parametrize("family", FAMILIES, ids=str)
 
@@ -65,7 +66,7 @@ CAUSES = (remove_backend, down, set_others, apply_others, remove_service)
 def test_ended_with_their_backend(
     box: Box, node: Node, family: Family, kind: str, without: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HOSTREACH_WITHOUT", without)
+    kernel.switch_off(monkeypatch, without)
     place = Place(box, node, family, kind)
     with place.clients() as (test, sent_to):
         remove_backend(place)
@@ -74,7 +75,7 @@ def test_ended_with_their_backend(
         assert ended(node) == sum(gone)
         if any(gone):
             assert node.last_ended
-            assert node.last_ended.method == ("netlink" if without else "bpf")
+            assert node.last_ended.method == ("bpf" if kernel.ends_by_bpf() else "netlink")
             assert {(s.service, s.backend) for s in node.last_ended.sockets} == {
                 (place.frontend, place.backends[0])
             }
@@ -181,22 +182,10 @@ def test_connecting_client_is_told(box: Box, node: Node) -> None:
         assert test.ask() == ENDED
 
 
-def test_where_the_kernel_cannot(box: Box, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOSTREACH_WITHOUT", "sock_destroy,sock_diag")
-    place = Place(box, node, V4, UDP_CONNECTED)
-    with place.clients() as (test, _):
-        remove_service(place)
-        result = node.last_ended
-        assert result
-        assert (result.sockets, result.method) == ([], None)
-        assert result.problem == "this kernel has no way to end sockets"
-        assert set(test.ask("fates")) == {ALIVE}
-
-
 @KIND
 def test_where_nobody_counts(box: Box, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without sock_release there are no counts to say where nobody needs to look."""
-    monkeypatch.setenv("HOSTREACH_WITHOUT", "sock_release")
+    kernel.switch_off(monkeypatch, "sock_release")
     with hostreach.open(str(box.pin), capacities=Capacities(256, 1024, 16384)) as node:
         node.attach(cgroup=str(box.cgroup))
         place = Place(box, node, V4, kind)
@@ -208,8 +197,7 @@ def test_where_nobody_counts(box: Box, kind: str, monkeypatch: pytest.MonkeyPatc
 
 def test_mptcp(box: Box, node: Node) -> None:
     """The record is the MPTCP socket's, and what is ended is the TCP socket below it."""
-    if not Path("/proc/sys/net/mptcp/enabled").exists():
-        pytest.skip("this kernel has no MPTCP")
+    kernel.need(kernel.has_mptcp(), "MPTCP")
     place = Place(box, node, V4, TCP)
 
     def converse(test: Line) -> None:

@@ -10,13 +10,15 @@ import pytest
 import hostreach
 from hostreach import Service
 
-from .harness import Box, cli
+from .harness import Box, cli, kernel
 from .harness.clients import TCP, UDP_CONNECTED, V4
 from .harness.fates import ALIVE, ENDED, Place, ended
 
 if TYPE_CHECKING:
     from hostreach.node import Node
 
+
+pytestmark = pytest.mark.usefixtures("ending")
 
 KIND = pytest.mark.parametrize("kind", [TCP, UDP_CONNECTED])
 
@@ -25,7 +27,7 @@ WAYS = pytest.mark.parametrize("without", ["", "sock_destroy", "btf"], ids=lambd
 
 @WAYS
 def test_dry_run(box: Box, node: Node, without: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOSTREACH_WITHOUT", without)
+    kernel.switch_off(monkeypatch, without)
     place = Place(box, node, V4, UDP_CONNECTED)
     with place.clients() as (test, sent_to):
         remove_unended(node, place.frontend)

@@ -13,7 +13,7 @@ import pytest
 
 import hostreach
 
-from .harness import Box, Line, linux
+from .harness import Box, Line, kernel, linux
 from .harness.clients import UDP_CONNECTED, V4
 from .harness.fates import ALIVE, ENDED, Place, ended, fate
 from .harness.namespace import NetNamespace
@@ -21,6 +21,8 @@ from .harness.namespace import NetNamespace
 if TYPE_CHECKING:
     from hostreach.node import Node
 
+
+pytestmark = pytest.mark.usefixtures("ending")
 
 WAYS = pytest.mark.parametrize("without", ["", "sock_destroy", "btf"], ids=lambda w: w or "bpf")
 
@@ -44,7 +46,7 @@ def many_namespaces(place: Place, test: Line) -> None:
 def test_every_namespace(
     box: Box, node: Node, without: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HOSTREACH_WITHOUT", without)
+    kernel.switch_off(monkeypatch, without)
     place = Place(box, node, V4, UDP_CONNECTED)
     with box.talk(lambda test: many_namespaces(place, test)) as test, place.clients() as (main, _):
         test.recv()

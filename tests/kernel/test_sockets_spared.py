@@ -12,7 +12,7 @@ import pytest
 
 from hostreach import Service
 
-from .harness import Box, Line
+from .harness import Box, Line, kernel
 from .harness.clients import (
     FAMILIES,
     TCP,
@@ -39,6 +39,8 @@ from .harness.fates import (
 if TYPE_CHECKING:
     from hostreach.node import Node
 
+
+pytestmark = pytest.mark.usefixtures("ending")
 
 FAMILY = pytest.mark.parametrize("family", FAMILIES, ids=str)
 
@@ -107,7 +109,7 @@ SPARED = (
 def test_spared(
     box: Box, node: Node, family: Family, kind: str, without: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HOSTREACH_WITHOUT", without)
+    kernel.switch_off(monkeypatch, without)
     place = Place(box, node, family, kind)
 
     def converse(test: Line) -> None:

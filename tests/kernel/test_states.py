@@ -29,6 +29,7 @@ from .harness.clients import (
     new_socket,
     outcome,
     protocol_of,
+    refusals,
 )
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def servers_of(kind: str, family: Family = V4, tries: int = TRIES) -> set[object
 def test_new_connections_by_state(box: Box, node: Node, family: Family, kind: str) -> None:
     """Every mixture of three backends' states (and weight 0), each for TRIES new sockets."""
     a, b, c = place(box, node, 3, kind, family)
-    refused = {"ECONNREFUSED"}
+    refused = {refusals()[kind]}
     for change, expected in (
         (["active", "active", "active"], {a, b, c}),
         (["active", "draining", "down"], {a}),
@@ -196,9 +197,9 @@ def test_its_own_removed_and_added_again(box: Box, node: Node) -> None:
         set_backends(node, *servers)
         assert {client.ask(True).server for _ in range(10)} == {second.server}
         set_backends(node)
-        assert client.ask(True) == "ECONNREFUSED"
+        assert client.ask(True) == refusals()[UDP_UNCONNECTED]
         set_backends(node, f"{servers[0]},state=down")
-        assert client.ask(True) == "ECONNREFUSED"
+        assert client.ask(True) == refusals()[UDP_UNCONNECTED]
         set_backends(node, servers[0])
         assert client.ask(True) == Seen(servers[0], VIP)
         client.send(False)

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import errno
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from hostreach import Service
 
-from .harness import Box, linux
+from .harness import Box, kernel, linux
 from .harness.clients import (
     FAMILIES,
     RAW_UNSPEC,
@@ -188,8 +187,7 @@ def test_peer_after_the_connection_ended(box: Box, node: Node) -> None:
 @FAMILY
 def test_mptcp(box: Box, node: Node, family: Family) -> None:
     """The hook runs on the subflow, getpeername on the socket above it."""
-    if not Path("/proc/sys/net/mptcp/enabled").exists():
-        pytest.skip("this kernel has no MPTCP")
+    kernel.need(kernel.has_mptcp(), "MPTCP")
     server = serve(box, node, family)
     node.services.add(Service.of(f"{family.endpoint(family.vip(), 81)}/tcp"))
     vip = family.sockaddr(family.vip(), 80)

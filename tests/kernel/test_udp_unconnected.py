@@ -14,7 +14,7 @@ import pytest
 
 from hostreach import Service
 
-from .harness import Box, Line, linux
+from .harness import Box, Line, kernel, linux
 from .harness.clients import (
     FAMILIES,
     MAPPED,
@@ -30,6 +30,7 @@ from .harness.clients import (
     outcome,
     raw_sockaddr_in,
     receive,
+    refusals,
 )
 
 if TYPE_CHECKING:
@@ -158,7 +159,8 @@ def test_loses_its_backend_and_has_no_other(box: Box, node: Node, family: Family
 
     def converse(test: Line) -> None:
         with new_socket(family, UDP_UNCONNECTED) as client:
-            for expected in (Seen(servers[0], vip), "ECONNREFUSED", Seen(servers[1], vip)):
+            refused = refusals()[UDP_UNCONNECTED]
+            for expected in (Seen(servers[0], vip), refused, Seen(servers[1], vip)):
                 assert outcome(ask, client, vip) == expected
                 test.ask()
 
@@ -213,7 +215,10 @@ def test_direct_sends_between(box: Box, node: Node, family: Family) -> None:
 
 @FAMILY
 def test_many_messages_by_one_call(box: Box, node: Node, family: Family) -> None:
-    """sendmmsg: each message its own destination; a refusal stops it with the count so far."""
+    """sendmmsg: each message its own destination; a refusal stops it with the count so far.
+
+    Where the kernel cannot refuse a send, that message alone is lost.
+    """
     servers = serve(box, family, 2)
     vips = [add(node, family, n, server) for n, server in enumerate(servers, 10)]
     empty = add(node, family, 12)
@@ -234,9 +239,13 @@ def test_many_messages_by_one_call(box: Box, node: Node, family: Family) -> None
                 (f"{servers[n % 2]} {n}".encode(), vips[n % 2]) for n in range(6)
             )
             messages[2] = (b"nobody", raw(empty))
-            assert linux.sendmmsg(client.fileno(), list(messages)) == 2
-            assert {receive(client)[1][:2] for _ in range(2)} == set(vips)
-            assert outcome(linux.sendmmsg, client.fileno(), messages[2:]) == "ECONNREFUSED"
+            refuses = kernel.refuses_at_once()
+            sent = linux.sendmmsg(client.fileno(), list(messages))
+            assert sent == (2 if refuses else 6)
+            for _ in range(2 if refuses else 5):
+                assert receive(client)[1][:2] in vips
+            if refuses:
+                assert outcome(linux.sendmmsg, client.fileno(), messages[2:]) == "ECONNREFUSED"
 
     box.call(converse)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel tests' harness: sandboxes, identity servers, clients, and an eye on the kernel."""
 
-from . import cli, linux, rawbpf
+from . import cli, kernel, linux, rawbpf
 from .box import NO_STARVING, Box, mount_bpffs, sweep
 from .line import Line
 from .servers import Servers
@@ -14,6 +14,7 @@ __all__ = [
     "Line",
     "Servers",
     "cli",
+    "kernel",
     "linux",
     "mount_bpffs",
     "rawbpf",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel has, as bpftool tells it: an opinion independent of hostreach's own."""
+"""What the kernel has, as itself or bpftool tells it: an opinion independent of hostreach's own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from . import rawbpf
 from .box import environment
 from .timing import scaled
 
@@ -27,11 +28,14 @@ def bpftool(*arguments: str) -> Any:
 
 
 def attached(cgroup: Path) -> dict[str, int]:
-    """Attach type -> program id, for the programs attached to the cgroup itself."""
+    """Hook -> program id, for the programs attached to the cgroup itself.
+
+    Not by bpftool, whose `cgroup show` a kernel older than itself may refuse.
+    """
     found = {}
-    for entry in bpftool("cgroup", "show", str(cgroup)):
-        assert entry["attach_type"] not in found, f"two programs on {entry['attach_type']}"
-        found[entry["attach_type"]] = entry["id"]
+    for hook, number in (rawbpf.ATTACH_TYPES | rawbpf.OTHER_HOOKS).items():
+        if ids := rawbpf.query(cgroup, number):
+            (found[hook],) = ids
     return found
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from . import kernel
+
 if TYPE_CHECKING:
     from hostreach.node import Node
 
@@ -25,7 +27,7 @@ FRONTEND = "10.96.0.10:53/udp"
 
 def attach_blind(box: Box, node: Node, monkeypatch: pytest.MonkeyPatch, *without: str) -> None:
     """getpeername tells the truth from now on."""
-    monkeypatch.setenv("HOSTREACH_WITHOUT", ",".join(("getpeername", *without)))
+    kernel.switch_off(monkeypatch, "getpeername", *without)
     node.attach(cgroup=str(box.cgroup))
 
 

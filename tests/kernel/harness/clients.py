@@ -8,10 +8,13 @@ import itertools
 import select
 import socket
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from . import kernel
 from .timing import scaled
 
 _payloads = itertools.count(1)
@@ -95,6 +98,25 @@ def connect(client: socket.socket, address: tuple[str, int]) -> None:
         raise OSError(code, errno.errorcode[code])
 
 
+LOST = "lost"
+"""As an outcome: a datagram that went where nobody is, of which its sender hears nothing."""
+
+
+class Lost(Exception):
+    """See LOST; raised instead of waiting for an answer that cannot come."""
+
+
+def sent_to_nobody() -> int:
+    """How many datagrams of this network namespace have met a closed port."""
+    lines = Path("/proc/self/net/snmp").read_text().splitlines()
+    heads, figures = (line.split() for line in lines if line.startswith("Udp:"))
+    count = int(figures[heads.index("NoPorts")])
+    for line in Path("/proc/self/net/snmp6").read_text().splitlines():
+        if line.startswith("Udp6NoPorts"):
+            count += int(line.split()[1])
+    return count
+
+
 def receive(client: socket.socket) -> tuple[bytes, Any]:
     wait_readable(client)
     return client.recvfrom(65536)
@@ -103,6 +125,14 @@ def receive(client: socket.socket) -> tuple[bytes, Any]:
 def wait_readable(client: socket.socket) -> None:
     if not select.select([client], [], [], scaled(5))[0]:
         raise TimeoutError("no answer came")
+
+
+def wait_unless_lost(client: socket.socket, before: int) -> None:
+    """Until there is an answer; Lost if a closed port was met since before (see sent_to_nobody)."""
+    deadline = time.monotonic() + scaled(5)
+    while not select.select([client], [], [], scaled(0.01))[0] and time.monotonic() < deadline:
+        if sent_to_nobody() > before:
+            raise Lost
 
 
 def wait_writable(client: socket.socket) -> None:
@@ -131,12 +161,24 @@ def ask(client: socket.socket, address: tuple[str, int] | None = None) -> Seen:
     payload = fresh_payload()
     if address is None:
         client.send(payload.encode())
-    else:
+    elif kernel.refuses_at_once():
         client.sendto(payload.encode(), address)
+    else:
+        before = sent_to_nobody()
+        client.sendto(payload.encode(), address)
+        wait_unless_lost(client, before)
     answer, source = receive(client)
     server, echoed = answer.decode().split(" ")
     assert echoed == payload, f"asked {payload}, answered {echoed} by {server}"
     return Seen(server, source[:2])
+
+
+def refusals() -> dict[str, str]:
+    """Kind -> what an exchange comes to with a service that has no usable backend."""
+    if kernel.refuses_at_once():
+        return dict.fromkeys(KINDS, "ECONNREFUSED")
+    # A UDP socket that is connected to port 0 has no peer to name.
+    return {TCP: "ECONNREFUSED", UDP_CONNECTED: "ENOTCONN", UDP_UNCONNECTED: LOST}
 
 
 def exchange(family: Family, kind: str, address: tuple[str, int], blocking: bool = True) -> Seen:
@@ -154,9 +196,11 @@ def exchange(family: Family, kind: str, address: tuple[str, int], blocking: bool
 
 
 def outcome(function: Callable[..., object], *args: object) -> object:
-    """A call's result, or the name of its errno: comparable between cgroups."""
+    """A call's result, or the name of its errno, or LOST: comparable between cgroups."""
     try:
         return function(*args)
+    except Lost:
+        return LOST
     except OSError as error:
         return errno.errorcode[error.errno] if error.errno else repr(error)
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Somebody else's BPF programs, by plain bpf(2): what hostreach must live beside."""
+"""Plain bpf(2): somebody else's programs, and what is on a cgroup's hooks."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
 import struct
@@ -30,6 +31,8 @@ ATTACH_TYPES = {
 
 # And the hooks of sockets, which somebody else's programs below do not suit.
 HOOKS = {**ATTACH_TYPES, "post_bind4": 12, "post_bind6": 13, "sock_release": 34}
+OTHER_HOOKS = {"post_bind4": 12, "post_bind6": 13, "sock_release": 34}
+"""Those that take programs of another kind."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -120,6 +123,24 @@ def attached(cgroup: int, hook: str) -> list[int]:
     _call(_PROG_QUERY, query)
     (count,) = struct.unpack_from("=I", query, 24)
     return list(ids[:count])
+
+
+def query(cgroup: Path, number: int) -> list[int]:
+    """Ids of the programs attached to the cgroup itself; none where there is no such hook."""
+    room = (ctypes.c_uint32 * 64)()
+    # No more than the first kernels had: what is new must be 0, or left out.
+    attributes = ctypes.create_string_buffer(28)
+    directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
+    with _closing(directory):
+        struct.pack_into(
+            "=IIIIQI", attributes, 0, directory, number, 0, 0, ctypes.addressof(room), 64
+        )
+        if _libc.syscall(SYS_BPF, _PROG_QUERY, attributes, len(attributes)) < 0:
+            if (code := ctypes.get_errno()) == errno.EINVAL:
+                return []
+            raise OSError(code, os.strerror(code))
+    (count,) = struct.unpack_from("=I", attributes, 24)
+    return list(room[:count])
 
 
 def replace(path: Path, attach_type: str) -> bool:

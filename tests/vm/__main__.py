@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run the kernel tests on other kernels, with hostreach from the wheel as built.
+
+Each kernel runs in a guest of its own: emulated by qemu, or User-Mode Linux. The guest sees the
+host's root file system, and what it writes is lost. The kernels come from Debian's archive, once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from debian_archive import FetchError
+
+from . import kernels, report
+from .guest import Guest, Job
+from .report import Result
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+OUTPUT = ROOT / "build/vm"
+SUBSET = ["tests/kernel", "-m", "vm"]
+EVERYTHING = ["tests/kernel"]
+SUBSET_TIMEOUT, TIMEOUT = 900, 4 * 3600  # seconds, of one guest
+AT_ONCE = 2
+# Python takes 11 to 18 times as long in an emulated machine, to start a process 40 to 70 times.
+SCALE, UML_SCALE = "15", "4"
+PASSED_ON = ("HOSTREACH_NO_SKIP", "HOSTREACH_WITHOUT")
+
+
+def main() -> None:
+    """Exits with 1 if a test failed on any kernel, or a kernel could not be had."""
+    options, selection = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # by default guests would stay behind
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    try:
+        count = _prepare(selection)
+    except subprocess.CalledProcessError as error:
+        print(f"vm: {error}", file=sys.stderr)
+        sys.exit(1)
+    results = _run_all(options.kernels, selection, count)
+    print(*report.table(results), sep="\n")
+    bad = [r.kernel for r in results if r.failed or (r.problem and not options.optional)]
+    took = f"{time.monotonic() - began:.0f} s"
+    if bad:
+        print(f"vm: failed on {', '.join(bad)}, {took}; logs: {OUTPUT.relative_to(ROOT)}/*.log")
+        sys.exit(1)
+    print(f"vm: {count} tests on each of {len(results)} kernels, none failed, {took}")
+
+
+def _arguments() -> tuple[argparse.Namespace, list[str]]:
+    """The options, and pytest's arguments."""
+    own, selection = sys.argv[1:], SUBSET
+    if os.environ.get("HOSTREACH_LONG") == "1":
+        selection = EVERYTHING  # but no test's long form: emulation makes it long enough
+    if "--" in own:
+        own, selection = own[: own.index("--")], own[own.index("--") + 1 :]
+    parser = argparse.ArgumentParser(
+        prog="tests/vm/run",
+        description=__doc__,
+        usage="%(prog)s [--installed] [--optional] [KERNEL...] [-- PYTEST ARGUMENT...]",
+        epilog=f"Arguments after -- go to pytest instead of {' '.join(SUBSET)}, "
+        f"or with HOSTREACH_LONG=1 instead of {' '.join(EVERYTHING)}.",
+    )
+    parser.add_argument(
+        "kernels", nargs="*", metavar="KERNEL", help=f"{', '.join(kernels.SOURCES)}; default: all"
+    )
+    parser.add_argument(
+        "--optional", action="store_true", help="a kernel that cannot be had is no failure"
+    )
+    options = parser.parse_args(own)
+    for name in options.kernels:
+        if name not in kernels.SOURCES:
+            parser.error(f"no kernel {name!r} (choose from {', '.join(kernels.SOURCES)})")
+    options.kernels = options.kernels or [*kernels.SOURCES]
+    return options, selection
+
+
+def _prepare(selection: list[str]) -> int:
+    """What is quicker on the host: the clients are compiled. Returns how many tests there will be.
+
+    Collecting the tests also leaves their bytecode, which guests would each compile again.
+    """
+    clients = OUTPUT / "clients"
+    shutil.rmtree(clients, ignore_errors=True)
+    clients.mkdir()
+    environment = {**os.environ, "HOSTREACH_CLIENTS": str(clients)}
+    compile_clients = [sys.executable, "-m", "kernel.harness.compiled"]
+    subprocess.run(compile_clients, cwd=ROOT / "tests", env=environment, check=True)
+    collect = [sys.executable, "-m", "pytest", "--collect-only", "--quiet", *selection]
+    collected = subprocess.run(collect, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    (selected,) = re.findall(r"(\d+)(?:/\d+)? tests? collected", collected.stdout)
+    return int(selected)
+
+
+def _run_all(names: list[str], selection: list[str], count: int) -> list[Result]:
+    """AT_ONCE guests at a time; what fails is told as soon as it is known."""
+    results, waiting, running = list[Result](), [*names], list[Guest]()
+    with ExitStack() as guests:
+        while waiting or running:
+            while waiting and len(running) < AT_ONCE:
+                name = waiting.pop(0)
+                try:
+                    kernel = kernels.get(name)
+                    guest = Guest(kernel, _job(kernel, selection), OUTPUT / f"{name}.log")
+                except FetchError as error:
+                    results.append(Result(name, "", problem=str(error)))
+                    continue
+                guests.callback(guest.close)
+                running.append(guest)
+            for guest in [each for each in running if each.is_done()]:
+                running.remove(guest)
+                guest.close()
+                for line in report.failures(guest):
+                    print(f"{guest.kernel.name}: {line}")
+                results.append(report.result(guest, count))
+            time.sleep(0.1)
+    return sorted(results, key=lambda result: names.index(result.kernel))
+
+
+def _job(kernel: kernels.Kernel, selection: list[str]) -> Job:
+    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": "/root",
+        "LC_ALL": "C.UTF-8",
+        "COLUMNS": "200",  # so that a failure is told with its reason
+        "HOSTREACH_CLIENTS": str(OUTPUT / "clients"),
+        "HOSTREACH_TIMEOUT_SCALE": UML_SCALE if kernel.is_uml else SCALE,
+    }
+    pytest = [sys.executable, "-m", "pytest", "--quiet", "--color=no", "--tb=short"]
+    timeout = SUBSET_TIMEOUT if selection is SUBSET else TIMEOUT
+    return Job([*pytest, *selection], environment, ROOT, timeout)
+
+
+if __name__ == "__main__":
+    main()
