@@ -219,10 +219,10 @@ class KernelTable:
 
         Raises `InvalidInput`, and `Refused` where programs do not know a task's cgroup.
         """
-        if not _programs_know("cgroup_id"):
-            raise Refused(f"cannot be exempt: {_NO_CGROUPS}", object=cgroup)
         root = find_root()
         cgroup_id, level = _core.cgroup(cgroup, root)
+        if not _programs_know("cgroup_id"):
+            raise Refused(f"cannot be exempt: {_NO_CGROUPS}", object=cgroup)
         with self.exclusive():
             for other in self._core.exempted():  # pods come and go: theirs must not pile up
                 if _core.cgroup_path(other, root) is None:

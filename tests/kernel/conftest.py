@@ -50,6 +50,12 @@ def node(box: Box) -> Iterator[Node]:
 
 
 @pytest.fixture
+def counting() -> None:
+    """For tests of what counts connections; test_algorithms says what happens without."""
+    kernel.need(kernel.counts_connections(), "hook at a socket's last close")
+
+
+@pytest.fixture
 def ending() -> None:
     """For tests of what ends sockets; test_sockets_unended says what happens without."""
     kernel.need(kernel.ends_sockets(), "way to end sockets")

@@ -35,6 +35,8 @@ from .harness.clients import (
 if TYPE_CHECKING:
     from hostreach.node import Node
 
+pytestmark = pytest.mark.usefixtures("counting")
+
 CONNECTED = pytest.mark.parametrize("kind", [TCP, UDP_CONNECTED])
 SERVERS = ["10.0.0.2:8080", "10.0.0.3:8080", "10.0.0.4:8080"]
 VIPS = [(f"10.96.0.{n}", 80) for n in (10, 11, 12)]

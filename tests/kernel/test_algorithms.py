@@ -15,7 +15,7 @@ import pytest
 
 from hostreach import Service
 
-from .harness import Box, Line
+from .harness import Box, Line, kernel
 from .harness.bpf import BPFTOOL
 from .harness.choices import (
     FRONTEND,
@@ -29,6 +29,7 @@ from .harness.choices import (
     given,
     new_client,
 )
+from .harness.clients import UDP_CONNECTED, outcome, refusals
 from .harness.host import cgroups, move_to, opened, pods
 
 if TYPE_CHECKING:
@@ -223,7 +224,10 @@ def test_maglev_keeps_a_client(box: Box, blind: Node) -> None:
 
 
 def test_maglev_spreads_cgroups(box: Box, blind: Node) -> None:
-    """One namespace, many cgroups: as evenly as chance has it, and each stays."""
+    """One namespace, many cgroups: as evenly as chance has it, and each stays.
+
+    Where programs know no cgroups, they are one client.
+    """
     count = 400 if LONG else 90
     names = backends(3)
     blind.services.add(Service.of(FRONTEND, *names, algorithm="maglev"))
@@ -238,16 +242,19 @@ def test_maglev_spreads_cgroups(box: Box, blind: Node) -> None:
             return found
 
         first = box.call(choices)
-        assert chi_square(Counter(first), [1] * 3, names) < critical(2), Counter(first)
+        if kernel.knows_cgroups():
+            assert chi_square(Counter(first), [1] * 3, names) < critical(2), Counter(first)
+        else:
+            assert len({*first}) == 1
         assert box.call(choices) == first
 
 
 def test_maglev_spreads_namespaces(box: Box, blind: Node) -> None:
-    """One cgroup, many namespaces."""
+    """One cgroup, many namespaces: one client where programs know no namespaces."""
     blind.services.add(Service.of(FRONTEND, *backends(8), algorithm="maglev"))
     with pods(box, 12) as clients:
         first = [pod.call(choose_one) for pod in clients]
-        assert len({*first}) > 2, first
+        assert len({*first}) > 2 if kernel.knows_namespaces() else len({*first}) == 1, first
         assert [pod.call(choose_one) for pod in clients] == first
 
 
@@ -297,12 +304,15 @@ def test_least_conn_spares_a_slow_backend(box: Box, blind: Node) -> None:
     assert found[names[0]] > 90  # a quarter
     blind.services.set(Service.of(FRONTEND, *names, algorithm="least-conn"))
     found, _ = box.call(hold, names[0], 600)
-    # it wins only against itself: one in sixteen
-    assert found[names[0]] < 75, found
+    if kernel.counts_connections():  # it wins only against itself: one in sixteen
+        assert found[names[0]] < 75, found
+    else:
+        assert found[names[0]] > 90
     assert min(found[name] for name in names[1:]) > 120, found
     assert blind.services.active(FRONTEND) == [0] * 4
 
 
+@pytest.mark.usefixtures("counting")
 def test_least_conn_evens_out(box: Box, blind: Node) -> None:
     """Two random choices keep all nearly equal; one random choice does not."""
     names = backends(10)
@@ -367,7 +377,7 @@ def test_changed_live(box: Box, blind: Node) -> None:
             assert blind.services.get(FRONTEND).algorithm == algorithm
             counts = client.ask(True)
             assert len(counts) == (1 if algorithm == "maglev" else 4), (algorithm, counts)
-            assert blind.services.active(FRONTEND)[own] == 1
+            assert blind.services.active(FRONTEND)[own] == kernel.counts_connections()
         client.send(False)
 
 
@@ -376,5 +386,4 @@ def test_one_and_none(box: Box, blind: Node) -> None:
         blind.services.set(Service.of(FRONTEND, "10.0.0.2:1", algorithm=algorithm))
         assert box.call(choose, 50) == Counter({"10.0.0.2:1": 50})
         blind.services.set(Service.of(FRONTEND, algorithm=algorithm))
-        with pytest.raises(ConnectionRefusedError):
-            box.call(choose, 1)
+        assert box.call(outcome, choose, 1) == refusals()[UDP_CONNECTED]

@@ -105,7 +105,7 @@ NO_PROTECTION = "hook that can refuse a bind"  # test_cli tells what attach says
 
 @pytest.fixture
 def host(box: Box) -> Iterator[Node]:
-    kernel.need(kernel.has("post_bind"), NO_PROTECTION)
+    kernel.need(kernel.protects_binds(), NO_PROTECTION)
     give_addresses(box)
     with opened(box) as node:
         attach_inside(box, node, protect_binds=True)
@@ -201,7 +201,7 @@ def test_sharing_a_port_is_no_way_round(box: Box, host: Node, option: str) -> No
 
 def test_a_server_from_before_stays(box: Box, node: Node) -> None:
     """Protection ends no listener; other namespaces and the network still reach it."""
-    kernel.need(kernel.has("post_bind"), NO_PROTECTION)
+    kernel.need(kernel.protects_binds(), NO_PROTECTION)
     box.serve(f"10.0.0.2:{PORT}/tcp")
     give_addresses(box)
     attach_inside(box, node, protect_binds=True)

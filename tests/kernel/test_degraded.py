@@ -9,7 +9,7 @@ import pytest
 
 from hostreach import Service
 
-from .harness import NO_STARVING, Box, linux
+from .harness import NO_STARVING, Box, kernel, linux
 from .harness.clients import (
     FAMILIES,
     KINDS,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def starved(box: Box, node: Node) -> Node:
+    kernel.need(kernel.remembers_on_sockets(), "socket storage, which could fail")
     if not box.starve():
         pytest.skip(NO_STARVING)
     return node

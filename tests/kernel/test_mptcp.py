@@ -30,7 +30,7 @@ SOL_MPTCP, MPTCP_INFO = 284, 1
 def mptcp(request: pytest.FixtureRequest) -> None:
     kernel.need(kernel.has_mptcp(), "MPTCP")
     if request.function is not test_a_kernel_without:
-        kernel.need(kernel.has("mptcp"), "way from a subflow to its MPTCP socket")
+        kernel.need(kernel.knows_mptcp(), "way from a subflow to its MPTCP socket")
 
 
 def new_socket(family: Family = V4, *, blocking: bool = True) -> socket.socket:

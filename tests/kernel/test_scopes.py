@@ -49,8 +49,12 @@ REACHED = Seen(SERVER, VIP)
 UNSEEN = "ENETUNREACH"
 
 
+NO_CGROUPS = "way for programs to tell a task's cgroup"  # test_without says what is refused
+
+
 @pytest.fixture
 def tree(box: Box) -> Iterator[dict[str, Path]]:
+    kernel.need(kernel.knows_cgroups(), NO_CGROUPS)
     names = ["a", "a/b", "a/b/c", "d"]
     with cgroups(box.cgroup, *names) as paths:
         yield {"": box.cgroup, **dict(zip(names, paths, strict=True))}
@@ -155,6 +159,7 @@ def test_from_cgroup_and_host_only(box: Box, node: Node, tree: dict[str, Path]) 
 
 def test_from_a_cgroup_that_was_made_again(box: Box, node: Node) -> None:
     """The same path is another cgroup: who comes later gets nothing by chance."""
+    kernel.need(kernel.knows_cgroups(), NO_CGROUPS)
     box.serve(f"{SERVER}/udp")
     frontend = "10.96.0.10:80/udp"
     with cgroups(box.cgroup, "x") as (x,):
@@ -169,6 +174,7 @@ def test_from_a_cgroup_that_was_made_again(box: Box, node: Node) -> None:
 
 def test_setting_again_finds_a_new_cgroup_of_that_path(box: Box, node: Node) -> None:
     """The same words, but what they mean has changed: no change would leave it broken."""
+    kernel.need(kernel.knows_cgroups(), NO_CGROUPS)
     box.serve(f"{SERVER}/udp")
     with cgroups(box.cgroup, "x") as (x,):
         service = Service.of("10.96.0.10:80/udp", SERVER, from_cgroup=str(x))
@@ -179,6 +185,7 @@ def test_setting_again_finds_a_new_cgroup_of_that_path(box: Box, node: Node) -> 
 
 
 def test_from_no_cgroup(box: Box, node: Node) -> None:
+    kernel.need(kernel.knows_cgroups(), NO_CGROUPS)
     for path in (box.cgroup / "none", Path("/tmp"), Path("/sys/fs/cgroup/../../../etc/passwd")):
         with pytest.raises(errors.InvalidInput) as caught:
             node.services.add(Service.of("10.96.0.10:80/udp", SERVER, from_cgroup=str(path)))
@@ -318,6 +325,7 @@ def _converse(client: socket.socket, kind: str, vip: tuple[str, int]) -> Seen:
 @pytest.mark.parametrize("level", [6, 31, 32, 40])
 def test_deep_cgroups(box: Box, node: Node, level: int) -> None:
     """Alone to see a service, however deep; exempt down to level 31, and refused below."""
+    kernel.need(kernel.knows_cgroups(), NO_CGROUPS)
     serve(box, node)
     names = ["/".join(["x"] * n) for n in range(1, level)]  # below the box's, which is at level 1
     with cgroups(box.cgroup, *names) as paths:
@@ -369,6 +377,7 @@ def test_exempt_lasts_and_is_refused(box: Box, node: Node, tree: dict[str, Path]
 
 def test_an_exempt_cgroup_that_is_gone(box: Box, node: Node) -> None:
     """It is not listed, and no later cgroup of that path is exempt for it."""
+    kernel.need(kernel.knows_cgroups(), NO_CGROUPS)
     serve(box, node)
     with cgroups(box.cgroup, "x") as (x,):
         node.exempt.add(str(x))

@@ -122,7 +122,12 @@ def test_refused_service_then_connected(box: Box, node: Node, family: Family) ->
         for blocking in (True, False):
             with new_socket(family, TCP, blocking=blocking) as client:
                 for _ in range(2):
-                    assert client.connect_ex(empty) == errno.ECONNREFUSED
+                    if kernel.refuses_at_once():
+                        assert client.connect_ex(empty) == errno.ECONNREFUSED
+                        continue
+                    assert outcome(connect, client, empty) == "ECONNREFUSED"
+                    # as above: the kernel had begun to connect
+                    assert blocking or client.connect_ex(empty) == errno.ECONNABORTED
                 connect(client, serving)
                 assert line(client) == server
                 assert client.getpeername()[:2] == serving
@@ -197,7 +202,8 @@ def test_mptcp(box: Box, node: Node, family: Family) -> None:
             limit_waits(client)
             connect(client, vip)
             assert line(client) == server
-            assert client.getpeername()[:2] == vip
+            shown = vip if kernel.knows_mptcp() else family.sockaddr(family.backend(2), 8080)
+            assert client.getpeername()[:2] == shown
         with socket.socket(family.af, socket.SOCK_STREAM, linux.IPPROTO_MPTCP) as client:
             refused = outcome(connect, client, family.sockaddr(family.vip(), 81))
             assert refused == "ECONNREFUSED"

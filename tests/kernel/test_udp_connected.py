@@ -60,6 +60,14 @@ class Place:
     def direct(self, server: str) -> tuple[str, int]:
         return self.family.sockaddr(server.rpartition(":")[0].strip("[]"), 8053)
 
+    def once_connected(self, server: str) -> Seen:
+        """Asked straight, after connect(AF_UNSPEC), by a socket that the first service sent there.
+
+        Where no hook sees what a socket is connected to, it still is shown the service.
+        """
+        knows = kernel.remembers_on_sockets()
+        return Seen(server, self.direct(server) if knows else self.vip)
+
 
 @FAMILY
 def test_stays_with_its_backend(box: Box, node: Node, family: Family) -> None:
@@ -110,7 +118,7 @@ def test_disconnected_then_straight_to_the_backend(box: Box, node: Node, family:
             server = ask(client).server
             linux.connect_raw(client.fileno(), RAW_UNSPEC)
             assert outcome(client.getpeername) == "ENOTCONN"
-            assert ask(client, place.direct(server)) == Seen(server, place.direct(server))
+            assert ask(client, place.direct(server)) == place.once_connected(server)
             connect(client, place.vip)
             assert client.getpeername()[:2] == place.vip
             assert ask(client).peer == place.vip
@@ -134,7 +142,7 @@ def test_disconnected_then_to_the_service_again(box: Box, node: Node, family: Fa
                     assert seen.peer == place.vip
                     assert seen.server in place.first
                 direct = place.direct(seen.server)
-                assert ask(client, direct) == Seen(seen.server, direct)
+                assert ask(client, direct) == place.once_connected(seen.server)
                 assert ask(client, place.vip) == seen
                 assert first.peer == place.vip
 
@@ -153,7 +161,7 @@ def test_disconnected_then_elsewhere(box: Box, node: Node, family: Family) -> No
             for _ in range(2):
                 assert ask(client, place.other_vip).peer == place.other_vip
                 assert ask(client, place.lone) == Seen(place.lone_server, place.lone)
-                assert ask(client, place.direct(server)) == Seen(server, place.direct(server))
+                assert ask(client, place.direct(server)) == place.once_connected(server)
                 assert ask(client, place.vip).peer == place.vip
 
     box.call(converse)
@@ -191,7 +199,7 @@ def test_answer_queued_before_the_disconnect(box: Box, node: Node, family: Famil
             linux.connect_raw(client.fileno(), RAW_UNSPEC)
             source = receive(client)[1][:2]
             assert source in (place.vip, place.direct(server))
-            assert ask(client, place.direct(server)).peer == place.direct(server)
+            assert ask(client, place.direct(server)) == place.once_connected(server)
 
     box.call(converse)
 
@@ -213,7 +221,11 @@ def test_naming_the_connected_service(box: Box, node: Node, family: Family) -> N
 
 @FAMILY
 def test_naming_the_connected_service_after_a_set(box: Box, node: Node, family: Family) -> None:
-    """Connected is connected: only the socket's owner moves it, not a change of backends."""
+    """Connected is connected: only the socket's owner moves it, not a change of backends.
+
+    Where no hook sees the peer, a send that names the service leaves for a new backend, whose
+    answer the kernel drops.
+    """
     place = Place(box, node, family)
     frontend = f"{family.endpoint(family.vip(10), PORT)}/udp"
 
@@ -223,7 +235,13 @@ def test_naming_the_connected_service_after_a_set(box: Box, node: Node, family: 
             first = ask(client)
             test.ask(first.server)
             assert {ask(client) for _ in range(10)} == {first}
-            assert {ask(client, place.vip) for _ in range(10)} == {first}
+            if kernel.remembers_on_sockets():
+                assert {ask(client, place.vip) for _ in range(10)} == {first}
+            else:
+                payload = fresh_payload()
+                client.sendto(payload.encode(), place.vip)
+                assert place.servers.wait_for(payload) in {*place.first} - {first.server}
+                assert ask(client) == first
             assert client.getpeername()[:2] == place.vip
 
     with box.talk(converse) as client:
@@ -333,7 +351,9 @@ def test_refused_connect_keeps_the_peer(box: Box, node: Node, family: Family) ->
                 assert ask(client) == first
                 assert client.connect_ex(empty) == 0
                 assert outcome(client.getpeername) == "ENOTCONN"
-                assert [outcome(client.send, b"x") for _ in range(2)] == [1, "ECONNREFUSED"]
+                # sent by the IPv4 hooks' way, port 0 is no address
+                sends = ["EINVAL"] * 2 if family is MAPPED else [1, "ECONNREFUSED"]
+                assert [outcome(client.send, b"x") for _ in range(2)] == sends
                 connect(client, place.vip)
                 first = ask(client)
 

@@ -11,7 +11,7 @@ import hostreach
 from hostreach import Service, errors
 from hostreach.datapath import knows_host
 
-from .harness import Box, cli
+from .harness import Box, cli, kernel
 from .harness.bpf import attached
 
 FRONTEND = "10.96.0.10:80/tcp"
@@ -46,7 +46,7 @@ def test_attach_says_what_is_missing(
     options: tuple[str, ...],
     parts: tuple[str, ...],
 ) -> None:
-    monkeypatch.setenv("HOSTREACH_WITHOUT", without)
+    kernel.switch_off(monkeypatch, without)
     refused(cli.run(box.pin, "attach", "--cgroup", str(box.cgroup), *options), *parts)
     assert not attached(box.cgroup)
     assert not box.pin.exists()
@@ -55,9 +55,10 @@ def test_attach_says_what_is_missing(
 @NO_CGROUPS
 def test_exempt(box: Box, monkeypatch: pytest.MonkeyPatch, without: str) -> None:
     """Refused; what was exempt while the kernel could is listed, and can go."""
+    kernel.need(kernel.knows_cgroups(), "cgroup to be exempt before")
     cgroup = str(box.cgroup)
     assert cli.run(box.pin, "exempt", "add", str(box.bare)).status == 0
-    monkeypatch.setenv("HOSTREACH_WITHOUT", without)
+    kernel.switch_off(monkeypatch, without)
     refused(cli.run(box.pin, "exempt", "add", cgroup), cgroup, "5.7")
     assert cli.run(box.pin, "exempt", "ls", "--json").json["cgroups"] == [str(box.bare)]
     assert cli.run(box.pin, "exempt", "rm", str(box.bare)).status == 0
@@ -68,7 +69,7 @@ def test_from_cgroup(
     box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without: str
 ) -> None:
     """Refused by all that would add it, a dry run included; all or nothing."""
-    monkeypatch.setenv("HOSTREACH_WITHOUT", without)
+    kernel.switch_off(monkeypatch, without)
     scope = ("--from-cgroup", str(box.cgroup))
     text = tmp_path / "services.json"
     text.write_text(
@@ -90,7 +91,7 @@ def test_from_cgroup(
 @NO_HOST
 def test_host_only(box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without: str) -> None:
     """Taken, for a cluster's services come with it; a line says that nobody uses them."""
-    monkeypatch.setenv("HOSTREACH_WITHOUT", without)
+    kernel.switch_off(monkeypatch, without)
     text = tmp_path / "services.json"
     services = [f'{{"frontend": "10.96.0.{n}:80/tcp", "host_only": true}}' for n in (11, 12, 13)]
     text.write_text(f'{{"version": 1, "services": [{", ".join(services)}]}}')

@@ -2,7 +2,8 @@
 """What the kernel at hand can do, where it decides what a test may expect; never by its version.
 
 The facts are hostreach's own findings, so HOSTREACH_WITHOUT counts here as it does there. That the
-findings are right is for the tests themselves to show: each goes wrong if its fact does.
+findings are right is for the tests themselves to show: each goes wrong if its fact does. What a
+missing feature costs users is in docs/kernels.md.
 """
 
 from __future__ import annotations
@@ -42,31 +43,83 @@ def variants() -> tuple[tuple[str, ...], bool]:
     return ("netns_cookie", "cgroup_id", "netns_cookie,cgroup_id", ""), False
 
 
+def remembers_on_sockets() -> bool:
+    """A socket itself holds what it asked for, and programs see its peer.
+
+    Where it does not, one LRU holds it for all, by their cookies: nobody sees that a record is
+    older than a connect(AF_UNSPEC). And the programs made for such kernels know nothing of those
+    who call: no cgroup, no network namespace; nor may they give the error of a refusal.
+    """
+    return has("global_data") and has("sk_storage")
+
+
 def refuses_at_once() -> bool:
     """A hook may give the error of a refusal.
 
     Where it may not, connect goes to loopback port 0: TCP hears of it at once, connected UDP at
     its second send. An unconnected socket's datagram goes to a closed port, and nobody hears.
     """
-    return has("set_retval")
+    return has("set_retval") and remembers_on_sockets()
 
 
 def knows_the_host() -> bool:
-    """User space can say which network namespace is the host's."""
-    return has("host_netns")
+    """Programs can tell the host's network namespace from others."""
+    return has("host_netns") and knows_namespaces()
+
+
+def knows_namespaces() -> bool:
+    """Programs can tell network namespaces apart."""
+    return has("netns_cookie") and remembers_on_sockets()
+
+
+def knows_cgroups() -> bool:
+    """Programs can tell which cgroup a task is in."""
+    return has("cgroup_id") and remembers_on_sockets()
+
+
+def shows_services() -> bool:
+    """getpeername(2) shows the service's address; otherwise the backend's."""
+    return has("getpeername")
+
+
+def counts_connections() -> bool:
+    """Open connections are counted by backend."""
+    return has("sock_release") and remembers_on_sockets()
+
+
+def knows_mptcp() -> bool:
+    """What a subflow's connect asked for is known of the MPTCP socket above it."""
+    return has("mptcp") and remembers_on_sockets()
+
+
+def protects_binds() -> bool:
+    """--protect-binds is not refused."""
+    return has("post_bind") and remembers_on_sockets()
+
+
+def hooks(*protocols: str) -> set[str]:
+    """Those that have a program of ours when these protocols are attached, by default both."""
+    found = {"connect4", "connect6"}
+    if "udp" in (protocols or ("udp",)):
+        found |= {"sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6"}
+    if shows_services():
+        found |= {"getpeername4", "getpeername6"}
+    return found | {"sock_release"} if counts_connections() else found
 
 
 def counts_sockets() -> bool:
     """How many sockets services have, and which closed while nobody looked."""
-    return has("btf") or has("pidfd")
+    return remembers_on_sockets() and (has("btf") or has("pidfd"))
 
 
 def ends_by_bpf() -> bool:
-    return has("btf") and has("sock_destroy")
+    return has("btf") and has("sock_destroy") and remembers_on_sockets()
 
 
 def ends_sockets() -> bool:
     """By BPF or by netlink."""
+    if not remembers_on_sockets():  # the LRU has their cookies
+        return has("sock_diag")
     return ends_by_bpf() or (counts_sockets() and has("sock_diag"))
 
 
