@@ -162,8 +162,8 @@ def test_no_usable_backend_refuses(
 ) -> None:
     """ECONNREFUSED, from connect and from both sendto and sendmsg, at once.
 
-    Where the kernel has no way to say so, TCP's connect does all the same once it is done, connected
-    UDP's second send says it, and unconnected datagrams are lost.
+    Where the kernel has no way to say so, TCP's connect does all the same once it is done,
+    connected UDP's second send says it, and unconnected datagrams are lost.
     """
     weightless = f"{family.endpoint(family.backend(2), BACKEND_PORT)},weight=0"
     for protocol in ("tcp", "udp"):
