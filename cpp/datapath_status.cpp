@@ -17,7 +17,7 @@ namespace {
 class Ours {
   public:
     explicit Ours(const PinDirectory &pin) : sockets_(id_of(pin, "connections")) {
-        for (const char *name : {"flags", "backends", "services"})
+        for (const char *name : {"flags", "backends", "services", "overflow"})
             if (__u32 id = id_of(pin, name))
                 tables_.push_back(id);
     }
