@@ -27,6 +27,26 @@ static __always_inline void copy_ip(__u32 *to, const __u32 *from)
 	to[3] = from[3];
 }
 
+/* An address as numbers, for functions that take nothing else. */
+static __always_inline __u64 high_of(const struct hr_key *key)
+{
+	return key->ip[0] | (__u64)key->ip[1] << 32;
+}
+
+static __always_inline __u64 low_of(const struct hr_key *key)
+{
+	return key->ip[2] | (__u64)key->ip[3] << 32;
+}
+
+static __always_inline void from_numbers(struct hr_key *key, __u64 high, __u64 low, __u32 port)
+{
+	key->ip[0] = high;
+	key->ip[1] = high >> 32;
+	key->ip[2] = low;
+	key->ip[3] = low >> 32;
+	key->port = port;
+}
+
 static __always_inline bool is_v4(const __u32 *ip)
 {
 	return ip[2] == V4_MAPPED && !ip[1] && !ip[0];

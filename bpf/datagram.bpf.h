@@ -52,24 +52,29 @@ static __always_inline struct hr_more_datagrams *more_of(struct bpf_sock_addr *c
  */
 #define NO_PLACE HR_MORE_ORIGINS
 
-static __always_inline __u32 find_more(struct hr_more_datagrams *m, const struct hr_key *asked,
-				       bool or_free)
+/* Its place, the first free one, or NO_PLACE. */
+WALKED_ONCE int find_more_by(struct bpf_sock_addr *ctx, __u64 high, __u64 low, __u32 port)
 {
+	struct hr_more_datagrams *m = more_of(ctx, 0);
+	struct hr_key asked;
 	int i;
 
+	if (!m)
+		return NO_PLACE;
+	from_numbers(&asked, high, low, port);
 	m->place = NO_PLACE;
 	for (i = 0; i < HR_MORE_ORIGINS; i++) {
-		if (!m->stamp[i]) {
-			if (or_free)
-				m->place = i;
-			break;
-		}
-		if (was_asked(&m->origin[i], asked)) {
+		if (!m->stamp[i] || was_asked(&m->origin[i], &asked)) {
 			m->place = i;
 			break;
 		}
 	}
 	return *(volatile __u32 *)&m->place;
+}
+
+static __always_inline __u32 find_more(struct bpf_sock_addr *ctx, const struct hr_key *asked)
+{
+	return find_more_by(ctx, high_of(asked), low_of(asked), asked->port);
 }
 
 SUBPROGRAM bool recall_more(struct bpf_sock_addr *ctx, const struct hr_key *asked,
@@ -80,8 +85,8 @@ SUBPROGRAM bool recall_more(struct bpf_sock_addr *ctx, const struct hr_key *aske
 
 	if (!m)
 		return false;
-	at = find_more(m, asked, false);
-	if (at >= NO_PLACE)
+	at = find_more(ctx, asked);
+	if (at >= NO_PLACE || !m->stamp[at])
 		return false;
 	m->stamp[at] = clock << 1;
 	*origin = m->origin[at];
@@ -101,7 +106,7 @@ SUBPROGRAM int remember_more(struct bpf_sock_addr *ctx, const struct hr_origin *
 	}
 	copy_ip(asked.ip, origin->asked_ip);
 	asked.port = origin->asked_port;
-	at = find_more(m, &asked, true);
+	at = find_more(ctx, &asked);
 	if (at >= NO_PLACE)
 		return -1;
 	m->version = HR_STORAGE_VERSION;
@@ -127,16 +132,17 @@ SUBPROGRAM int silence_more(struct bpf_sock_addr *ctx, const struct hr_key *to)
 	return 0;
 }
 
-/* Of those that name this source, the last one sent to, if that was after `latest`. */
-SUBPROGRAM __u64 latest_more(struct bpf_sock_addr *ctx, const struct hr_key *source,
-			     struct hr_key *asked, __u64 latest)
+/* The place of the last one sent to of those that name this source, if that was after `latest`. */
+WALKED_ONCE int latest_more_by(struct bpf_sock_addr *ctx, __u64 high, __u64 low, __u32 port,
+			       __u64 latest)
 {
 	struct hr_more_datagrams *m = more_of(ctx, 0);
-	__u32 at;
+	struct hr_key source;
 	int i;
 
 	if (!m)
-		return latest;
+		return NO_PLACE;
+	from_numbers(&source, high, low, port);
 	m->place = NO_PLACE;
 	m->latest = latest;
 	for (i = 0; i < HR_MORE_ORIGINS; i++) {
@@ -145,38 +151,53 @@ SUBPROGRAM __u64 latest_more(struct bpf_sock_addr *ctx, const struct hr_key *sou
 		if (!stamp)
 			break;
 		if ((stamp & 1) || (stamp >> 1) <= *(volatile __u64 *)&m->latest ||
-		    !was_given(&m->origin[i], source))
+		    !was_given(&m->origin[i], &source))
 			continue;
 		m->latest = stamp >> 1;
 		m->place = i;
 	}
-	at = *(volatile __u32 *)&m->place;
-	if (at >= NO_PLACE)
+	return *(volatile __u32 *)&m->place;
+}
+
+static __always_inline __u64 latest_more(struct bpf_sock_addr *ctx, const struct hr_key *source,
+					 struct hr_key *asked, __u64 latest)
+{
+	__u32 at = latest_more_by(ctx, high_of(source), low_of(source), source->port, latest);
+	const struct hr_more_datagrams *m = more_of(ctx, 0);
+
+	if (!m || at >= NO_PLACE)
 		return latest;
 	copy_ip(asked->ip, m->origin[at].asked_ip);
 	asked->port = m->origin[at].asked_port;
-	return m->latest;
+	return m->stamp[at] >> 1;
 }
 
 #endif
 
 /* What storage has of this backend names it no more, until its service is sent to again. */
-SUBPROGRAM int silence(struct bpf_sock_addr *ctx, const struct hr_key *backend)
+WALKED_ONCE int silence_by(struct bpf_sock_addr *ctx, __u64 high, __u64 low, __u32 port)
 {
 	struct hr_datagrams *d = datagrams_of(ctx, 0);
+	struct hr_key backend;
 	int i;
 
 	if (!d)
 		return 0;
+	from_numbers(&backend, high, low, port);
 	for (i = 0; i < HR_DATAGRAM_ORIGINS; i++) {
 		if (!d->stamp[i])
 			break;
-		if (was_given(&d->origin[i], backend))
+		if (was_given(&d->origin[i], &backend))
 			d->silent |= 1U << i;
 	}
 	if (d->overflowed)
-		silence_more(ctx, backend);
+		silence_more(ctx, &backend);
 	return 0;
+}
+
+static __always_inline void silence(struct bpf_sock_addr *ctx, const struct hr_key *backend)
+{
+	silence_by(ctx, high_of(backend), low_of(backend), backend->port);
 }
 
 /* The LRU's origin names its backend from now on. */

@@ -128,7 +128,7 @@ static __always_inline bool is_exempt(void)
 }
 #else
 /* Is the calling task in a cgroup that is exempt, or below one? */
-SUBPROGRAM bool is_exempt(void)
+WALKED_ONCE int is_exempt(void)
 {
 	const struct hr_meta *m = get_meta();
 	__u32 levels = m ? m->exempt_levels : 0;

@@ -46,6 +46,7 @@ class Loader:
 
     takes_out: frozenset[str] = frozenset()  # helpers, by name: a call of one becomes r0 = 0
     clears: int = 0  # flags of maps
+    makes_static: bool = False  # global functions
 
 
 def faults(
@@ -77,7 +78,7 @@ def faults(
         for what, since in _map_needs(each, loader.clears):
             walk.object_to(each.name, what, since)
     for part in function.reachable():
-        if part is not function and part.is_global:
+        if part is not function and part.is_global and not loader.makes_static:
             walk.object_to(part.name, "is a global function", kernels.GLOBAL_FUNCTION)
         for at in range(len(part.code)):
             for what, since in _instruction_needs(part, at):

@@ -9,7 +9,8 @@ from bpfobject.kernels import BPF_F_MMAPABLE, Kernel
 from bpfobject.objects import BpfObject, installed
 from bpfobject.rules import Loader, faults
 
-# What the module does where the kernel lacks something: cpp/skeleton.cpp and cpp/maps.cpp.
+# What the module does where the kernel lacks something: cpp/skeleton.cpp and cpp/maps.cpp; and libbpf
+# (FEAT_BTF_GLOBAL_FUNC), which is the reason why each program is walked here with all that it calls.
 LOADER = Loader(
     takes_out=frozenset(
         (
@@ -22,6 +23,7 @@ LOADER = Loader(
         )
     ),
     clears=BPF_F_MMAPABLE,
+    makes_static=True,
 )
 
 # The first kernel that each hook's program claims to run on, by the object it is in. 4.19.57 is the
