@@ -38,7 +38,39 @@ static __always_inline struct hr_connection *connection_to_write(struct bpf_sock
 	return bpf_sk_storage_get(&connections, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 }
 
+/*
+ * Where that helper is missing (below 5.19), is this a part of an MPTCP socket, of
+ * whose end nothing would tell? The kernel's own struct says. The verifier lets
+ * nothing be added to a socket's pointer; what was read from the stack is a number.
+ */
+SUBPROGRAM bool is_subflow(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	__u64 address = 0;
+	bool is_mptcp = false;
+
+	if (bpf_probe_read_kernel(&address, sizeof(address), &sk) || !address)
+		return false;
+	if (bpf_probe_read_kernel(&is_mptcp, 1, (void *)(address + knobs.mptcp_offset)))
+		return false;
+	return is_mptcp;
+}
+
 #endif
+
+static __always_inline bool may_count(struct bpf_sock_addr *ctx)
+{
+#ifdef HR_LEGACY
+	return false;
+#else
+	if (!knobs.has_sock_release)
+		return false;
+	if (!knobs.mptcp_offset || ctx->protocol != IPPROTO_TCP || !is_subflow(ctx))
+		return true;
+	raise_flag(HR_MOVED); /* so that it is looked for, though no count tells of it */
+	return false;
+#endif
+}
 
 /* A kernel that does not show the socket leaves it at what was remembered. */
 static __always_inline bool is_true(struct bpf_sock *sk, const struct hr_origin *origin)
@@ -59,7 +91,7 @@ static __always_inline int remember_connection(struct bpf_sock_addr *ctx,
 		}
 		c->latest = *origin;
 		c->version = HR_STORAGE_VERSION;
-		if (knobs.has_sock_release)
+		if (may_count(ctx))
 			count_for(c, origin);
 		return 0;
 	}

@@ -34,7 +34,8 @@ struct hr_knobs {
 	__u8 has_set_retval; /* refuse with an errno of our choice */
 	__u8 has_sock_release; /* count open connections */
 	__u8 checks_words; /* `records` is written by system calls: see hr_record.check */
-	__u8 pad[3];
+	__u8 pad;
+	__u16 mptcp_offset; /* of tcp_sock.is_mptcp; 0: unknown, or a helper does better */
 };
 
 /* hr_key.scope */

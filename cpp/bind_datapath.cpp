@@ -121,6 +121,7 @@ void bind_datapath(py::module_ &module) {
             {"sock_release", f.sock_release},
             {"post_bind", f.post_bind},
             {"mptcp", f.mptcp},
+            {"probe_read", f.probe_read},
             {"mmap", f.mmap},
             {"batch", f.batch},
             {"bpf_link", f.bpf_link},

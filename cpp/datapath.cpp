@@ -12,6 +12,7 @@
 #include "counting.hpp"
 #include "error.hpp"
 #include "features.hpp"
+#include "kernel_types.hpp"
 #include "program.hpp"
 #include "skeleton.hpp"
 #include "tables.hpp"
@@ -51,6 +52,8 @@ hr_knobs knobs_for(const Wanted &wanted, const Features &features, bool are_mapp
     knobs.has_set_retval = features.set_retval;
     knobs.has_sock_release = features.sock_release;
     knobs.checks_words = !are_mapped;
+    if (!features.mptcp && features.probe_read && features.sock_release)
+        knobs.mptcp_offset = static_cast<__u16>(kernel_offset("tcp_sock", "is_mptcp"));
     return knobs;
 }
 

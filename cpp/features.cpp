@@ -37,6 +37,7 @@ std::vector<int> Features::missing_helpers() const {
     unless(cgroup_id, {BPF_FUNC_get_current_cgroup_id, BPF_FUNC_get_current_ancestor_cgroup_id});
     unless(set_retval, {BPF_FUNC_set_retval});
     unless(mptcp, {BPF_FUNC_skc_to_mptcp_sock});
+    unless(probe_read, {BPF_FUNC_probe_read_kernel});
     return missing;
 }
 
@@ -148,6 +149,9 @@ Features probe_features() {
     const Code refuse = {set(BPF_REG_1, -ECONNREFUSED), call(BPF_FUNC_set_retval)};
     const Code to_mptcp = {load_pointer(BPF_REG_1, offsetof(bpf_sock_addr, sk)),
                            call(BPF_FUNC_skc_to_mptcp_sock)};
+    const Code probe_read = {copy(BPF_REG_3, BPF_REG_10), copy(BPF_REG_1, BPF_REG_10),
+                             instruction(BPF_ALU64 | BPF_ADD | BPF_K, BPF_REG_1, 0, 0, -8),
+                             set(BPF_REG_2, 8), call(BPF_FUNC_probe_read_kernel)};
     const Code cgroups = {call(BPF_FUNC_get_current_cgroup_id), set(BPF_REG_1, 0),
                           call(BPF_FUNC_get_current_ancestor_cgroup_id)};
     auto connects = [&](Code code) { return runs(kAddress, kConnect, std::move(code)); };
@@ -176,6 +180,7 @@ Features probe_features() {
         .post_bind =
             has("post_bind", [&] { return runs(kSocket, BPF_CGROUP_INET4_POST_BIND, refuse); }),
         .mptcp = has("mptcp", [&] { return connects(to_mptcp); }),
+        .probe_read = has("probe_read", [&] { return connects(probe_read); }),
         .mmap =
             has("mmap", [] { return bool(make_map(BPF_MAP_TYPE_ARRAY, 4, 8, 1, BPF_F_MMAPABLE)); }),
         .batch = has("batch", has_batch),

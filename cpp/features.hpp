@@ -24,6 +24,7 @@ struct Features {
     bool sock_release; // cgroup/sock_release with socket storage: counts open connections
     bool post_bind;    // cgroup/post_bind4, with an errno of our choice
     bool mptcp;        // bpf_skc_to_mptcp_sock in cgroup/connect4
+    bool probe_read;   // bpf_probe_read_kernel there
     bool mmap;         // arrays that user space writes through memory
     bool batch;        // many elements of a hash in one system call
     bool bpf_link;     // on a cgroup

@@ -273,7 +273,7 @@ class Ending {
         SockDiag diag;
         for (const DiagSocket &socket : diag.connected(IPPROTO_TCP))
             for (const hr_socket &above : found.due)
-                if (is_below(above, socket) && !diag.end(socket))
+                if (is_below(above, socket) && (dry_run_ || !diag.end(socket)))
                     result_.sockets.push_back(above);
     }
 

@@ -42,7 +42,7 @@ _FEATURES = (
     ("sock_release", "5.9", "open connections are not counted: least-conn chooses as random does"),
     ("btf", "5.9", "sockets to be ended are found by a search of all processes"),
     ("host_netns", "5.14", "no loopback for node: frontends, and nobody uses --host-only ones"),
-    ("mptcp", "5.19", "getpeername(2) of an MPTCP client shows the backend's address"),
+    ("mptcp", "5.19", "getpeername(2) of MPTCP clients shows the backend; they are not counted"),
     ("set_retval", "6.1", "refused TCP is as ever; refused UDP learns late, or never"),
     ("post_bind", "6.1", "no --protect-binds"),
     ("sock_destroy", "6.5", "sockets are ended by sock_diag"),

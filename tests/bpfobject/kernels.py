@@ -43,6 +43,8 @@ ALWAYS_PASSES = {"recvmsg", "getpeername"}  # hooks whose programs may return no
 
 # bpf_get_current_cgroup_id is older than that, but not for these programs.
 _CGROUP_IDS = Since((5, 7), "0f09abd105da and its series")
+# By trying: 5.10 has it. No older kernel was tried, and none that knows no sock_release needs it.
+_PROBE_READ = Since((5, 10), "tried")
 _RINGBUF = Since((5, 8), "457f44363a88")
 _COMMON = {
     1: ("map_lookup_elem", CONNECT),
@@ -77,6 +79,7 @@ SOCK_ADDR_HELPERS = {
     64: ("bind", CONNECT),
     107: ("sk_storage_get", Since((5, 3), "fb85c4a730af")),
     108: ("sk_storage_delete", Since((5, 3), "fb85c4a730af")),
+    113: ("probe_read_kernel", _PROBE_READ),
     196: ("skc_to_mptcp_sock", Since((5, 19), "3bc253c2e652")),
 }
 SOCK_HELPERS = {

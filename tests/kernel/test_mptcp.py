@@ -29,7 +29,7 @@ SOL_MPTCP, MPTCP_INFO = 284, 1
 @pytest.fixture(autouse=True)
 def mptcp(request: pytest.FixtureRequest) -> None:
     kernel.need(kernel.has_mptcp(), "MPTCP")
-    if request.function is not test_a_kernel_without:
+    if request.function not in (test_a_kernel_without, test_ended_though_not_counted):
         kernel.need(kernel.knows_mptcp(), "way from a subflow to its MPTCP socket")
 
 
@@ -141,6 +141,29 @@ def test_a_forked_socket(box: Box, node: Node) -> None:
         client.send()
 
 
+def test_ended_with_its_backend(box: Box, node: Node) -> None:
+    """By the TCP socket below; a dry run says so, and leaves it."""
+    kernel.need(kernel.ends_sockets(), "way to end sockets")
+    box.serve(f"{SERVER}/tcp")
+    node.services.add(Service.of(FRONTEND, SERVER, on_removal="keep"))
+
+    def converse(test: Line) -> None:
+        with new_socket() as client:
+            connect(client, VIP)
+            assert line(client) == SERVER
+            for _ in range(2):
+                test.send(outcome(client.recv, 1))
+                test.recv()
+
+    with box.talk(converse) as client:
+        assert client.recv() == "EAGAIN"  # nothing to read
+        node.services.set(Service.of(FRONTEND, SERVER, on_removal="reset"))
+        node.services.remove(FRONTEND)
+        client.send()
+        assert client.recv() == "ECONNABORTED"
+        client.send()
+
+
 def test_refused(box: Box, node: Node) -> None:
     """By the service, and by the backend: the same errno as TCP's."""
     box.serve(f"{SERVER}/tcp")
@@ -204,10 +227,8 @@ def test_moves_from_service_to_service(box: Box, node: Node) -> None:
 
 
 def test_a_kernel_without(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections work and getpeername shows the backend; TCP is as ever.
-
-    What is counted for the subflow stays until the next recount: nothing tells of its end.
-    """
+    """Connections work and getpeername shows the backend; TCP is as ever. A subflow is not counted,
+    for nothing would tell of its end."""
     kernel.switch_off(monkeypatch, "mptcp")
     box.serve(f"{SERVER}/tcp")
     with opened(box) as node:
@@ -219,13 +240,39 @@ def test_a_kernel_without(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
                 connect(client, VIP)
                 assert line(client) == SERVER
                 assert client.getpeername() == ("10.0.0.2", 8080)
+                test.ask()
                 with socket.create_connection(VIP) as tcp:
                     assert tcp.getpeername() == VIP
                     test.ask()
             test.ask()
 
+        tells = kernel.has("btf") and kernel.has("probe_read")
+        with box.talk(converse) as client:
+            for number in (0, 1, 0):
+                client.recv()
+                if tells and kernel.counts_connections():
+                    counted(node, number)
+                client.send()
+
+
+def test_ended_though_not_counted(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No count says that anybody is at the backend that goes, and yet it is looked for."""
+    kernel.need(kernel.has("btf") and kernel.ends_sockets(), "way to end sockets")
+    kernel.switch_off(monkeypatch, "mptcp")
+    box.serve(f"{SERVER}/tcp")
+    with opened(box) as node:
+        attach_inside(box, node)
+        node.services.add(Service.of(FRONTEND, SERVER, on_removal="reset"))
+
+        def converse(test: Line) -> None:
+            with new_socket() as client:
+                connect(client, VIP)
+                assert line(client) == SERVER
+                test.ask()
+                test.send(outcome(client.recv, 1))
+
         with box.talk(converse) as client:
             client.recv()
+            node.services.remove(FRONTEND)
             client.send()
-            client.recv()
-            client.send()
+            assert client.recv() == "ECONNABORTED"

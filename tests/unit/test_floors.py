@@ -18,6 +18,7 @@ LOADER = Loader(
             "get_netns_cookie",
             "get_current_cgroup_id",
             "get_current_ancestor_cgroup_id",
+            "probe_read_kernel",
             "skc_to_mptcp_sock",
             "set_retval",
         )
