@@ -53,8 +53,9 @@ static __always_inline bool is_balanced(__u8 protocol)
 /* A function of its own: inlined at each use, it is most of what the verifier walks. */
 #define SUBPROGRAM static __noinline
 /*
- * A global function: the verifier walks it by itself and once, whoever calls it. It takes no pointer
- * but the context, and what it returns is any number. Below Linux 5.6 libbpf makes it static.
+ * A global function: the verifier walks it by itself and once, whoever calls it. It takes no
+ * pointer but the context, and what it returns is any number. Below Linux 5.6 libbpf makes it
+ * static.
  */
 #define WALKED_ONCE __noinline
 

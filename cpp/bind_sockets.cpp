@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <string>
 #include <tuple>
 
@@ -42,15 +43,26 @@ PySocket to_python(const hr_socket &socket) {
             socket.cookie};
 }
 
-PyEndResult end(Table &table, bool dry_run) {
+Tables &open_tables(Table &table) {
     if (!table.tables())
         throw Error(Kind::not_found, table.pin().path(), "the tables are not open", ENOENT);
-    EndResult result = end_sockets(table.pin(), *table.tables(), table.iterators(), dry_run);
+    return *table.tables();
+}
+
+PyEndResult to_python(EndResult result) {
     std::vector<PySocket> sockets;
     for (const hr_socket &socket : result.sockets)
         sockets.push_back(to_python(socket));
     return {std::move(sockets), result.namespaces, result.unreachable,
             result.left,        result.method,     result.problem};
+}
+
+PyEndResult end(Table &table, bool dry_run) {
+    return to_python(end_sockets(table.pin(), open_tables(table), table.iterators(), dry_run));
+}
+
+PyEndResult find(Table &table, const std::set<__u32> &backends) {
+    return to_python(find_sockets(table.pin(), open_tables(table), table.iterators(), backends));
 }
 
 bool can_end_by_netlink() {
@@ -77,6 +89,7 @@ std::map<std::string, bool> socket_features() {
 void bind_sockets(py::module_ &module) {
     using Unlocked = py::call_guard<py::gil_scoped_release>;
     module.def("end_sockets", end, py::arg("table"), py::arg("dry_run"), Unlocked());
+    module.def("find_sockets", find, py::arg("table"), py::arg("backends"), Unlocked());
     module.def(
         "count_sockets", [](const Table &table) { return count_sockets(table.pin()); },
         py::arg("table"), Unlocked());

@@ -236,6 +236,13 @@ void bind_table(py::module_ &module) {
             },
             py::arg("frontend"))
         .def(
+            "backend_ids",
+            [](Table &table, const PyKey &key) {
+                std::optional<Block> block = table.get(to_key(key));
+                return block ? block->ids : std::vector<__u32>();
+            },
+            py::arg("frontend"))
+        .def(
             "active", [](Table &table, const PyKey &key) { return table.active(to_key(key)); },
             py::arg("frontend"))
         .def(

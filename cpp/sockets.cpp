@@ -40,10 +40,39 @@ struct Candidates {
     bool on_their_way = false;       // some are not connected, or not yet
 };
 
-Candidates ask_iterators(Iterators &iterators) {
+// Which sockets are to be ended, by how they got to their peer.
+class Rule {
+  public:
+    // Those of backends that are gone; or of these, as if they were.
+    Rule(const Tables &tables, const std::set<__u32> *as_if_gone)
+        : tables_(tables), as_if_gone_(as_if_gone) {}
+
+    bool is_due(const hr_origin &origin) const {
+        if (!origin.given_port || origin.backend >= tables_.backends.size())
+            return false;
+        const hr_backend backend = tables_.backends.load(origin.backend);
+        if (as_if_gone_)
+            return as_if_gone_->contains(origin.backend) &&
+                   backend.incarnation == origin.incarnation;
+        return hr_is_due(&backend, &origin);
+    }
+    // In the words of iterators, which know backends that are gone themselves.
+    bool is_due(const hr_socket &socket) const {
+        return as_if_gone_ ? is_due(socket.origin) : socket.flags & HR_SOCKET_DUE;
+    }
+    __u32 wanted() const {
+        return as_if_gone_ ? HR_SOCKET_THERE : HR_SOCKET_DUE | HR_SOCKET_ON_ITS_WAY;
+    }
+
+  private:
+    const Tables &tables_;
+    const std::set<__u32> *as_if_gone_;
+};
+
+Candidates ask_iterators(Iterators &iterators, const Rule &rule) {
     Candidates found;
-    for (const hr_socket &socket : iterators.records(HR_SOCKET_DUE | HR_SOCKET_ON_ITS_WAY)) {
-        if (!(socket.flags & HR_SOCKET_DUE)) {
+    for (const hr_socket &socket : iterators.records(rule.wanted())) {
+        if (!rule.is_due(socket)) {
             found.on_their_way = true;
             continue;
         }
@@ -55,25 +84,16 @@ Candidates ask_iterators(Iterators &iterators) {
     return found;
 }
 
-bool due_by(const hr_backend &backend, const hr_origin &origin) {
-    return hr_is_due(&backend, &origin);
-}
-
-bool is_due(const hr_origin &origin, const Tables &tables) {
-    return origin.given_port && origin.backend < tables.backends.size() &&
-           due_by(tables.backends.load(origin.backend), origin);
-}
-
 // Without iterators: borrow every process's sockets and read what they remember.
 // False if this kernel has no way to do so.
-bool ask_processes(int connections, const Tables &tables, Candidates *found) {
+bool ask_processes(int connections, const Rule &rule, Candidates *found) {
     return for_each_open_socket([&](const Fd &socket) {
         hr_connection record;
         __u64 cookie;
         socklen_t size = sizeof(cookie);
         int fd = socket.get();
         if (bpf_map_lookup_elem(connections, &fd, &record) ||
-            (!is_due(record.latest, tables) && !is_due(record.before, tables)) ||
+            (!rule.is_due(record.latest) && !rule.is_due(record.before)) ||
             ::getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &size) ||
             !found->by_cookie.emplace(cookie, std::vector{record.latest, record.before}).second)
             return true;
@@ -89,8 +109,8 @@ bool ask_processes(int connections, const Tables &tables, Candidates *found) {
 
 // What sockets had no room for, or all where the kernel gives them none: these
 // are known by their cookies alone, so every namespace has to be searched.
-std::map<__u64, std::vector<hr_origin>> ask_overflow(const PinDirectory &pin,
-                                                     const Tables &tables) {
+std::map<__u64, std::vector<hr_origin>> ask_overflow(const PinDirectory &pin, const Tables &tables,
+                                                     const Rule &rule) {
     std::map<__u64, std::vector<hr_origin>> found;
     if (!tables.flags.load(HR_OVERFLOW_USED))
         return found;
@@ -98,7 +118,7 @@ std::map<__u64, std::vector<hr_origin>> ask_overflow(const PinDirectory &pin,
     for_each_key<hr_overflow_key>(overflow.get(), [&](const hr_overflow_key &key) {
         hr_origin origin;
         if (key.kind == HR_BY_PEER && !bpf_map_lookup_elem(overflow.get(), &key, &origin) &&
-            is_due(origin, tables))
+            rule.is_due(origin))
             found[key.cookie].push_back(origin);
     });
     return found;
@@ -140,8 +160,9 @@ hr_socket describe(const DiagSocket &socket, const hr_origin &origin, __u32 netn
 
 class Ending {
   public:
-    Ending(const PinDirectory &pin, const Tables &tables, Iterators *iterators, bool dry_run)
-        : pin_(pin), tables_(tables), dry_run_(dry_run),
+    Ending(const PinDirectory &pin, const Tables &tables, Iterators *iterators, bool dry_run,
+           const std::set<__u32> *as_if_gone = nullptr)
+        : pin_(pin), tables_(tables), rule_(tables, as_if_gone), dry_run_(dry_run),
           connections_(open_pinned(pin.file("connections"))), iterators_(iterators) {}
 
     EndResult run() {
@@ -185,7 +206,7 @@ class Ending {
             return;
         for (int round = 0; round < 2; round++) {
             Candidates found;
-            found.by_cookie = ask_overflow(pin_, tables_);
+            found.by_cookie = ask_overflow(pin_, tables_, rule_);
             if (found.by_cookie.empty())
                 return;
             if (round)
@@ -202,11 +223,11 @@ class Ending {
 
     Candidates look() {
         if (iterators_)
-            return ask_iterators(*iterators_);
+            return ask_iterators(*iterators_, rule_);
         Candidates found;
         if (!connections_)
             return found;
-        if (is_switched_off("pidfd") || !ask_processes(connections_.get(), tables_, &found))
+        if (is_switched_off("pidfd") || !ask_processes(connections_.get(), rule_, &found))
             give_up("this kernel does not tell which sockets are a service's");
         return found;
     }
@@ -247,7 +268,7 @@ class Ending {
         for (__u8 protocol : {IPPROTO_TCP, IPPROTO_UDP})
             for (const DiagSocket &socket : diag.connected(protocol)) {
                 const hr_origin *origin = find_origin(found, socket, netns);
-                if (!origin || !is_due(*origin, tables_))
+                if (!origin || !rule_.is_due(*origin))
                     continue;
                 int err = dry_run_ ? 0 : diag.end(socket);
                 if (!err)
@@ -279,6 +300,7 @@ class Ending {
 
     const PinDirectory &pin_;
     const Tables &tables_;
+    const Rule rule_;
     const bool dry_run_;
     Fd connections_;             // none where sockets remember nothing
     Iterators *const iterators_; // null: the kernel has none
@@ -301,6 +323,11 @@ EndResult end_sockets(const PinDirectory &pin, Tables &tables, IteratorCache &ca
         tables.flags.exchange(HR_ENDS_DUE, before, 0);
     }
     return result;
+}
+
+EndResult find_sockets(const PinDirectory &pin, const Tables &tables, IteratorCache &cache,
+                       const std::set<__u32> &backends) {
+    return Ending(pin, tables, cache.get(pin), true, &backends).run();
 }
 
 } // namespace hr

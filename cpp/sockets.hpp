@@ -2,6 +2,7 @@
 // Ending the sockets whose backend is gone.
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -26,5 +27,10 @@ struct EndResult {
 // there by a service. `dry_run` only finds them. Needs no lock. Raises
 // kernel_error.
 EndResult end_sockets(const PinDirectory &pin, Tables &tables, IteratorCache &cache, bool dry_run);
+
+// Those that would be ended if these backends, by their ids, went and their
+// service said so; ends none. Needs no lock. Raises kernel_error.
+EndResult find_sockets(const PinDirectory &pin, const Tables &tables, IteratorCache &cache,
+                       const std::set<__u32> &backends);
 
 } // namespace hr

@@ -70,6 +70,7 @@ class Table {
     // end_sockets() has been to its end since. Needs no lock.
     bool ends_due() const;
     // The maps, as they were at the last lock(); null if there was none.
+    // Null unless they are open.
     Tables *tables() { return tables_ ? &*tables_ : nullptr; }
     IteratorCache &iterators() { return iterators_; }
 

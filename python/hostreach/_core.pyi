@@ -73,6 +73,9 @@ class Table:
     def write(self, put: list[PlainService], remove: list[PlainFrontend]) -> None:
         """Remove those, add or replace these; raises `TableFull` before anything is written."""
 
+    def backend_ids(self, frontend: PlainFrontend) -> list[int]:
+        """Of each backend, in the service's order; empty if it is not there. Needs a lock."""
+
     def shares(self, frontend: PlainFrontend) -> list[int]:
         """Selection slots of each backend, in the order of `get`; empty if there is no service."""
 
@@ -160,14 +163,18 @@ EndedSocket: TypeAlias = tuple[str, str, str, str, int, int]
 """Protocol, frontend that was asked for, backend, own address, inode of the network namespace,
 cookie."""
 
-def end_sockets(
-    table: Table, dry_run: bool
-) -> tuple[list[EndedSocket], int, int, int, Literal["bpf", "netlink", ""], str]:
+Ended: TypeAlias = tuple[list[EndedSocket], int, int, int, Literal["bpf", "netlink", ""], str]
+"""Also the namespaces looked into, those that could not be, sockets left in those, "bpf", "netlink"
+or "" where the kernel cannot, and why."""
+
+def end_sockets(table: Table, dry_run: bool) -> Ended:
     """End the sockets of backends that are gone; ``dry_run`` only finds them.
 
-    Needs no lock, but that the table was locked once. Namespaces looked into, those that could not
-    be, sockets left in those, "bpf", "netlink" or "" where the kernel cannot, and why.
+    Needs no lock, but that the table was locked once.
     """
+
+def find_sockets(table: Table, backends: set[int]) -> Ended:
+    """As `end_sockets` with ``dry_run``, if the backends with these ids were gone."""
 
 def count_sockets(table: Table) -> int | None:
     """Those connected to where a service sent them; None where the kernel does not tell."""

@@ -365,19 +365,24 @@ class KernelTable:
                 pass  # opens the tables, and mends them; writers need not wait for the rest
             return self._end_sockets(dry_run)
 
+    def would_end(self, going: Sequence[tuple[Frontend, Sequence[str]]]) -> EndResult:
+        """See `hostreach.node.Node.would_end`: services and the addresses of backends that go."""
+        ids = set[int]()
+        with self._thread:
+            try:
+                with self.locked(exclusive=False):
+                    for frontend, addresses in going:
+                        key = plain_frontend(frontend)
+                        found = self._core.get(key)
+                        had = [address for address, _, _ in found[6]] if found else []
+                        numbers = dict(zip(had, self._core.backend_ids(key), strict=True))
+                        ids.update(numbers[address] for address in addresses if address in numbers)
+            except NotFound:
+                return EndResult(dry_run=True)
+            return _end_result(_core.find_sockets(self._core, ids), dry_run=True)
+
     def _end_sockets(self, dry_run: bool) -> EndResult:
-        sockets, namespaces, unreachable, left, method, problem = _core.end_sockets(
-            self._core, dry_run
-        )
-        return EndResult(
-            [EndedSocket(*socket) for socket in sockets],
-            dry_run,
-            method or None,
-            namespaces,
-            unreachable,
-            left,
-            problem or None,
-        )
+        return _end_result(_core.end_sockets(self._core, dry_run), dry_run)
 
     def detach(self, purge: bool) -> tuple[Hooks, int | None]:
         """Remove the programs and, with ``purge``, the tables, of any version.
@@ -441,6 +446,19 @@ def _programs_know(feature: str) -> bool:
     """The programs for kernels without socket storage know nothing of those who call."""
     has = _core.features()
     return has[feature] and has["global_data"] and has["sk_storage"]
+
+
+def _end_result(found: _core.Ended, dry_run: bool) -> EndResult:
+    sockets, namespaces, unreachable, left, method, problem = found
+    return EndResult(
+        [EndedSocket(*socket) for socket in sockets],
+        dry_run,
+        method or None,
+        namespaces,
+        unreachable,
+        left,
+        problem or None,
+    )
 
 
 def knows_host() -> bool:

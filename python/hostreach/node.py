@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any, Literal, final
@@ -16,7 +16,7 @@ from .exempt import Exemptions
 from .options import AttachOptions, Capacities
 from .own_mount import root_to_attach
 from .plain import PlainFrontend
-from .table import PlainTable, Services
+from .table import Change, PlainTable, Services
 
 __all__ = [
     "DEFAULT_PIN",
@@ -258,6 +258,14 @@ class Node:
         except NotFound:
             return EndResult(dry_run=dry_run)
 
+    def would_end(self, changes: Iterable[Change]) -> EndResult:
+        """The sockets that these changes would end; they are not made.
+
+        For what `Services` gives back with ``dry_run``. Raises `PermissionDenied`, `KernelError`.
+        """
+        going = [(change.frontend, gone) for change in changes if (gone := _resets(change))]
+        return self._table.would_end(going) if going else EndResult(dry_run=True)
+
     def status(self) -> Status:
         """What is attached and what the tables hold; raises `PermissionDenied`, `AbiMismatch`."""
         try:
@@ -289,6 +297,15 @@ class Node:
             found.hooks["attached_by"] if found.hooks["cgroup"] else None,
             found.hooks["remembers"] if found.hooks["cgroup"] else None,
         )
+
+
+def _resets(change: Change) -> list[str]:
+    """The addresses of those backends whose sockets the change ends."""
+    rule = change.after or change.before
+    if change.before is None or rule is None or rule.removal == "keep":
+        return []
+    left = {b.address for b in change.after.backends if b.state != "down"} if change.after else ()
+    return [backend.address for backend in change.before.backends if backend.address not in left]
 
 
 def _others(run: Sequence[tuple[int, str]], ours: int) -> list[OtherProgram]:

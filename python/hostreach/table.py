@@ -181,8 +181,7 @@ class Services:
                 raise InvalidInput("this service is given twice", object=str(service.frontend))
             wanted[service.frontend] = service
         changes: list[Change] = []
-        # Only a writer takes the lock, which makes tables where there are none.
-        with nullcontext() if dry_run else self._table.exclusive():
+        with self._writing(dry_run):
             for service in self._table.differing([*wanted.values()]):
                 before = self._table.get(service.frontend)
                 if before is not None:
@@ -222,28 +221,36 @@ class Services:
                 )
             return self._write_one(Change("add", service.frontend, None, service))
 
-    def set(self, service: Service) -> Change | None:
-        """Make the service exactly this, added or replaced; None when it was so before."""
-        with self._table.exclusive():
+    def set(self, service: Service, *, dry_run: bool = False) -> Change | None:
+        """Make the service exactly this, added or replaced; None when it was so before.
+
+        With ``dry_run``, here and in what follows, nothing is changed: the change is what would be.
+        """
+        with self._writing(dry_run):
             before = self._table.get(service.frontend)
             if before == service:
                 return None
             if before is None:
-                return self._write_one(Change("add", service.frontend, None, service))
+                return self._write_one(Change("add", service.frontend, None, service), dry_run)
             _check_owner(before, service.owner)
-            return self._write_one(Change("set", service.frontend, before, service))
+            return self._write_one(Change("set", service.frontend, before, service), dry_run)
 
     def remove(
-        self, frontend: str | Frontend, *, if_exists: bool = False, owner: str = "manual"
+        self,
+        frontend: str | Frontend,
+        *,
+        if_exists: bool = False,
+        owner: str = "manual",
+        dry_run: bool = False,
     ) -> Change | None:
         """Remove a service; raises `NotFound`, or returns None with ``if_exists``."""
         key = _frontend(frontend)
         if if_exists and self._table.get(key) is None:
             return None
         self._owned(key, owner)
-        with self._table.exclusive():
+        with self._writing(dry_run):
             before = self._owned(key, owner)
-            return self._write_one(Change("remove", key, before, None))
+            return self._write_one(Change("remove", key, before, None), dry_run)
 
     def add_backend(
         self,
@@ -268,17 +275,24 @@ class Services:
             return self._set_backends(before, (*before.backends, new))
 
     def set_backend(
-        self, frontend: str | Frontend, backend: str | Backend, *, owner: str = "manual"
+        self,
+        frontend: str | Frontend,
+        backend: str | Backend,
+        *,
+        owner: str = "manual",
+        dry_run: bool = False,
     ) -> Change | None:
         """Make the backend exactly this, added or replaced in place; None when it was so before."""
         new = _backend(backend)
         self._owned(frontend, owner)
-        with self._table.exclusive():
+        with self._writing(dry_run):
             before = self._owned(frontend, owner)
             backends = tuple(new if old.address == new.address else old for old in before.backends)
             if new not in backends:
                 backends = (*backends, new)
-            return None if backends == before.backends else self._set_backends(before, backends)
+            if backends == before.backends:
+                return None
+            return self._set_backends(before, backends, dry_run)
 
     def remove_backend(
         self,
@@ -287,18 +301,19 @@ class Services:
         *,
         if_exists: bool = False,
         owner: str = "manual",
+        dry_run: bool = False,
     ) -> Change | None:
         """Remove a backend; raises `NotFound`, or returns None with ``if_exists``."""
         gone = _backend(address).address
         self._owned(frontend, owner)
-        with self._table.exclusive():
+        with self._writing(dry_run):
             before = self._owned(frontend, owner)
             backends = tuple(old for old in before.backends if old.address != gone)
             if len(backends) == len(before.backends):
                 if if_exists:
                     return None
                 raise NotFound(f"no such backend: {gone}", object=str(before.frontend))
-            return self._set_backends(before, backends)
+            return self._set_backends(before, backends, dry_run)
 
     def _owned(self, frontend: str | Frontend, owner: str) -> Service:
         """The service, to be changed. Called before the lock is taken too: that makes tables."""
@@ -306,7 +321,9 @@ class Services:
         _check_owner(service, owner)
         return service
 
-    def _set_backends(self, before: Service, backends: tuple[Backend, ...]) -> Change:
+    def _set_backends(
+        self, before: Service, backends: tuple[Backend, ...], dry_run: bool = False
+    ) -> Change:
         from .models import Service, validate
 
         # Validated anew: the families must match, and there is a limit to their number.
@@ -315,10 +332,15 @@ class Services:
             {**{key: getattr(before, key) for key in Service.model_fields}, "backends": backends},
             str(before.frontend),
         )
-        return self._write_one(Change("set", before.frontend, before, after))
+        return self._write_one(Change("set", before.frontend, before, after), dry_run)
 
-    def _write_one(self, change: Change) -> Change:
-        self._write([change])
+    def _writing(self, dry_run: bool) -> AbstractContextManager[None]:
+        """Only a writer takes the lock, which makes tables where there are none."""
+        return nullcontext() if dry_run else self._table.exclusive()
+
+    def _write_one(self, change: Change, dry_run: bool = False) -> Change:
+        if not dry_run:
+            self._write([change])
         return change
 
     def _write(self, changes: Iterable[Change]) -> None:

@@ -17,7 +17,7 @@ from hostreach.cli import main
 from hostreach.doctor import features
 from hostreach.sources.file import dump
 
-from .harness import Box, cli
+from .harness import Box, cli, kernel
 from .harness.clients import UDP_CONNECTED, V4
 from .harness.fates import ALIVE, ENDED, Place
 from .harness.line import Line
@@ -52,6 +52,12 @@ def test_what_was_ended(box: Box, node: Node, tmp_path: Path) -> None:
         ["apply", "-f", str(file)],
     ):
         with eight_clients(place) as (test, sent_to):
+            before = node.services.get(place.frontend)
+            would = cli.run(box.pin, *command, "--dry-run")
+            assert (would.status, would.stderr) == (0, ""), would
+            assert would.stdout.count(f"{place.frontend}  {gone}") == sent_to.count(gone)
+            assert node.services.get(place.frontend) == before
+            assert set(test.ask("fates")) == {ALIVE}
             said = cli.run(box.pin, *command)
             assert (said.status, said.stderr) == (0, ""), said
             assert said.stdout.splitlines()[1:] == of_sockets(sent_to.count(gone)), command
@@ -70,6 +76,25 @@ def test_what_was_ended(box: Box, node: Node, tmp_path: Path) -> None:
         assert "ended" not in said.stdout
         said = cli.run(box.pin, "apply", "-f", str(file), "--prune")
         assert said.stdout.splitlines()[-1:] == of_sockets(8)
+
+
+@pytest.mark.parametrize("without", ["", "sock_destroy", "btf"], ids=lambda w: w or "bpf")
+def test_what_would_be_ended(
+    box: Box, node: Node, without: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same sockets that then are, by cookie; none of another service at the same backends."""
+    kernel.switch_off(monkeypatch, without)
+    place = Place(box, node, V4, UDP_CONNECTED)
+    with eight_clients(place) as (test, _):
+        would = cli.run(box.pin, "svc", "rm", place.other, "--dry-run", "--json").json["ended"]
+        assert (would["sockets"], would["dry_run"]) == ([], True)
+        would = cli.run(box.pin, "svc", "rm", place.frontend, "--dry-run", "--json").json["ended"]
+        assert set(test.ask("fates")) == {ALIVE}
+        ended = cli.run(box.pin, "svc", "rm", place.frontend, "--json").json["ended"]
+        by_cookie = [sorted(each["cookie"] for each in ends["sockets"]) for ends in (would, ended)]
+        assert by_cookie[0] == by_cookie[1]
+        assert len(by_cookie[0]) == 8
+        assert set(test.ask("fates")) == {ENDED}
 
 
 def test_nothing_to_say(box: Box, node: Node) -> None:

@@ -9,8 +9,18 @@ import typer
 
 from hostreach.errors import InvalidInput
 
-from .options import BackendText, FrontendText, IfExists, IfMissing, Json, Owner, Pin, open_node
-from .output import print_change
+from .options import (
+    BackendText,
+    DryRun,
+    FrontendText,
+    IfExists,
+    IfMissing,
+    Json,
+    Owner,
+    Pin,
+    open_node,
+)
+from .output import ended_by, print_change
 
 if TYPE_CHECKING:
     from hostreach.models import Backend
@@ -68,14 +78,15 @@ def set_(
     drain: Drain = False,
     down: Down = False,
     owner: Owner = "manual",
+    dry_run: DryRun = False,
     as_json: Json = False,
     pin: Pin = None,
 ) -> None:
     """Make a backend exactly this: add it, or change what is there."""
     new = _backend(backend, weight, active=active, draining=drain, down=down)
     with open_node(context, pin) as node:
-        change = node.services.set_backend(frontend, new, owner=owner)
-        ended = node.last_ended
+        change = node.services.set_backend(frontend, new, owner=owner, dry_run=dry_run)
+        ended = ended_by(node, [change], dry_run=dry_run)
     print_change(change, frontend, as_json, ended)
 
 
@@ -86,13 +97,16 @@ def rm(
     backend: BackendText,
     owner: Owner = "manual",
     if_exists: IfExists = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
     pin: Pin = None,
 ) -> None:
     """Remove a backend from a service."""
     with open_node(context, pin) as node:
-        change = node.services.remove_backend(frontend, backend, if_exists=if_exists, owner=owner)
-        ended = node.last_ended
+        change = node.services.remove_backend(
+            frontend, backend, if_exists=if_exists, owner=owner, dry_run=dry_run
+        )
+        ended = ended_by(node, [change], dry_run=dry_run)
     print_change(change, frontend, as_json, ended)
 
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .options import Json, MaxBackends, MaxServices, MaxSlots, Owner, Pin, open_node
-from .output import print_diff, warn_hidden, warn_host_only
+from .options import DryRun, Json, MaxBackends, MaxServices, MaxSlots, Owner, Pin, open_node
+from .output import ended_by, print_diff, warn_hidden, warn_host_only
 
 
 def apply(
@@ -20,9 +20,7 @@ def apply(
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove the owner's services that are not in FILE.")
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     owner: Owner = "manual",
     max_services: MaxServices = None,
     max_backends: MaxBackends = None,
@@ -36,7 +34,7 @@ def apply(
     services = load(file, owner=owner)
     with open_node(context, pin, max_services, max_backends, max_slots) as node:
         changes = node.services.apply(services, owner=owner, prune=prune, dry_run=dry_run)
-        ended = node.last_ended
+        ended = ended_by(node, changes, dry_run=dry_run)
     if not dry_run:
         changed = [change.after for change in changes if change.after is not None]
         warn_hidden(changed)

@@ -44,6 +44,13 @@ IfMissing = Annotated[
     bool, typer.Option("--if-missing", help="It is no error if it exists already.")
 ]
 IfExists = Annotated[bool, typer.Option("--if-exists", help="It is no error if it is not there.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Show what would change, list the sockets that would be ended, and change nothing.",
+    ),
+]
 FrontendText = Annotated[
     str,
     typer.Argument(

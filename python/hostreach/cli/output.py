@@ -61,14 +61,33 @@ def print_change(
     if change is None:
         typer.echo(f"unchanged {frontend}")
     else:
-        typer.echo(f"{_VERBS[change.action]} {_describe(change)}")
+        verb = f"would {change.action}" if ended and ended.dry_run else _VERBS[change.action]
+        typer.echo(f"{verb} {_describe(change)}")
     print_ended(ended)
+
+
+def ended_by(node: Node, changes: Iterable[Change | None], *, dry_run: bool) -> EndResult | None:
+    """What became, or would become, of the sockets of backends that these changes take away."""
+    if dry_run:
+        return node.would_end(change for change in changes if change is not None)
+    return node.last_ended
 
 
 def print_ended(ended: EndResult | None) -> None:
     """What became of the sockets of backends that went; nothing is no line."""
     if ended is not None and (ended.sockets or ended.unreachable or ended.problem):
+        if ended.dry_run:
+            print_sockets(ended)
         typer.echo(summary(ended))
+
+
+def print_sockets(result: EndResult) -> None:
+    """A line for each."""
+    if result.sockets:
+        print_columns(
+            ("SERVICE", "BACKEND", "LOCAL", "NETNS"),
+            [(each.service, each.backend, each.local, each.netns) for each in result.sockets],
+        )
 
 
 def warn_hidden(services: Iterable[Service]) -> None:

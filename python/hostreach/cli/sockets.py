@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import Json, Pin, open_node
-from .output import print_columns, print_json, summary
+from .output import print_json, print_sockets, summary
 
 app = typer.Typer(help="End the sockets whose backend is gone.")
 
@@ -40,9 +40,5 @@ def end(
     if as_json:
         print_json(**result.to_dict())
         return
-    if result.sockets:
-        print_columns(
-            ("SERVICE", "BACKEND", "LOCAL", "NETNS"),
-            [(each.service, each.backend, each.local, each.netns) for each in result.sockets],
-        )
+    print_sockets(result)
     typer.echo(summary(result))

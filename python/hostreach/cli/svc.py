@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .options import (
+    DryRun,
     FrontendText,
     IfExists,
     IfMissing,
@@ -20,7 +21,14 @@ from .options import (
     check_owner,
     open_node,
 )
-from .output import print_change, print_columns, print_json, warn_hidden, warn_host_only
+from .output import (
+    ended_by,
+    print_change,
+    print_columns,
+    print_json,
+    warn_hidden,
+    warn_host_only,
+)
 
 if TYPE_CHECKING:
     from hostreach.models import Service
@@ -144,6 +152,7 @@ def set_(
     source_ranges: SourceRanges = None,
     on_removal: OnRemoval = None,
     owner: Owner = "manual",
+    dry_run: DryRun = False,
     max_services: MaxServices = None,
     max_backends: MaxBackends = None,
     max_slots: MaxSlots = None,
@@ -164,9 +173,9 @@ def set_(
         on_removal=on_removal,
     )
     with open_node(context, pin, max_services, max_backends, max_slots) as node:
-        change = node.services.set(service)
-        ended = node.last_ended
-    if change is not None:
+        change = node.services.set(service, dry_run=dry_run)
+        ended = ended_by(node, [change], dry_run=dry_run)
+    if change is not None and not dry_run:
         warn_hidden([service])
         warn_host_only([service], node)
     print_change(change, str(service.frontend), as_json, ended)
@@ -178,13 +187,14 @@ def rm(
     frontend: FrontendText,
     owner: Owner = "manual",
     if_exists: IfExists = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
     pin: Pin = None,
 ) -> None:
     """Remove a service."""
     with open_node(context, pin) as node:
-        change = node.services.remove(frontend, if_exists=if_exists, owner=owner)
-        ended = node.last_ended
+        change = node.services.remove(frontend, if_exists=if_exists, owner=owner, dry_run=dry_run)
+        ended = ended_by(node, [change], dry_run=dry_run)
     print_change(change, frontend, as_json, ended)
 
 
