@@ -2,7 +2,9 @@
 #include "skeleton.hpp"
 
 #include <bpf/bpf.h>
+#include <bpf/btf.h>
 #include <bpf/libbpf.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -54,6 +56,22 @@ int take_out_missing(bpf_program *program, bpf_prog_load_opts *, long) {
         changed = true;
     }
     return changed ? bpf_program__set_insns(program, mended.data(), mended.size()) : 0;
+}
+
+// What a global function's context is, the verifier knows from the kernel's own
+// BTF. Without that all have to be static, and are walked at each call.
+void make_functions_static(bpf_object *object) {
+    const btf *types = bpf_object__btf(object);
+    for (__u32 id = 1; id < btf__type_cnt(types); id++) {
+        // libbpf itself does this below Linux 5.6, but offers no call for it.
+        auto *type = const_cast<btf_type *>(btf__type_by_id(types, id));
+        if (btf_is_func(type))
+            type->info = BTF_KIND_FUNC << 24 | BTF_FUNC_STATIC;
+    }
+}
+
+bool has_kernel_btf() {
+    return !is_switched_off("btf") && access("/sys/kernel/btf/vmlinux", R_OK) == 0;
 }
 
 constexpr char kKnobsMap[] = "knobs_map";
@@ -114,6 +132,8 @@ void Skeleton::load() {
         bpf_map__set_initial_value(of_knobs, &knobs, sizeof(knobs)))
         raise_errno("BPF object", "set the knobs", errno); // .rodata holds more than them
     missing_helpers = features_.missing_helpers();
+    if (!has_kernel_btf())
+        make_functions_static(object_);
     int err = -bpf_object__load(object_);
     if (!err) {
         __u32 zero = 0;

@@ -7,11 +7,12 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
 from bpfobject.objects import installed
 
 import hostreach
 
-from .harness import Box
+from .harness import Box, kernel
 from .harness.bpf import BPFTOOL, attached, bpftool, pinned_maps
 from .harness.disassembly import Load, loads
 
@@ -39,6 +40,21 @@ def test_programs_name_themselves(box: Box) -> None:
         program = bpftool("prog", "show", "id", str(number))
         assert program["name"].startswith("hr_")
         assert program["gpl_compatible"]
+
+
+@pytest.mark.parametrize("without", ["", "btf"])
+def test_global_functions_need_the_kernels_btf(
+    box: Box, monkeypatch: pytest.MonkeyPatch, without: str
+) -> None:
+    """By it alone a verifier knows what their context is; User-Mode Linux refuses them."""
+    kernel.switch_off(monkeypatch, without)
+    with hostreach.open(str(box.pin)) as node:
+        node.attach(cgroup=str(box.cgroup))
+    for hook in CHOOSING:
+        program = bpftool("prog", "show", "id", str(attached(box.cgroup)[hook]))
+        types = bpftool("btf", "dump", "id", str(program["btf_id"]))["types"]
+        linkages = {each["linkage"] for each in types if each["kind"] == "FUNC"}
+        assert ("global" in linkages) == kernel.has_btf(), hook
 
 
 def test_old_verifiers_get_to_the_end(box: Box, tmp_path: Path) -> None:

@@ -43,6 +43,12 @@ def variants() -> tuple[tuple[str, ...], bool]:
     return ("netns_cookie", "cgroup_id", "netns_cookie,cgroup_id", ""), False
 
 
+def has_btf() -> bool:
+    """The kernel tells of its own types; it may still have no socket iterators."""
+    switched_off = os.environ.get("HOSTREACH_WITHOUT", "").split(",")
+    return Path("/sys/kernel/btf/vmlinux").exists() and "btf" not in switched_off
+
+
 def remembers_on_sockets() -> bool:
     """A socket itself holds what it asked for, and programs see its peer.
 
