@@ -263,6 +263,8 @@ void bind_table(py::module_ &module) {
                                            network.bits - (is_v4(network.ip) ? 96 : 0));
                  return std::tuple(table.host_netns(), networks);
              })
+        .def("admits", &Table::admits)
+        .def("look_for_clients", &Table::look_for_clients, Unlocked())
         .def("admit", &Table::admit, Unlocked())
         .def("is_attached", &Table::is_attached)
         .def("is_interrupted", &Table::is_interrupted)

@@ -123,13 +123,17 @@ std::optional<Settled> settle(const Place &place, const Hook &hook, int program,
     return Settled{&hook, Action::added, Fd()};
 }
 
-// As if attach() had never begun, in the order of detaching.
+// As if attach() had never begun, in the order of detaching. What fails here is
+// less than what made us come here, and is for the next attach() or detach().
 void undo(const Place &place, std::vector<Settled> &done) {
     for (Settled &each : std::views::reverse(done)) {
-        if (each.action == Action::added)
-            drop_attachment(place, *each.hook);
-        else
-            replace_attachment(place, *each.hook, each.old.get());
+        try {
+            if (each.action == Action::added)
+                drop_attachment(place, *each.hook);
+            else
+                replace_attachment(place, *each.hook, each.old.get());
+        } catch (const Error &) {
+        }
     }
     tidy_attachments(place.pin);
 }

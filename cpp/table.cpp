@@ -99,6 +99,7 @@ void Table::end_write() {
     note_ends();
     if (failed_) {
         generation_.reset();
+        tables_.reset(); // drafts of it that no program ever saw
         return;
     }
     tables_->meta.store(0, &hr_meta::generation, tables_->meta[0].generation + 1);

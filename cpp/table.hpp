@@ -90,9 +90,13 @@ class Table {
     std::vector<hr_network> node_networks() const;
     // Reads the addresses anew, if this is the host's network namespace.
     void refresh_node_addresses();
-    // Lets the clients into services with source ranges that have an address there
-    // now, and no others; those who come later need another look. How many services
-    // have ranges.
+    // Has any service source ranges, or lets in who was found when it had?
+    bool admits();
+    // Who is a client now, for admit(). It may take long, and needs no lock.
+    void look_for_clients();
+    // Lets the clients that were found into services with source ranges that they
+    // have an address in, and no others; those who come later need another look. How
+    // many services have ranges.
     std::size_t admit();
     // Whether any program is pinned.
     bool is_attached() const;

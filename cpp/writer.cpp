@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <string_view>
+#include <unordered_set>
 
 #include "attachment.hpp"
 #include "error.hpp"
@@ -98,6 +99,8 @@ class Table::Claims {
 };
 
 void Table::write(std::vector<ServiceSpec> to_put, const std::vector<hr_key> &to_remove) {
+    if (failed_)
+        throw Error(Kind::refused, pin_.path(), "a write of this batch failed; begin another");
     refresh();
     const bool any_listed =
         std::ranges::any_of(to_put, [](const auto &spec) { return !spec.ranges.empty(); });
@@ -146,9 +149,10 @@ void Table::check_room(const std::vector<ServiceSpec> &to_put,
                        const std::vector<hr_key> &to_remove) {
     __u64 services = counts_.services, backends = counts_.backends, slots = counts_.slots;
     __u64 used = words_used_;
+    std::unordered_set<hr_key, KeyHash, KeyEqual> gone; // one may be removed and put anew
     auto without = [&](const hr_key &key) {
         auto at = index_.find(key);
-        if (at == index_.end())
+        if (at == index_.end() || !gone.insert(key).second)
             return;
         Block old = read(at->second);
         services--;

@@ -92,10 +92,16 @@ class Table:
     def host(self) -> tuple[int, list[tuple[str, int]]]:
         """What `set_host` was told."""
 
-    def admit(self) -> int:
-        """Look anew which network namespaces have addresses in services' source ranges.
+    def admits(self) -> bool:
+        """Whether there is anything for `admit` to do. Needs a lock."""
 
-        How many services have any. `write` does this for those that it writes.
+    def look_for_clients(self) -> None:
+        """Which network namespaces have which addresses now, for `admit`. Needs no lock."""
+
+    def admit(self) -> int:
+        """Let those into services with source ranges, and no others; how many services have any.
+
+        `write` does this for those that it writes.
         """
 
     def is_attached(self) -> bool:

@@ -322,7 +322,7 @@ class KernelTable:
         See `hostreach.node.Node.attach`.
         """
         o = options
-        if self._cgroup_mount != o.cgroup_mount:  # it was mounted since
+        if self._cgroup_mount != o.cgroup_mount and not self._depth:  # it was mounted since
             self._cgroup_mount = o.cgroup_mount
             self._core = _core.Table(self._pin, _LOCK_SLICE_MS, o.cgroup_mount)
         tcp, udp = "tcp" in o.protocols, "udp" in o.protocols
@@ -353,8 +353,13 @@ class KernelTable:
     def admit(self) -> int:
         """See `hostreach.node.Node.admit`."""
         try:
-            with self.locked(exclusive=True):
-                return self._core.admit()
+            with self._thread:
+                with self.locked(exclusive=False):
+                    if not self._core.admits():
+                        return 0
+                self._core.look_for_clients()  # writers need not wait for it
+                with self.locked(exclusive=True):
+                    return self._core.admit()
         except NotFound:
             return 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import pytest
@@ -15,7 +15,7 @@ from typing_extensions import Self
 import hostreach
 from hostreach.cli import main
 from hostreach.exempt import Exemptions
-from hostreach.table import Services
+from hostreach.table import Change, Services
 from hostreach.testing import MemoryTable
 
 # The first text drawn takes a second, on a loaded machine more: times say nothing here.
@@ -69,6 +69,10 @@ class FakeNode:
     ) -> FakeAttachResult:
         self._attached.append(options)
         return FakeAttachResult(cgroup or "/sys/fs/cgroup", protocols, [])
+
+    def would_end(self, changes: Iterable[Change]) -> None:
+        for _ in changes:
+            pass
 
     def knows_host(self) -> bool:
         return True
