@@ -228,7 +228,7 @@ def test_exempt_at_once(box: Box, node: Node, tree: dict[str, Path], kind: str) 
             while test.recv():
                 tcp.send(b"still\n")
                 assert line(tcp) == "still"
-                assert tcp.getpeername() == VIP
+                assert tcp.getpeername() == kernel.shown(VIP, V4.sockaddr_of(SERVER))
                 assert ask(udp) == REACHED
                 test.send(outcome(exchange, V4, kind, VIP))
 
@@ -319,7 +319,8 @@ def _converse(client: socket.socket, kind: str, vip: tuple[str, int]) -> Seen:
     if kind == UDP_UNCONNECTED:
         return ask(client, vip)
     client.connect(vip)
-    return Seen(line(client), client.getpeername()) if kind == TCP else ask(client)
+    assert client.getpeername() == kernel.shown(vip, V4.sockaddr_of(SERVER))
+    return Seen(line(client), vip) if kind == TCP else ask(client)
 
 
 @pytest.mark.parametrize("level", [6, 31, 32, 40])

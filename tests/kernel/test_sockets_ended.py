@@ -148,8 +148,10 @@ def test_waiting_client_is_told(box: Box, node: Node, kind: str) -> None:
             test.send(outcome(client.recv, 100))
             # and the socket can be used again
             if kind == UDP_CONNECTED:
-                assert place.reach(client, place.other_vip) in place.backends
-                assert client.getpeername() == place.other_vip
+                server = place.reach(client, place.other_vip)
+                assert server in place.backends
+                shown = kernel.shown(place.other_vip, place.direct(server))
+                assert client.getpeername() == shown
 
     with box.talk(converse) as test:
         test.recv()

@@ -251,7 +251,7 @@ def test_descriptors_shared_by_dup_and_fork(box: Box, node: Node, family: Family
         connect(client, vip)
         with client.dup() as copy:
             client.close()
-            assert copy.getpeername()[:2] == vip
+            assert copy.getpeername()[:2] == kernel.shown(vip, family.sockaddr_of(server))
             assert ask(copy) == Seen(server, vip)
             assert box.call(lambda: ask(copy)) == Seen(server, vip)
             assert ask(copy) == Seen(server, vip)
@@ -270,7 +270,7 @@ def test_attached_while_sockets_live(box: Box) -> None:
             assert test.ask("connected") == "attached"
             assert early.getpeername() == ("10.0.0.2", 80)
             connect(late, ("10.96.0.1", 80))
-            assert late.getpeername() == ("10.96.0.1", 80)
+            assert late.getpeername() == kernel.shown(("10.96.0.1", 80), ("10.0.0.2", 80))
             assert test.ask("connected") == "detached"
             assert late.getpeername() == ("10.0.0.2", 80)
             assert line(late) == "10.0.0.2:80"

@@ -40,7 +40,13 @@ class Family:
 
     def sockaddr(self, host: str, port: int) -> tuple[str, int]:
         """What a program of this family passes to connect and sendto."""
-        return (f"::ffff:{host}" if self is MAPPED else host), port
+        mapped = self.af == socket.AF_INET6 and ":" not in host
+        return (f"::ffff:{host}" if mapped else host), port
+
+    def sockaddr_of(self, endpoint: str) -> tuple[str, int]:
+        """The same of endpoint()."""
+        host, _, port = endpoint.rpartition(":")
+        return self.sockaddr(host.strip("[]"), int(port))
 
     def endpoint(self, host: str, port: int) -> str:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -55,6 +61,9 @@ V6 = Family("ipv6", socket.AF_INET6, "fd00:96::", "fd00::")
 MAPPED = Family("mapped", socket.AF_INET6, "10.96.0.", "10.0.0.")
 FAMILIES = (V4, V6, MAPPED)
 
+# The kernel connects to loopback who asks for no address at all.
+NO_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "::ffff:0.0.0.0": "::ffff:127.0.0.1"}
+
 TCP = "tcp"
 UDP_CONNECTED = "udp-connected"
 UDP_UNCONNECTED = "udp-unconnected"
@@ -66,7 +75,11 @@ def protocol_of(kind: str) -> str:
 
 
 class Seen(NamedTuple):
-    """What a client saw: who answered, and the address it was shown as the peer's."""
+    """What a client saw: who answered, and the address it was shown as the peer's.
+
+    Where getpeername(2) shows the backend's, exchange() has seen to that, and this is the
+    service's all the same.
+    """
 
     server: str
     peer: tuple[str, int]
@@ -188,11 +201,13 @@ def exchange(family: Family, kind: str, address: tuple[str, int], blocking: bool
             return ask(client, address)
         connect(client, address)
         peer = client.getpeername()[:2]
-        if kind == TCP:
-            return Seen(line(client), peer)
-        seen = ask(client)
-        assert seen.peer == peer, f"connected to {peer}, answered from {seen.peer}"
-        return seen
+        seen = Seen(line(client), peer) if kind == TCP else ask(client)
+        shown = kernel.shown(seen.peer, family.sockaddr_of(seen.server))
+        assert peer == shown, f"connected to {peer}, answered by {seen}"
+        if kind != TCP or kernel.shows_services():
+            return seen
+        host, port = address
+        return seen._replace(peer=(NO_ADDRESS.get(host, host), port))
 
 
 def outcome(function: Callable[..., object], *args: object) -> object:

@@ -58,7 +58,7 @@ class Place:
         self.lone = family.sockaddr(family.backend(4), 8053)
 
     def direct(self, server: str) -> tuple[str, int]:
-        return self.family.sockaddr(server.rpartition(":")[0].strip("[]"), 8053)
+        return self.family.sockaddr_of(server)
 
     def new(self) -> socket.socket:
         return new_socket(self.family, self.kind)

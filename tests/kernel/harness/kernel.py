@@ -88,6 +88,11 @@ def shows_services() -> bool:
     return has("getpeername")
 
 
+def shown(service: tuple[str, int], backend: tuple[str, int]) -> tuple[str, int]:
+    """What getpeername(2) says of a socket that asked for the one and was given the other."""
+    return service if shows_services() else backend
+
+
 def counts_connections() -> bool:
     """Open connections are counted by backend."""
     return has("sock_release") and remembers_on_sockets()
