@@ -7,10 +7,16 @@
 #include <sstream>
 
 #include "error.hpp"
+#include "features.hpp"
 #include "host.hpp"
 #include "netns.hpp"
 
 namespace hr {
+
+bool knows_clients() {
+    const Features features = probe_features();
+    return features.full() && features.netns_cookie && netns_cookie(std::nullopt);
+}
 
 std::vector<Client> find_clients() {
     std::vector<Client> clients;

@@ -15,6 +15,9 @@ struct Client {
     std::vector<hr_ip> addresses;
 };
 
+// Whether programs and user space both can tell network namespaces apart.
+bool knows_clients();
+
 // Of all processes and mounts that can be seen and entered; each once. Raises
 // kernel_error.
 std::vector<Client> find_clients();

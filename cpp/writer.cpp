@@ -104,7 +104,7 @@ void Table::write(std::vector<ServiceSpec> to_put, const std::vector<hr_key> &to
     refresh();
     const bool any_listed =
         std::ranges::any_of(to_put, [](const auto &spec) { return !spec.ranges.empty(); });
-    if (any_listed && !netns_cookie(std::nullopt))
+    if (any_listed && !knows_clients())
         throw Error(Kind::refused, "source ranges",
                     "this kernel does not tell network namespaces apart (Linux 5.14 or later is "
                     "needed)");
