@@ -412,8 +412,8 @@ void Table::refresh() {
 }
 
 // A writer was killed at work: a backend may claim a service that no longer has
-// it, or a state that is not the published one. (A bit of `ports` that stayed
-// set costs a look-up and is no error; it goes with the next service there.)
+// it, or a state that is not the published one, a client may be let in no more. (A bit of `ports`
+// that stayed set costs a look-up and is no error; it goes with the next service there.)
 void Table::mend() {
     raise_ends_due();
     std::vector<__u32> service_of(tables_->backends.size(), HR_NO_SERVICE);
@@ -431,6 +431,10 @@ void Table::mend() {
     }
     for (__u32 id = 0; id < tables_->meta[0].backends_mark; id++)
         store(id, &hr_backend::service, service_of[id]);
+    if (admits()) { // some may be let in that the published ranges leave out
+        look_for_clients();
+        admit();
+    }
 }
 
 } // namespace hr

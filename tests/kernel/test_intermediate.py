@@ -23,15 +23,16 @@ from hostreach import Service
 from hostreach.node import Capacities, Node
 from hostreach.slots import service_slots
 
-from .harness import Box
+from .harness import Box, kernel, linux
 from .harness.child import ChildTraceback
 from .harness.line import Line
+from .harness.rawbpf import SYS_BPF
 from .harness.reader import NO_SERVICE, Found, Reader, Told
 from .harness.stepping import Stepper
 
 LONG = os.environ.get("HOSTREACH_LONG") == "1"
-CHANGES = 400 if LONG else 8
-KILLS = 400 if LONG else 10
+CHANGES = 100 if LONG else 8
+KILLS = 150 if LONG else 10
 SIZES = Capacities(services=3, backends=6, slots=3 * 4096)
 # so few that ids and indexes soon come back
 # What programs read on their way to a backend; `meta` has the marks and the generation.
@@ -43,6 +44,11 @@ NODE = ["node:30080/udp"]
 SERVERS4 = [f"10.0.0.{n}:8080" for n in range(2, 10)]
 SERVERS6 = [f"[fd00::{n}]:8080" for n in range(2, 10)]
 
+INSIDE, OUTSIDE = (
+    "10.0.0.0/24,fd00::/64",
+    "198.51.100.0/24",
+)  # where the box is, and where it is not
+LISTS = kernel.knows_the_host()
 STATES = ("active", "active", "draining", "down")
 # The last one makes a block of 4,096 slots: of such the table holds eight.
 WEIGHTS = (0, 1, 2, 7, 4095) if LONG else (0, 1, 2, 7)
@@ -73,6 +79,8 @@ def some_service(chance: random.Random, frontend: str) -> Service:
         algorithm=chance.choice(["random", "random", "least-conn", "maglev"]),
         affinity=chance.choice([None, None, "3h"]),
         host_only=chance.random() < 0.2,
+        # seldom: to find out who is a client takes many steps
+        source_ranges=chance.choice([None] * 10 + [INSIDE, OUTSIDE]) if LISTS else None,
         on_removal=chance.choice([None, "keep", "reset"]),
     )
 
@@ -131,14 +139,17 @@ class Witness:
     has read must go on to lead it right.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, client: int) -> None:
+        """`client`: the box's network namespace, by its cookie."""
         self._reader = reader
+        self._client = client
         self._blocks: dict[range, bytes] = {}
         self._backends: dict[int, tuple[str, int]] = {}
         self._keys: dict[int, bytes] = {}
+        self._places: dict[int, range] = {}
         # Of an id, once given out: whose it is. For good: sockets remember both.
         self._given: dict[tuple[int, int], tuple[str, int]] = {}
-        self.states = self.graces = 0
+        self.states = self.graces = self.moves = 0
         self.mended = True  # False: the last writer was killed
 
     def let_go(self) -> None:
@@ -163,6 +174,7 @@ class Witness:
             else:
                 assert frontend not in changed, f"{frontend} went back to what it had been"
         self._check_who_has_what(found, before, then)
+        self._check_who_may(found, before)
 
     def _check_those_on_their_way(self) -> None:
         for where, block in self._blocks.items():
@@ -180,6 +192,8 @@ class Witness:
             end = each.block.stop
         holders: dict[int, str] = {}
         for frontend, each in found.items():
+            self.moves += each.record in self._places and self._places[each.record] != each.block
+            self._places[each.record] = each.block
             self._blocks[each.block] = self._reader.block(each.block)
             self._keys[each.record] = self._reader.record_key(each.record)
             for number in each.ids:
@@ -194,6 +208,17 @@ class Witness:
             now = backend.address, backend.service
             given = self._given.get((number, backend.incarnation), now)
             assert now in (given, (given[0], NO_SERVICE)), f"backend {number}: {given}, then {now}"
+
+    def _check_who_may(self, found: dict[str, Found], before: Model) -> None:
+        """Who was let in may be so a moment longer, but none of whoever had the index before."""
+        allowed = self._reader.allowed()
+        for frontend, each in found.items():
+            is_let_in = (self._client, each.record) in allowed
+            if each.told.source_ranges == INSIDE:
+                assert is_let_in, f"{frontend} refuses its client"
+            elif each.told.source_ranges == OUTSIDE and self.mended:
+                was = before.get(frontend)
+                assert not is_let_in or (was and was.source_ranges == INSIDE), frontend
 
 
 class Halting:
@@ -235,18 +260,38 @@ def write_on(pin: Path, test: Line) -> None:
 
 
 @pytest.fixture(params=["mapped", "by system calls"])
-def reader(
-    request: pytest.FixtureRequest, box: Box, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Reader]:
-    """Of tables just made."""
+def is_mapped(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     if request.param != "mapped":
-        monkeypatch.setenv("HOSTREACH_WITHOUT", "mmap")
-    with hostreach.open(str(box.pin), capacities=SIZES) as node:
+        kernel.switch_off(monkeypatch, "mmap")
+    return bool(request.param == "mapped")
+
+
+@contextlib.contextmanager
+def new_tables(box: Box, is_mapped: bool, sizes: Capacities) -> Iterator[Reader]:
+    with hostreach.open(str(box.pin), capacities=sizes) as node:
         write(node, Batch([Service.of(V4[0])], []))
         write(node, Batch([], [V4[0]]))
     with contextlib.closing(Reader(box.pin)) as opened:
-        assert opened.is_mapped == (request.param == "mapped")
+        assert opened.is_mapped == is_mapped
         yield opened
+
+
+@pytest.fixture
+def reader(box: Box, is_mapped: bool) -> Iterator[Reader]:
+    """Of tables just made."""
+    with new_tables(box, is_mapped, SIZES) as opened:
+        yield opened
+
+
+@pytest.fixture
+def witness(box: Box, reader: Reader) -> Witness:
+    return Witness(reader, client_of(box))
+
+
+def client_of(box: Box) -> int:
+    """0 where the kernel does not tell."""
+    cookie: int = box.call(linux.netns_cookie) if LISTS else 0
+    return cookie
 
 
 @contextlib.contextmanager
@@ -268,15 +313,15 @@ def write_watched(
     for number, event in enumerate(stepper.steps(), 1):
         if event.waited:
             witness.let_go()
-        witness.look(model, then, changed)
+        if event.call in (None, SYS_BPF):  # no other call changes a table
+            witness.look(model, then, changed)
         if number == stores:
             return False
     return True
 
 
-def test_every_state(box: Box, reader: Reader) -> None:
+def test_every_state(box: Box, reader: Reader, witness: Witness) -> None:
     model: Model = {}
-    witness = Witness(reader)
     with writer(box, reader) as (line, stepper):
         for batch in itertools.islice(batches(1), CHANGES):
             assert write_watched(line, stepper, witness, model, batch, None)
@@ -300,10 +345,9 @@ def kill_on_the_way(
     return done
 
 
-def test_killed_at_any_store(box: Box, reader: Reader) -> None:
+def test_killed_at_any_store(box: Box, reader: Reader, witness: Witness) -> None:
     """Each writer is killed at some store, and watched as it mends what the last one left."""
     model: Model = {}
-    witness = Witness(reader)
     chance = random.Random(5)
     left_halfway = 0
     for batch in itertools.islice(batches(2), KILLS):
@@ -318,3 +362,37 @@ def test_killed_at_any_store(box: Box, reader: Reader) -> None:
         reader.refresh()
         assert not reader.keys()
         assert {backend.service for _, backend in reader.all_backends()} <= {NO_SERVICE, 0}
+
+
+def of_slots(frontend: str, slots: int) -> Service:
+    """A block of so many words and some more."""
+    n = frontend.partition(":")[0].partition(".")[2]
+    return Service.of(frontend, f"10.{n}:80,weight={slots - 1}", f"10.{n}:81")
+
+
+def test_blocks_that_make_room(box: Box, is_mapped: bool) -> None:
+    """There is room for a block, but between small ones, which have to move: at each store all are
+    whole. The writer is killed on the way, again and again, until one comes to the end."""
+    sizes = Capacities(services=100, backends=300, slots=48_000)
+    with new_tables(box, is_mapped, sizes) as reader, hostreach.open(str(box.pin)) as node:
+        posts = [of_slots(f"10.96.2.{n}:80/tcp", 2) for n in range(1, 47)]
+        between = [of_slots(f"10.96.1.{n}:80/tcp", 1000) for n in range(1, 47)]
+        for pair in zip(posts, between, strict=True):
+            write(node, Batch([*pair], []))
+        write(node, Batch([], [str(each.frontend) for each in between]))
+        reader.refresh()
+        behind: list[Service] = []
+        while (room := reader.words_behind()) > 1000:  # as if it were full to its end
+            behind.append(of_slots(f"10.96.3.{len(behind) + 1}:80/tcp", min(4000, room - 100)))
+            write(node, Batch([behind[-1]], []))
+            reader.refresh()
+        model = {str(each.frontend): comparable(told(each)) for each in [*posts, *behind]}
+        witness = Witness(reader, client_of(box))
+        witness.look(model, model, set())
+        batch, stores = Batch([of_slots("10.96.4.1:80/tcp", 1500)], []), 20
+        while not kill_on_the_way(box, reader, witness, model, batch, stores):
+            stores *= 2 if LONG else 8
+            witness.mended = False
+        assert witness.moves
+        model = after(model, batch)
+        witness.look(model, model, set())

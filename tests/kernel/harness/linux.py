@@ -6,6 +6,8 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
+import sys
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -23,6 +25,7 @@ MSG_FASTOPEN = 0x20000000
 TCP_FASTOPEN = 23
 TCP_FASTOPEN_CONNECT = 30
 
+_SO_NETNS_COOKIE = 71
 _PR_SET_PDEATHSIG = 1
 _PR_CAPBSET_DROP = 24
 
@@ -114,3 +117,10 @@ def connect_raw(fd: int, address: bytes) -> None:
 def sendto_raw(fd: int, payload: bytes, address: bytes) -> int:
     sent = _libc.sendto(fd, payload, ctypes.c_size_t(len(payload)), 0, address, len(address))
     return _check(sent, "sendto")
+
+
+def netns_cookie() -> int:
+    """Of the network namespace that the caller is in; raises OSError before Linux 5.14."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        raw = any_socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+    return int.from_bytes(raw, sys.byteorder)

@@ -27,6 +27,7 @@ _DETAILS = struct.Struct("=IIIIBBHBBH")
 _MEMBER = struct.Struct("=IHBx")
 _BACKEND = struct.Struct("=18sBBIII")
 _WORD = 4
+_HASHES = ("services", "allowed")
 _SLOTS_MARK = 40  # offset in struct hr_meta
 
 
@@ -66,12 +67,12 @@ class Reader:
 
     def __init__(self, pin: Path) -> None:
         self._stack = ExitStack()
-        names = ("meta", "services", "records", "slots", "backends", "ports")
+        names = ("meta", "services", "records", "slots", "backends", "ports", "allowed")
         self._maps = {name: self._stack.enter_context(RawMap.pinned(pin / name)) for name in names}
         self.is_mapped = bool(self._maps["records"].shape.flags & MMAPABLE)
         self._views: dict[str, memoryview] = {}
         for name in names:
-            if self.is_mapped and name != "services":
+            if self.is_mapped and name not in _HASHES:
                 self._views[name] = self._maps[name].mapped()
         self.refresh()
         assert struct.unpack_from("=I", self._views["meta"])[0] == ABI
@@ -85,7 +86,7 @@ class Reader:
         if self.is_mapped:
             return
         for name, array in self._maps.items():
-            if name == "services":
+            if name in _HASHES:
                 continue
             entries = array.shape.entries
             if name == "slots":
@@ -96,6 +97,10 @@ class Reader:
     def keys(self) -> dict[bytes, int]:
         services = self._maps["services"]
         return {key: struct.unpack("=I", services[key])[0] for key in services}
+
+    def allowed(self) -> set[tuple[int, int]]:
+        """Network namespace, by its cookie, and service, by its index."""
+        return {struct.unpack("=QI4x", key)[:2] for key in self._maps["allowed"]}
 
     def services(self) -> dict[str, Found]:
         """Whatever the hash leads to, by frontend."""
@@ -166,6 +171,12 @@ class Reader:
 
     def block(self, where: range) -> bytes:
         return bytes(self._views["slots"][where.start : where.stop])
+
+    def words_behind(self) -> int:
+        """How many of `slots` lie behind the last service's block."""
+        end = max((found.block.stop for found in self.services().values()), default=0)
+        shape = self._maps["slots"].shape
+        return (shape.entries * shape.value - end) // _WORD
 
     def record_key(self, index: int) -> bytes:
         key: bytes = _RECORD.unpack_from(self._views["records"], _RECORD.size * index)[1]
