@@ -58,7 +58,8 @@ PyEndResult to_python(EndResult result) {
 }
 
 PyEndResult end(Table &table, bool dry_run) {
-    return to_python(end_sockets(table.pin(), open_tables(table), table.iterators(), dry_run));
+    return to_python(end_sockets(table.pin(), open_tables(table), table.iterators(),
+                                 table.looked_for(), dry_run));
 }
 
 PyEndResult find(Table &table, const std::set<__u32> &backends) {

@@ -50,47 +50,49 @@ void remove_from_set(int fd, const void *key) { bpf_map_delete_elem(fd, key); }
 
 bool next_key(int fd, const void *key, void *next) { return !bpf_map_get_next_key(fd, key, next); }
 
-namespace {
+bool look_up(int fd, const void *key, void *value) { return !bpf_map_lookup_elem(fd, key, value); }
 
-constexpr __u32 kBatch = 4096;
-
-void for_each_singly(int fd, const std::function<void(const hr_key &, __u32)> &visit) {
-    for_each_key<hr_key>(fd, [&](const hr_key &key) {
-        __u32 index;
-        if (!bpf_map_lookup_elem(fd, &key, &index))
-            visit(key, index);
-    });
+Batches::Batches(int fd, __u32 max_entries, std::size_t key_size, std::size_t value_size,
+                 const std::string &name)
+    : fd_(fd), key_size_(key_size), value_size_(value_size), name_(name) {
+    constexpr __u32 kBatch = 4096;
+    resize(std::min(kBatch, std::max(max_entries, 64U)));
 }
 
-} // namespace
+void Batches::resize(std::size_t elements) {
+    elements_ = elements;
+    keys_.resize(elements * key_size_);
+    values_.resize(elements * value_size_);
+}
+
+std::optional<__u32> Batches::next() {
+    if (is_switched_off("batch"))
+        return std::nullopt;
+    while (!is_last_) {
+        __u32 count = static_cast<__u32>(elements_);
+        if (bpf_map_lookup_batch(fd_, is_first_ ? nullptr : &cursor_, &cursor_, keys_.data(),
+                                 values_.data(), &count, nullptr)) {
+            if (errno == ENOSPC) { // one bucket holds more than a batch
+                resize(elements_ * 2);
+                continue;
+            }
+            if (is_first_ && errno == EINVAL)
+                return std::nullopt;
+            if (errno != ENOENT)
+                raise_errno(name_, "read the table", errno);
+            is_last_ = true;
+        }
+        is_first_ = false;
+        if (count)
+            return count;
+    }
+    return 0;
+}
 
 void for_each_service(int fd, __u32 max_entries,
                       const std::function<void(const hr_key &, __u32)> &visit) {
-    if (is_switched_off("batch"))
-        return for_each_singly(fd, visit);
-    std::vector<hr_key> keys(std::min(kBatch, std::max(max_entries, 64U)));
-    std::vector<__u32> values(keys.size());
-    __u32 cursor = 0;
-    bool first = true, more = true;
-    while (more) {
-        __u32 count = static_cast<__u32>(keys.size());
-        if (bpf_map_lookup_batch(fd, first ? nullptr : &cursor, &cursor, keys.data(), values.data(),
-                                 &count, nullptr)) {
-            if (errno == ENOSPC) { // one bucket holds more than a batch
-                keys.resize(keys.size() * 2);
-                values.resize(keys.size());
-                continue;
-            }
-            if (first && errno == EINVAL) // no such command before Linux 5.6
-                return for_each_singly(fd, visit);
-            if (errno != ENOENT)
-                raise_errno("services", "read the table", errno);
-            more = false; // the last batch
-        }
-        for (__u32 i = 0; i < count; i++)
-            visit(keys[i], values[i]);
-        first = false;
-    }
+    for_each_element<hr_key, __u32>(
+        fd, max_entries, "services", [](const hr_key &) { return true; }, visit);
 }
 
 } // namespace hr

@@ -109,19 +109,18 @@ bool ask_processes(int connections, const Rule &rule, Candidates *found) {
 
 // What sockets had no room for, or all where the kernel gives them none: these
 // are known by their cookies alone, so every namespace has to be searched.
-std::map<__u64, std::vector<hr_origin>> ask_overflow(const PinDirectory &pin, const Tables &tables,
-                                                     const Rule &rule) {
-    std::map<__u64, std::vector<hr_origin>> found;
+std::vector<SpiltConnection> ask_overflow(const PinDirectory &pin, const Tables &tables,
+                                          const Rule &rule) {
     if (!tables.flags.load(HR_OVERFLOW_USED))
-        return found;
-    Fd overflow = open_pinned(pin.file("overflow"));
-    for_each_key<hr_overflow_key>(overflow.get(), [&](const hr_overflow_key &key) {
-        hr_origin origin;
-        if (key.kind == HR_BY_PEER && !bpf_map_lookup_elem(overflow.get(), &key, &origin) &&
-            rule.is_due(origin))
-            found[key.cookie].push_back(origin);
+        return {};
+    // where arrays are not mapped, each question is a system call
+    std::map<std::pair<__u32, __u32>, bool> known;
+    return spilt_connections(pin, [&](const hr_origin &origin) {
+        auto [answer, is_new] = known.try_emplace({origin.backend, origin.incarnation});
+        if (is_new)
+            answer->second = rule.is_due(origin);
+        return answer->second;
     });
-    return found;
 }
 
 bool leads_to(const hr_origin &origin, const DiagSocket &socket) {
@@ -161,9 +160,10 @@ hr_socket describe(const DiagSocket &socket, const hr_origin &origin, __u32 netn
 class Ending {
   public:
     Ending(const PinDirectory &pin, const Tables &tables, Iterators *iterators, bool dry_run,
-           const std::set<__u32> *as_if_gone = nullptr)
+           LookedFor *looked_for = nullptr, const std::set<__u32> *as_if_gone = nullptr)
         : pin_(pin), tables_(tables), rule_(tables, as_if_gone), dry_run_(dry_run),
-          connections_(open_pinned(pin.file("connections"))), iterators_(iterators) {}
+          looked_for_(looked_for), connections_(open_pinned(pin.file("connections"))),
+          iterators_(iterators) {}
 
     EndResult run() {
         const bool by_bpf = iterators_ && iterators_->can_end();
@@ -205,10 +205,12 @@ class Ending {
         if (is_switched_off("sock_diag"))
             return;
         for (int round = 0; round < 2; round++) {
-            Candidates found;
-            found.by_cookie = ask_overflow(pin_, tables_, rule_);
-            if (found.by_cookie.empty())
+            const std::vector<SpiltConnection> spilt = ask_overflow(pin_, tables_, rule_);
+            if (spilt.empty())
                 return;
+            Candidates found;
+            for (const auto &[key, origin] : spilt)
+                found.by_cookie[key.cookie].push_back(origin);
             if (round)
                 std::this_thread::sleep_for(kOnItsWay);
             std::set<__u32> closed = visit_namespaces(find_all_namespaces(), [&](__u32 netns) {
@@ -218,6 +220,8 @@ class Ending {
             closed_ = static_cast<__u32>(closed.size());
             if (dry_run_)
                 return;
+            if (round && !closed_ && result_.problem.empty())
+                looked_for_->add(pin_, spilt);
         }
     }
 
@@ -302,8 +306,9 @@ class Ending {
     const Tables &tables_;
     const Rule rule_;
     const bool dry_run_;
-    Fd connections_;             // none where sockets remember nothing
-    Iterators *const iterators_; // null: the kernel has none
+    LookedFor *const looked_for_; // null for a dry run
+    Fd connections_;              // none where sockets remember nothing
+    Iterators *const iterators_;  // null: the kernel has none
     EndResult result_;
     std::set<__u32> visited_;
     __u32 closed_ = 0; // namespaces that could not be searched for overflowed sockets
@@ -311,9 +316,10 @@ class Ending {
 
 } // namespace
 
-EndResult end_sockets(const PinDirectory &pin, Tables &tables, IteratorCache &cache, bool dry_run) {
+EndResult end_sockets(const PinDirectory &pin, Tables &tables, IteratorCache &cache,
+                      LookedFor &looked_for, bool dry_run) {
     const __u64 before = tables.flags.load(HR_ENDS_DUE);
-    EndResult result = Ending(pin, tables, cache.get(pin), dry_run).run();
+    EndResult result = Ending(pin, tables, cache.get(pin), dry_run, &looked_for).run();
     if (dry_run)
         return result;
     // unless a writer has asked for more meanwhile
@@ -327,7 +333,7 @@ EndResult end_sockets(const PinDirectory &pin, Tables &tables, IteratorCache &ca
 
 EndResult find_sockets(const PinDirectory &pin, const Tables &tables, IteratorCache &cache,
                        const std::set<__u32> &backends) {
-    return Ending(pin, tables, cache.get(pin), true, &backends).run();
+    return Ending(pin, tables, cache.get(pin), true, nullptr, &backends).run();
 }
 
 } // namespace hr

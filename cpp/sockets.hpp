@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "iterators.hpp"
+#include "overflow.hpp"
 #include "socket_record.hpp"
 #include "tables.hpp"
 
@@ -26,7 +27,8 @@ struct EndResult {
 // whoever removed the backend and whenever. Never one that is not connected
 // there by a service. `dry_run` only finds them. Needs no lock. Raises
 // kernel_error.
-EndResult end_sockets(const PinDirectory &pin, Tables &tables, IteratorCache &cache, bool dry_run);
+EndResult end_sockets(const PinDirectory &pin, Tables &tables, IteratorCache &cache,
+                      LookedFor &looked_for, bool dry_run);
 
 // Those that would be ended if these backends, by their ids, went and their
 // service said so; ends none. Needs no lock. Raises kernel_error.

@@ -13,6 +13,7 @@
 #include "grace.hpp"
 #include "heap.hpp"
 #include "iterators.hpp"
+#include "overflow.hpp"
 #include "spec.hpp"
 #include "tables.hpp"
 
@@ -73,6 +74,7 @@ class Table {
     // Null unless they are open.
     Tables *tables() { return tables_ ? &*tables_ : nullptr; }
     IteratorCache &iterators() { return iterators_; }
+    LookedFor &looked_for() { return looked_for_; }
 
     // The calls below need a lock; write() the exclusive one.
     std::optional<Block> get(const hr_key &key);
@@ -159,6 +161,7 @@ class Table {
     std::optional<Lock> held_;
     GracePeriod grace_;
     IteratorCache iterators_;
+    LookedFor looked_for_;
 
     // Derived from the tables at generation_, and only by a writer.
     std::optional<__u64> generation_;
