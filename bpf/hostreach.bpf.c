@@ -30,6 +30,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #include "connection.bpf.h"
 #include "datagram.bpf.h"
 #include "bind.bpf.h"
+#include "trace.bpf.h"
 
 #define PASS 1
 #define REFUSE 0
@@ -97,6 +98,12 @@ static __always_inline bool has_gone(const struct service *service, const struct
 	       !is_usable(backend, service->index, origin->incarnation);
 }
 
+/* Why a socket gets no backend: there is none, or it could not be remembered. */
+static __always_inline __u32 why_not(const struct hr_origin *origin)
+{
+	return origin->given_port ? HR_UNANSWERABLE : HR_NO_BACKEND;
+}
+
 static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct hr_origin origin = {};
@@ -123,8 +130,11 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 		}
 		err = assign(ctx, &service, &origin);
 	}
-	if (err)
+	if (err) {
+		trace(ctx, &service, &key, &origin, why_not(&origin));
 		return refuse(ctx, &key, 0, v6);
+	}
+	trace(ctx, &service, &key, &origin, HR_TRANSLATED);
 	store_address(ctx, origin.given_ip, origin.given_port, v6);
 	count_translation(service.index);
 	return 0;
@@ -175,14 +185,17 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 		    !take_again(&origin, service.index, origin.backend, origin.incarnation)) {
 			if (!choose(ctx, &service, &origin)) {
 				count_refusal(service.index);
+				trace(ctx, &service, &key, &origin, HR_NO_BACKEND);
 				return refuse(ctx, &key, DISCARD_PORT, v6);
 			}
 		}
 		if (remember_datagram(ctx, &key, &origin, !known)) {
 			count_event(HR_UNREMEMBERED);
+			trace(ctx, &service, &key, &origin, HR_UNANSWERABLE);
 			return refuse(ctx, &key, DISCARD_PORT, v6);
 		}
 	}
+	trace(ctx, &service, &key, &origin, HR_TRANSLATED);
 	store_address(ctx, origin.given_ip, origin.given_port, v6);
 	count_translation(service.index);
 	return 0;

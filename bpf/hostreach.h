@@ -304,7 +304,55 @@ enum hr_flag {
 	HR_OVERFLOW_USED = 0, /* by programs: `overflow` is worth a look */
 	HR_MOVED = 1, /* by programs: a socket may be connected to a backend uncounted */
 	HR_ENDS_DUE = 2, /* not 0: sockets may be waiting to be ended; rises with each cause */
+	HR_LISTENED = 3, /* not 0: somebody in `listening` may be; lowered by programs */
 	HR_FLAGS,
+};
+
+/* ---- `trace` ---- */
+
+/* What became of a call. */
+enum hr_verdict {
+	HR_TRANSLATED = 0,
+	HR_NO_BACKEND = 1, /* refused: the service has none that is usable */
+	HR_NOT_ADMITTED = 2, /* refused: no address in the service's source ranges */
+	HR_UNANSWERABLE = 3, /* refused: what came back would show the backend's address */
+};
+
+#define HR_VERDICTS_MAX 8 /* room for more of them */
+
+#define HR_COMMAND_BYTES 16
+
+/* What a listener's ring buffer holds: one call that was translated or refused. */
+struct hr_traced {
+	__u64 time_ns; /* CLOCK_MONOTONIC */
+	__u64 cgroup; /* id of the calling task's */
+	__u64 netns; /* cookie of the socket's network namespace */
+	__u32 pid; /* as the first pid namespace counts */
+	__u32 thread; /* the same */
+	char command[HR_COMMAND_BYTES]; /* the thread's name, ended by 0 */
+	struct hr_key service; /* the frontend, whose scope may be HR_NODE */
+	__u32 asked_ip[4]; /* network byte order, IPv4 as IPv6-mapped */
+	__u32 given_ip[4]; /* the same; the backend's, if translated */
+	__u16 asked_port; /* network byte order */
+	__u16 given_port; /* network byte order; 0 = none */
+	__u8 verdict; /* enum hr_verdict */
+	__u8 pad[7];
+};
+
+/* How many may listen at once. */
+#define HR_LISTENERS 8
+/* Who has not read for so long gets no more: he may have been killed. */
+#define HR_LISTENER_GONE_NS 10000000000ULL
+
+/* One who listens, and to what: all zero is everything. */
+struct hr_listener {
+	__u64 seen_ns; /* CLOCK_MONOTONIC when he last read; 0 = nobody */
+	__u64 lost; /* by programs: what his ring buffer had no room for */
+	__u64 cgroup; /* id: of tasks in it or below alone */
+	__u32 cgroup_level;
+	__u32 pid; /* of this process alone */
+	struct hr_key service; /* of this frontend alone, if its port is not 0 */
+	__u32 silent; /* bit n: not the verdict n */
 };
 
 /*

@@ -141,6 +141,26 @@ struct {
 
 #ifndef HR_LEGACY
 struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, HR_LISTENERS);
+	__type(key, __u32);
+	__type(value, struct hr_listener);
+} listening SEC(".maps");
+
+/* Each one's ring buffer; the one here only shows the kind. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, HR_LISTENERS);
+	__type(key, __u32);
+	__array(
+	    values, struct {
+		    __uint(type, BPF_MAP_TYPE_RINGBUF);
+		    __uint(max_entries, 65536);
+	    });
+} listeners SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
@@ -183,6 +203,14 @@ static __always_inline bool is_flagged(__u32 flag)
 	const volatile __u64 *value = bpf_map_lookup_elem(&flags, &flag);
 
 	return value && *value;
+}
+
+static __always_inline void lower_flag(__u32 flag)
+{
+	volatile __u64 *value = bpf_map_lookup_elem(&flags, &flag);
+
+	if (value)
+		*value = 0;
 }
 
 /* A store only where it changes something: the line is shared by all CPUs. */

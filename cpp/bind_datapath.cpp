@@ -125,6 +125,7 @@ void bind_datapath(py::module_ &module) {
             {"mmap", f.mmap},
             {"batch", f.batch},
             {"bpf_link", f.bpf_link},
+            {"ring_buffer", f.ring_buffer},
             {"preorder", f.preorder},
         };
         py::dict found;

@@ -20,7 +20,6 @@ namespace hr {
 
 namespace {
 
-using PyKey = std::tuple<std::string, __u16, std::string>;
 using PyBackend = std::tuple<std::string, __u16, std::string>;
 using PyNetwork = std::tuple<std::string, unsigned>;
 using PySubtree = std::tuple<std::string, __u64, __u8>;
@@ -48,7 +47,7 @@ const char *word_for(const Words &words, __u8 number) {
     return words[number < words.size() ? number : 0];
 }
 
-hr_key to_key(const std::string &address, __u16 port, const std::string &protocol) {
+hr_key make_key(const std::string &address, __u16 port, const std::string &protocol) {
     hr_key key = {};
     if (address == "node")
         key.scope = HR_NODE;
@@ -61,15 +60,11 @@ hr_key to_key(const std::string &address, __u16 port, const std::string &protoco
     return key;
 }
 
-hr_key to_key(const PyKey &key) {
-    return std::apply([](auto &...k) { return to_key(k...); }, key);
-}
-
 ServiceSpec to_spec(const PyService &service) {
     const auto &[address, port, protocol, name, owner, algorithm, backends, affinity_ms, host_only,
                  subtree, on_removal, ranges] = service;
     ServiceSpec spec;
-    spec.key = to_key(address, port, protocol);
+    spec.key = make_key(address, port, protocol);
     spec.name = name.value_or("");
     spec.owner = owner;
     spec.algorithm = number_of(kAlgorithms, algorithm);
@@ -184,6 +179,10 @@ void write(Table &table, const std::vector<PyService> &put, const std::vector<Py
 
 } // namespace
 
+hr_key to_key(const PyKey &key) {
+    return std::apply([](auto &...k) { return make_key(k...); }, key);
+}
+
 void bind_table(py::module_ &module) {
     using Unlocked = py::call_guard<py::gil_scoped_release>;
     py::class_<Table>(module, "Table")
@@ -265,6 +264,30 @@ void bind_table(py::module_ &module) {
              })
         .def("admits", &Table::admits)
         .def("look_for_clients", &Table::look_for_clients, Unlocked())
+        .def("node_addresses",
+             [](const Table &table) {
+                 std::vector<std::string> addresses;
+                 for (const hr_ip &address : table.node_addresses())
+                     addresses.push_back(format_ip(address.ip));
+                 return addresses;
+             })
+        .def(
+            "is_admitted",
+            [](Table &table, const PyKey &key, __u64 netns) {
+                return table.is_admitted(to_key(key), netns);
+            },
+            py::arg("frontend"), py::arg("netns"))
+        .def(
+            "stuck_to",
+            [](Table &table, const PyKey &key, __u64 client,
+               bool v4) -> std::optional<std::tuple<std::string, __u64>> {
+                std::optional<Sticky> found = table.stuck_to(to_key(key), client, v4);
+                if (!found)
+                    return std::nullopt;
+                return std::tuple(format_endpoint(found->backend.ip, found->backend.port),
+                                  found->used_ns);
+            },
+            py::arg("frontend"), py::arg("client"), py::arg("v4"))
         .def("admit", &Table::admit, Unlocked())
         .def("is_attached", &Table::is_attached)
         .def("is_interrupted", &Table::is_interrupted)

@@ -3,6 +3,7 @@
 
 #include <bpf/bpf.h>
 #include <bpf/btf.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstddef>
@@ -38,6 +39,8 @@ std::vector<int> Features::missing_helpers() const {
     unless(set_retval, {BPF_FUNC_set_retval});
     unless(mptcp, {BPF_FUNC_skc_to_mptcp_sock});
     unless(probe_read, {BPF_FUNC_probe_read_kernel});
+    unless(ring_buffer,
+           {BPF_FUNC_ringbuf_output, BPF_FUNC_get_current_pid_tgid, BPF_FUNC_get_current_comm});
     return missing;
 }
 
@@ -125,6 +128,15 @@ bool has_batch() {
             errno == ENOENT);
 }
 
+// Eight bytes into a ring buffer.
+Code write_to(int buffer) {
+    return Code{instruction(BPF_ST | BPF_MEM | BPF_DW, BPF_REG_10, 0, -8, 0),
+                copy(BPF_REG_2, BPF_REG_10),
+                instruction(BPF_ALU64 | BPF_ADD | BPF_K, BPF_REG_2, 0, 0, -8)} +
+           map(BPF_REG_1, buffer) +
+           Code{set(BPF_REG_3, 8), set(BPF_REG_4, 0), call(BPF_FUNC_ringbuf_output)};
+}
+
 // Nothing is attached: the target is no cgroup, which the kernel says only once
 // it has found the rest right.
 bool has_link(__u32 flags) {
@@ -185,6 +197,14 @@ Features probe_features() {
             has("mmap", [] { return bool(make_map(BPF_MAP_TYPE_ARRAY, 4, 8, 1, BPF_F_MMAPABLE)); }),
         .batch = has("batch", has_batch),
         .bpf_link = has("bpf_link", [] { return has_link(0); }),
+        .ring_buffer = has("ring_buffer",
+                           [&] {
+                               const Fd buffer =
+                                   make_map(BPF_MAP_TYPE_RINGBUF, 0, 0,
+                                            static_cast<__u32>(::sysconf(_SC_PAGESIZE)), 0);
+                               return buffer && connects(write_to(buffer.get())) &&
+                                      connects({call(BPF_FUNC_get_current_pid_tgid)});
+                           }),
         .preorder = has("preorder", [] { return has_link(kPreorder); }),
     };
 }

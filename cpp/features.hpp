@@ -28,6 +28,7 @@ struct Features {
     bool mmap;         // arrays that user space writes through memory
     bool batch;        // many elements of a hash in one system call
     bool bpf_link;     // on a cgroup
+    bool ring_buffer;  // and whose call it is: what `trace` needs
     bool preorder;     // a link that runs before the other programs
 
     // Global data, and sockets that remember: what bpf/hostreach.bpf.c is made for.

@@ -27,6 +27,8 @@ static_assert(std::has_unique_object_representations_v<hr_affinity>);
 static_assert(std::has_unique_object_representations_v<hr_meta>);
 static_assert(std::has_unique_object_representations_v<hr_network>);
 static_assert(std::has_unique_object_representations_v<hr_knobs>);
+static_assert(std::has_unique_object_representations_v<hr_traced>);
+static_assert(std::has_unique_object_representations_v<hr_listener>);
 
 static_assert(sizeof(hr_key) == 20 && sizeof(hr_record) == 32 && sizeof(hr_backend) == 32);
 static_assert(sizeof(hr_details) % sizeof(__u32) == 0 && sizeof(hr_member) % sizeof(__u32) == 0);

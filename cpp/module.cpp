@@ -64,4 +64,5 @@ PYBIND11_MODULE(_core, module) {
     hr::bind_table(module);
     hr::bind_datapath(module);
     hr::bind_sockets(module);
+    hr::bind_trace(module);
 }

@@ -149,8 +149,9 @@ void stage_current(const PinDirectory &pin) {
     const __u64 one = 1;
     write_element(bpf_map__fd(skeleton.map("flags")), HR_OVERFLOW_USED, &one, "flags");
     std::vector<std::string> made = {"flags", "node_networks", "allowed", "meta"};
-    if (skeleton.map("more_datagrams"))
-        made.push_back("more_datagrams");
+    for (const char *name : {"more_datagrams", "listening", "listeners"})
+        if (skeleton.map(name))
+            made.push_back(name);
     pin_next(pin, skeleton, made);
 }
 

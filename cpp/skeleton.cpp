@@ -113,6 +113,17 @@ bpf_program *Skeleton::program(const char *name) const {
     return bpf_object__find_program_by_name(object_, name);
 }
 
+void Skeleton::without_listeners() {
+    bpf_map *listeners = map("listeners");
+    if (!listeners)
+        return;
+    no_buffer_ = Fd(bpf_map_create(BPF_MAP_TYPE_ARRAY, "hr_no_buffer", 4, 8, 1, nullptr));
+    if (!no_buffer_)
+        raise_errno("BPF object", "make a map", errno);
+    if (int err = -bpf_map__set_inner_map_fd(listeners, no_buffer_.get()))
+        raise_errno("BPF object", "set the kind of a map's maps", err);
+}
+
 void Skeleton::without_programs() {
     bpf_program *program;
     bpf_object__for_each_program(program, object_) bpf_program__set_autoload(program, false);

@@ -6,6 +6,7 @@
 
 #include <string>
 
+#include "fd.hpp"
 #include "features.hpp"
 #include "layout.hpp"
 
@@ -45,6 +46,8 @@ class Skeleton {
     bpf_program *program(const char *name) const;
     // To be set before load().
     hr_knobs knobs = {};
+    // Nobody can listen: the programs get a map of other maps, for want of ring buffers.
+    void without_listeners();
     // Loads no program, only makes maps.
     void without_programs();
 
@@ -61,6 +64,7 @@ class Skeleton {
   private:
     const Features features_;
     LibbpfLog log_;
+    Fd no_buffer_;
     bpf_object *object_;
 };
 

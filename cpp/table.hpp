@@ -25,6 +25,12 @@ struct Counts {
     __u32 slots = 0;
 };
 
+// What affinity knows of a client.
+struct Sticky {
+    Endpoint backend;
+    __u64 used_ns; // CLOCK_MONOTONIC at its last connection
+};
+
 struct Traffic {
     __u64 translations = 0;
     __u64 refusals = 0;
@@ -90,6 +96,11 @@ class Table {
                   const std::vector<std::string> &addresses);
     __u64 host_netns() const { return tables_->meta[0].host_netns; }
     std::vector<hr_network> node_networks() const;
+    std::vector<hr_ip> node_addresses() const; // sorted
+    // Whether a service with source ranges lets this network namespace in.
+    bool is_admitted(const hr_key &key, __u64 netns);
+    // Where a client went last, if it might still go there, its time aside.
+    std::optional<Sticky> stuck_to(const hr_key &key, __u64 client, bool v4);
     // Reads the addresses anew, if this is the host's network namespace.
     void refresh_node_addresses();
     // Has any service source ranges, or lets in who was found when it had?

@@ -49,13 +49,14 @@ constexpr std::array kPinned = {
     Pinned{"node_networks", false}, Pinned{"exempt", false},    Pinned{"allowed", false},
     Pinned{"affinity", false},      Pinned{"events", false},    Pinned{"flags", false},
     Pinned{"connections", false},   Pinned{"datagrams", false}, Pinned{"more_datagrams", false},
-    Pinned{"overflow", false},      Pinned{"meta", false},
+    Pinned{"overflow", false},      Pinned{"listening", false}, Pinned{"listeners", false},
+    Pinned{"meta", false},
 };
 
 // Since version 2 of the layout.
 bool is_new(std::string_view name) {
     return name == "flags" || name == "node_networks" || name == "more_datagrams" ||
-           name == "allowed";
+           name == "allowed" || name == "listening" || name == "listeners";
 }
 
 // Where sockets cannot remember, the LRU is all there is.
@@ -117,7 +118,7 @@ void create(const PinDirectory &pin, const Capacities &wanted) {
         raise_errno(pin.file("meta"), "write", errno);
     for (const Pinned &pinned : kPinned) {
         bpf_map *map = skeleton.map(pinned.name);
-        if (!map) // of socket storage
+        if (!map) // of socket storage, or to listen
             continue;
         std::string path = pin.file(pinned.name);
         ::unlink(path.c_str()); // left by one who was killed before `meta`
@@ -145,6 +146,7 @@ Tables Tables::open(const PinDirectory &pin) {
     t.node_networks = open_table(pin, "node_networks");
     t.exempt = open_table(pin, "exempt");
     t.allowed = open_table(pin, "allowed");
+    t.affinity = open_table(pin, "affinity");
     t.translations = open_table(pin, "translations");
     t.refusals = {open_table(pin, "refusals"), "refusals"};
     t.events = {open_table(pin, "events"), "events"};
@@ -242,6 +244,8 @@ void size_maps(Skeleton &skeleton, const Capacities &capacities, const Features 
     size("active", backend_entries(capacities));
     if (!features.full())
         size("overflow", kOverflowWithoutStorage);
+    if (!features.ring_buffer)
+        skeleton.without_listeners();
     bpf_map *map;
     // the legacy programs take no memory for granted
     bpf_object__for_each_map(map, skeleton.object()) if (!features.mmap || !features.full())

@@ -50,6 +50,7 @@ class Tables {
     Fd node_networks;
     Fd exempt;
     Fd allowed;
+    Fd affinity;
     Fd translations;
     SharedArray<__u64> refusals;
     SharedArray<__u64> events;

@@ -95,6 +95,17 @@ class Table:
     def admits(self) -> bool:
         """Whether there is anything for `admit` to do. Needs a lock."""
 
+    def node_addresses(self) -> list[str]:
+        """Where node frontends are, loopback aside."""
+
+    def is_admitted(self, frontend: PlainFrontend, netns: int) -> bool:
+        """Whether the service's source ranges, if it has any, let this network namespace in."""
+
+    def stuck_to(self, frontend: PlainFrontend, client: int, v4: bool) -> tuple[str, int] | None:
+        """The backend of a client's affinity that it might go to again, and when it did last, by
+        CLOCK_MONOTONIC in nanoseconds. Whether that is too long ago is not looked at.
+        """
+
     def look_for_clients(self) -> None:
         """Which network namespaces have which addresses now, for `admit`. Needs no lock."""
 
@@ -184,6 +195,40 @@ def find_sockets(table: Table, backends: set[int]) -> Ended:
 
 def count_sockets(table: Table) -> int | None:
     """Those connected to where a service sent them; None where the kernel does not tell."""
+
+class Listener:
+    """One who hears of calls; dropped, it is no more. Needs the lock when it is made.
+
+    Raises `Refused` where the kernel has no ring buffer, or if as many as can listen already.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        service: PlainFrontend | None,
+        pid: int,
+        cgroup: tuple[int, int] | None,
+        verdicts: list[str],
+        size: int,
+    ) -> None:
+        """Of this service, process (0: any), cgroup (id and depth), verdicts (none: any) alone;
+        ``size`` of the buffer in bytes.
+        """
+
+    def read(
+        self, timeout_ms: int, most: int
+    ) -> list[tuple[int, int, int, bytes, int, int, str, str, str | None, str]]:
+        """CLOCK_MONOTONIC in nanoseconds, process, thread, its name, cgroup id, cookie of the
+        network namespace, service, what was asked for, backend, and "translated", "no-backend",
+        "not-admitted" or "unanswerable"; waits for the first, until the time is up or a signal
+        comes.
+        """
+
+    def lost(self) -> int:
+        """Calls that found no room in the buffer."""
+
+    def is_heard(self) -> bool:
+        """False if the place went to another, or the tables went."""
 
 def netns_cookie(path: str | None) -> int:
     """Of the namespace there, or of our own; 0 before Linux 5.14. Raises `InvalidInput`."""

@@ -23,10 +23,13 @@ from .errors import (
 )
 from .options import AttachOptions, Capacities
 from .plain import PlainFrontend, PlainService, model_of, plain_frontend, plain_service
+from .syntax import parse_frontend
 from .table import Row
+from .tracing import VERDICTS
 
 if TYPE_CHECKING:
     from .models import Frontend, Service
+    from .tracing import Wanted
 
 LOCK_TIMEOUT = 30.0
 """Seconds: longer than any batch takes; who holds the lock longer is stopped or stuck."""
@@ -349,6 +352,31 @@ class KernelTable:
                 self._core.set_host(*before, addresses)
                 raise
             return changes, self._grown, self._migrated
+
+    def listen(self, wanted: Wanted, size: int) -> _core.Listener:
+        """See `hostreach.tracing.Table.listen`."""
+        service = parse_frontend(wanted.service) if wanted.service else None
+        cgroup = _core.cgroup(wanted.cgroup, find_root()) if wanted.cgroup else None
+        if cgroup and not _programs_know("cgroup_id"):
+            raise Refused(_NO_CGROUPS, object=str(wanted.cgroup))
+        verdicts = VERDICTS[wanted.verdict] if wanted.verdict else ()
+        with self.locked(exclusive=True):
+            return _core.Listener(self._core, service, wanted.pid or 0, cgroup, [*verdicts], size)
+
+    def plain_name(self, frontend: PlainFrontend) -> str | None:
+        """See `hostreach.tracing.Table.plain_name`."""
+        try:
+            with self.locked(exclusive=False):
+                found = self._core.get(frontend)
+        except NotFound:
+            return None
+        return found[3] if found else None
+
+    def cgroup_path(self, cgroup_id: int) -> str | None:
+        """See `hostreach.tracing.Table.cgroup_path`."""
+        root = mounted_root()
+        path = _core.cgroup_path(cgroup_id, root) if root else None
+        return path and (path.removeprefix(root) or "/")
 
     def admit(self) -> int:
         """See `hostreach.node.Node.admit`."""

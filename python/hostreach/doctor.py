@@ -39,6 +39,7 @@ _FEATURES = (
     ("netns_cookie", "5.7", "as host_netns; affinity knows cgroups, not network namespaces"),
     ("cgroup_id", "5.7", "no exempt, no --from-cgroup; maglev knows network namespaces alone"),
     ("getpeername", "5.8", "getpeername(2) shows the backend's address"),
+    ("ring_buffer", "5.8", "no `trace`"),
     ("sock_release", "5.9", "open connections are not counted: least-conn chooses as random does"),
     ("btf", "5.9", "sockets to be ended are found by a search of all processes"),
     ("probe_read", "5.10", "and without mptcp: connections of MPTCP clients are counted too long"),

@@ -17,6 +17,7 @@ from .options import AttachOptions, Capacities
 from .own_mount import root_to_attach
 from .plain import PlainFrontend
 from .table import Change, PlainTable, Services
+from .tracing import BUFFER, Tracer, Wanted
 
 __all__ = [
     "DEFAULT_PIN",
@@ -265,6 +266,15 @@ class Node:
         """
         going = [(change.frontend, gone) for change in changes if (gone := _resets(change))]
         return self._table.would_end(going) if going else EndResult(dry_run=True)
+
+    def trace(self, wanted: Wanted = Wanted(), size: int = BUFFER) -> Tracer:  # noqa: B008 - immutable
+        """Hear of each call that is translated or refused, from now on.
+
+        ``size`` is that of the buffer, in bytes. Up to eight may listen at once. Raises `NotFound`
+        if there are no tables, `Refused` where the kernel has no ring buffer (Linux 5.8) and when
+        eight listen, `InvalidInput`, `PermissionDenied`.
+        """
+        return Tracer(self._table, wanted, size)
 
     def status(self) -> Status:
         """What is attached and what the tables hold; raises `PermissionDenied`, `AbiMismatch`."""

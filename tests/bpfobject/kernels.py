@@ -74,7 +74,8 @@ _COMMON = {
 # By number: the name, and since when programs of the hook may call it.
 SOCK_ADDR_HELPERS = {
     **_COMMON,
-    14: ("get_current_pid_tgid", _CGROUP_IDS),
+    14: ("get_current_pid_tgid", Since((5, 7), "834ebca83197")),
+    16: ("get_current_comm", Since((5, 7), "834ebca83197")),
     46: ("get_socket_cookie", Since((4, 19), "d692f1138a4b")),
     64: ("bind", CONNECT),
     107: ("sk_storage_get", Since((5, 3), "fb85c4a730af")),

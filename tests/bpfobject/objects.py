@@ -203,16 +203,20 @@ def _maps(types: dict[int, Any]) -> Iterator[tuple[str, Map]]:
             return int(kind["nr_elems"]) * size(kind["type_id"])
         return 8 if kind["kind"] == "PTR" else int(kind["size"])
 
+    def read(name: str, number: int) -> Iterator[tuple[str, Map]]:
+        about = {"map_flags": 0, "value_size": 0}
+        for member in resolve(number)["members"]:
+            target = resolve(member["type_id"])["type_id"]
+            if member["name"] == "value":
+                about["value_size"] = size(target)
+            elif member["name"] == "values":  # an array of pointers to the maps inside
+                yield from read(f"{name}[]", resolve(target)["type_id"])
+            elif member["name"] != "key":
+                about[member["name"]] = int(resolve(target)["nr_elems"])
+        yield name, Map(name, about["type"], about["map_flags"], about["value_size"])
+
     section = next(
         (t for t in types.values() if (t["kind"], t["name"]) == ("DATASEC", ".maps")), None
     )
     for variable in section["vars"] if section else []:
-        name = types[variable["type_id"]]["name"]
-        about = {"map_flags": 0, "value_size": 0}
-        for member in resolve(types[variable["type_id"]]["type_id"])["members"]:
-            target = resolve(member["type_id"])["type_id"]
-            if member["name"] == "value":
-                about["value_size"] = size(target)
-            elif member["name"] != "key":
-                about[member["name"]] = int(resolve(target)["nr_elems"])
-        yield name, Map(name, about["type"], about["map_flags"], about["value_size"])
+        yield from read(types[variable["type_id"]]["name"], types[variable["type_id"]]["type_id"])

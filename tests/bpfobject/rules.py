@@ -46,6 +46,7 @@ class Loader:
 
     takes_out: frozenset[str] = frozenset()  # helpers, by name: a call of one becomes r0 = 0
     clears: int = 0  # flags of maps
+    replaces: frozenset[str] = frozenset()  # maps, by name: with some that every kernel has
     makes_static: bool = False  # global functions
 
 
@@ -74,7 +75,7 @@ def faults(
         walk.object_to(name, "is global data", kernels.GLOBAL_DATA)
     if thing.core_relocations:
         walk.object_to(program, "is relocated by the kernel's BTF", kernels.KERNEL_BTF)
-    for each in thing.maps.values():
+    for each in (m for m in thing.maps.values() if m.name not in loader.replaces):
         for what, since in _map_needs(each, loader.clears):
             walk.object_to(each.name, what, since)
     for part in function.reachable():

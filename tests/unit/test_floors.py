@@ -9,7 +9,7 @@ from bpfobject.kernels import BPF_F_MMAPABLE, Kernel
 from bpfobject.objects import BpfObject, installed
 from bpfobject.rules import Loader, faults
 
-# What the module does where the kernel lacks something (cpp/skeleton.cpp, cpp/maps.cpp), and libbpf
+# What the module does where the kernel lacks something (cpp/skeleton.cpp, cpp/tables.cpp), and libbpf
 # (FEAT_BTF_GLOBAL_FUNC): that is why each program is walked here with all that it calls.
 LOADER = Loader(
     takes_out=frozenset(
@@ -21,9 +21,13 @@ LOADER = Loader(
             "probe_read_kernel",
             "skc_to_mptcp_sock",
             "set_retval",
+            "ringbuf_output",
+            "get_current_pid_tgid",
+            "get_current_comm",
         )
     ),
     clears=BPF_F_MMAPABLE,
+    replaces=frozenset(("listeners[]",)),
     makes_static=True,
 )
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from hostreach.errors import InvalidInput
 from hostreach.exempt import Exemptions
+from hostreach.podnames import POD
 from hostreach.running import path_of
 from hostreach.sources.kubernetes.intake import ExemptPod
 
@@ -27,7 +28,6 @@ DEPTH = 5
 """Levels below the root at which pods are: kubelet.slice, kubelet-kubepods.slice, its QoS, pod."""
 LATE = 30.0
 """Seconds after which a pod without a cgroup is told of."""
-_POD = re.compile(r"(?:.*-)?pod([0-9A-Za-z_-]{8,64}?)(?:\.slice)?")
 _NO_PODS = re.compile(r"system\.slice|user\.slice|.*\.(?:scope|service|mount|socket|swap)")
 
 
@@ -48,7 +48,7 @@ def pod_cgroups(root: str) -> Iterator[tuple[str, str]]:
         below: list[str] = []
         for parent in level:
             for name in _children(parent):
-                if found := _POD.fullmatch(name):
+                if found := POD.fullmatch(name):
                     yield found[1].replace("_", "-"), f"{parent}/{name}"
                 elif not _NO_PODS.fullmatch(name):
                     below.append(f"{parent}/{name}")

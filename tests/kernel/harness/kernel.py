@@ -98,6 +98,11 @@ def counts_connections() -> bool:
     return has("sock_release") and remembers_on_sockets()
 
 
+def traces() -> bool:
+    """Programs tell of each call."""
+    return has("ring_buffer") and remembers_on_sockets()
+
+
 def knows_mptcp() -> bool:
     """What a subflow's connect asked for is known of the MPTCP socket above it."""
     return has("mptcp") and remembers_on_sockets()

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``trace``: each call that is translated or refused, as it happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hostreach.errors import InvalidInput
+
+from .options import Pin, open_node
+from .output import SCHEMA
+
+if TYPE_CHECKING:
+    from hostreach.tracing import Traced, Tracer
+
+_SLICE = 0.2
+"""Seconds after which it is looked whether anybody still reads."""
+_TELL_AGAIN = 1.0
+"""Seconds between two lines about lost calls."""
+_WHY = {
+    "no-backend": "no usable backend",
+    "not-admitted": "no address in the source ranges",
+    "unanswerable": "the socket cannot remember it",
+}
+
+
+def trace(
+    context: typer.Context,
+    service: Annotated[
+        str | None, typer.Option(metavar="FRONTEND", help="Only calls to this service.")
+    ] = None,
+    pid: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Only this process, as the host counts them.", min=1),
+    ] = None,
+    cgroup: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Only tasks in this cgroup or below it.")
+    ] = None,
+    verdict: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only translated, or only refused.")
+    ] = None,
+    duration: Annotated[
+        str | None,
+        typer.Option(metavar="DURATION", help="End after so long, as in 30s. Default: never."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, an object a line.")] = False,
+    pin: Pin = None,
+) -> None:
+    """Print a line for each connection and send that is translated or refused, as it happens.
+
+    Ctrl-C ends it. What comes quicker than it is printed is counted, and told on standard error.
+    """
+    from hostreach.models import Frontend
+    from hostreach.syntax import parse_cgroup, parse_duration
+    from hostreach.tracing import VERDICTS, Wanted
+
+    if verdict is not None and verdict not in VERDICTS:
+        raise InvalidInput("--verdict is translated or refused")
+    wanted = Wanted(
+        None if service is None else str(Frontend.parse(service)),
+        pid,
+        None if cgroup is None else parse_cgroup(cgroup),
+        verdict,  # type: ignore[arg-type]
+    )
+    seconds = float("inf") if duration is None else parse_duration(duration) / 1000
+    with open_node(context, pin) as node, _ended_by_signals():
+        tracer = node.trace(wanted)
+        try:
+            if not node.status().cgroup:
+                _say("nothing is attached, so there is nothing to see before `attach`")
+            _follow(tracer, seconds, as_json)
+        except KeyboardInterrupt:
+            pass
+        except BrokenPipeError:
+            # Nobody reads on, which is how `trace | head` ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        finally:
+            tracer.close()
+
+
+def _follow(tracer: Tracer, seconds: float, as_json: bool) -> None:
+    show = _json_line if as_json else _Line(sys.stdout.isatty() and "NO_COLOR" not in os.environ)
+    deadline = time.monotonic() + seconds
+    told, told_at = 0, float("-inf")
+    while True:
+        left = deadline - time.monotonic()
+        found = tracer.read(max(0.0, min(_SLICE, left)))
+        if found:
+            sys.stdout.write("".join([show(each) for each in found]))
+            sys.stdout.flush()
+        elif _nobody_reads():
+            raise BrokenPipeError
+        now = time.monotonic()
+        if tracer.lost != told and (now - told_at >= _TELL_AGAIN or left <= 0):
+            lost, told, told_at = tracer.lost - told, tracer.lost, now
+            _say(f"{lost} calls came quicker than they could be printed, and are lost")
+            if as_json:
+                sys.stdout.write(json.dumps({"schema": SCHEMA, "lost": lost}) + "\n")
+        if left <= 0 and not found:
+            return
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe or socket whose other end is closed."""
+    poll = select.poll()
+    with suppress(OSError, ValueError):
+        poll.register(sys.stdout, 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    return False
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end it as Ctrl-C does: so that programs are told at once."""
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say(message: str) -> None:
+    print(f"hostreach: {message}", file=sys.stderr, flush=True)
+
+
+def _json_line(call: Traced) -> str:
+    return json.dumps({"schema": SCHEMA, **call.to_dict()}, ensure_ascii=False) + "\n"
+
+
+class _Line:
+    """A call for people: time, who, what was asked for, what came of it, the rest."""
+
+    def __init__(self, colored: bool) -> None:
+        self._colors = ("\x1b[31m", "\x1b[2m", "\x1b[0m") if colored else ("", "", "")
+        self._second = -1
+        self._clock = ""
+
+    def __call__(self, call: Traced) -> str:
+        red, dim, plain = self._colors
+        second = int(call.time)
+        if second != self._second:
+            self._second, self._clock = second, time.strftime("%H:%M:%S", time.localtime(second))
+        who = f"{_printable(call.command)}[{call.pid}]"
+        if call.verdict == "refused":
+            what = f"{red}refused{plain}: {_WHY[call.reason or 'no-backend']}"
+        else:
+            what = f"-> {call.backend}"
+        label = call.name or (call.service if call.service != call.asked else "")
+        where = f"pod {call.pod}" if call.pod else call.cgroup or ""
+        rest = "  ".join(part for part in (label, where) if part)
+        clock = f"{dim}{self._clock}.{int(call.time * 1000) % 1000:03}{plain}"
+        tail = f"  {dim}{rest}{plain}" if rest else ""
+        return f"{clock} {who:<22} {call.asked:<21} {what}{tail}\n"
+
+
+def _printable(text: str) -> str:
+    """A process names itself as it likes, escape sequences included."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
