@@ -21,6 +21,7 @@ from .errors import (
     Refused,
     TableBusy,
 )
+from .explain import Facts, Found
 from .options import AttachOptions, Capacities
 from .plain import PlainFrontend, PlainService, model_of, plain_frontend, plain_service
 from .syntax import parse_frontend
@@ -353,6 +354,48 @@ class KernelTable:
                 raise
             return changes, self._grown, self._migrated
 
+    def facts(self, asked: PlainFrontend, netns: int) -> Facts:
+        """See `hostreach.explain.Table.facts`."""
+        try:
+            with self.locked(exclusive=False):
+                host, _ = self._core.host()
+                is_host = bool(host) and host == netns
+                hooks = _core.status(self._core, self._cgroup_mount)
+                exempt = self._core.exempted()
+                exact, node = self._found(asked, asked, netns), None
+                if asked[0] != "node" and self._is_node_address(asked[0], is_host):
+                    node = self._found(("node", *asked[1:]), asked, netns)
+        except NotFound:
+            return Facts(None, (), None, None, False, knows_host(), [])
+        paths = (_core.cgroup_path(each, self._cgroup_mount) for each in exempt)
+        return Facts(
+            hooks["cgroup"],  # type: ignore[arg-type]
+            tuple(name for name in ("tcp", "udp") if hooks[name]),
+            exact,
+            node,
+            is_host,
+            knows_host(),
+            sorted(path for path in paths if path is not None),
+        )
+
+    def _is_node_address(self, address: str, is_host: bool) -> bool:
+        if address == "::1" or address.startswith("127."):
+            return is_host
+        return address in self._core.node_addresses()
+
+    def _found(self, key: PlainFrontend, asked: PlainFrontend, netns: int) -> Found | None:
+        service = self._core.get(key)
+        if service is None:
+            return None
+        stuck = self._core.stuck_to(key, netns, ":" not in asked[0])
+        return Found(
+            service,
+            self._core.is_admitted(key, netns),
+            stuck and (stuck[0], (time.monotonic_ns() - stuck[1]) / 1e9),
+            self._core.shares(key),
+            self._core.active(key),
+        )
+
     def listen(self, wanted: Wanted, size: int) -> _core.Listener:
         """See `hostreach.tracing.Table.listen`."""
         service = parse_frontend(wanted.service) if wanted.service else None
@@ -470,6 +513,11 @@ def kernel_features() -> dict[str, bool]:
 def socket_features() -> dict[str, bool]:
     """What ending and counting sockets look at, the same; slower."""
     return _core.socket_features()
+
+
+def netns_cookie(path: str | None) -> int:
+    """Of the network namespace there, or of our own; 0 where the kernel does not tell."""
+    return _core.netns_cookie(path)
 
 
 _NO_CGROUPS = "this kernel does not tell programs which cgroup a task is in (Linux 5.7 does)"

@@ -9,13 +9,15 @@ from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any, Literal, final
 
-from .datapath import KernelTable, knows_host, mounted_root
+from .datapath import KernelTable, knows_host, mounted_root, netns_cookie
 from .ending import EndResult
 from .errors import InvalidInput, NotFound
 from .exempt import Exemptions
+from .explain import Explanation, caller, explain
 from .options import AttachOptions, Capacities
 from .own_mount import root_to_attach
 from .plain import PlainFrontend
+from .syntax import parse_frontend
 from .table import Change, PlainTable, Services
 from .tracing import BUFFER, Tracer, Wanted
 
@@ -266,6 +268,16 @@ class Node:
         """
         going = [(change.frontend, gone) for change in changes if (gone := _resets(change))]
         return self._table.would_end(going) if going else EndResult(dry_run=True)
+
+    def explain(self, asked: str, from_cgroup: str | None = None) -> Explanation:
+        """What a connect to ``asked`` (as in ``10.96.0.10:53/udp``) would do, and why.
+
+        The caller is this process or, with ``from_cgroup``, a task of that cgroup, in the network
+        namespace of one that is there. Raises `InvalidInput`, `PermissionDenied`.
+        """
+        wanted = parse_frontend(asked)
+        calls = caller(from_cgroup, mounted_root(), netns_cookie)
+        return explain(wanted, calls, self._table.facts(wanted, calls.netns))
 
     def trace(self, wanted: Wanted = Wanted(), size: int = BUFFER) -> Tracer:  # noqa: B008 - immutable
         """Hear of each call that is translated or refused, from now on.

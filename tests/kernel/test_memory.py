@@ -48,7 +48,7 @@ def memory(table: Map, cpus: int, *, full: bool = True) -> int:
     value = _round_up(table.value, 8)
     if table.kind == "percpu_array":
         return table.entries * (_POINTER + value * cpus)
-    if table.kind == "array":
+    if table.kind in {"array", "array_of_maps"}:
         size = table.entries * value
         if table.flags & _F_MMAPABLE:  # the map's head has a page of its own
             return mmap.PAGESIZE + _round_up(size, mmap.PAGESIZE)
