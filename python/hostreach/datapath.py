@@ -275,6 +275,11 @@ class KernelTable:
             self._core.refresh_node_addresses()
             self._addresses_read = time.monotonic()
 
+    def plain(self, service: Service) -> PlainService:
+        """See `hostreach.table.PlainTable.plain`."""
+        _refuse_subtrees([service])
+        return plain_service(service, _cgroup)
+
     def plain_owner(self, frontend: PlainFrontend) -> str | None:
         """See `hostreach.table.PlainTable.plain_owner`."""
         try:

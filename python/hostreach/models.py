@@ -7,6 +7,7 @@ The constructors raise `pydantic.ValidationError`, as pydantic's do; `Frontend.p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -93,12 +94,12 @@ def _source_ranges(text: str) -> str:
     return ",".join(networks)
 
 
-class _BackendProblem(InvalidInput):
-    """Found by the service, but to be shown where the backend stands."""
+class FieldProblem(InvalidInput):
+    """Found by a model as a whole, but to be shown where a part of it stands."""
 
-    def __init__(self, message: str, index: int) -> None:
+    def __init__(self, message: str, *path: int | str) -> None:
         super().__init__(message)
-        self.path = ("backends", index)
+        self.path = path
 
 
 class _Model(BaseModel):
@@ -270,15 +271,16 @@ class Service(_Model):
         family = self.frontend.family
         for i, backend in enumerate(self.backends):
             if family and backend.family != family:
-                raise _BackendProblem(
+                raise FieldProblem(
                     f"backend {backend.address} is IPv{backend.family}, "
                     f"but frontend {self.frontend} is IPv{family}",
+                    "backends",
                     i,
                 )
         if len({backend.address for backend in self.backends}) != len(self.backends):
             addresses = [backend.address for backend in self.backends]
             twice = next(i for i, address in enumerate(addresses) if address in addresses[:i])
-            raise _BackendProblem(f"backend {addresses[twice]} is given twice", twice)
+            raise FieldProblem(f"backend {addresses[twice]} is given twice", "backends", twice)
         if self.algorithm == "maglev" and len(self.backends) > MAGLEV_SIZES[-1]:
             raise InvalidInput(
                 f"maglev takes at most {MAGLEV_SIZES[-1]} backends, not {len(self.backends)}"
@@ -304,14 +306,6 @@ class Service(_Model):
         return self.on_removal or ("reset" if self.frontend.protocol == "udp" else "keep")
 
 
-def validate(cls: type[_M], data: object, where: str = "") -> _M:
-    """``data`` as a ``cls``, or `InvalidInput` with one line, which ``where`` begins."""
-    try:
-        return cls.model_validate(data)
-    except ValidationError as error:
-        raise InvalidInput(explain(error)[1], object=where or None) from None
-
-
 _EXPECTED = {
     "address": "a string such as 10.0.0.2:53",
     "affinity": "a duration such as 3h",
@@ -331,13 +325,31 @@ _EXPECTED = {
 }
 
 
-def explain(error: ValidationError) -> tuple[tuple[int | str, ...], str]:
-    """The first problem of ``error``: where in the data it is, and one line for people."""
+def validate(
+    cls: type[_M], data: object, where: str = "", fields: Mapping[str, str] = _EXPECTED
+) -> _M:
+    """``data`` as a ``cls``, or `InvalidInput` with one line, which ``where`` begins.
+
+    ``fields`` says what each field is to be.
+    """
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        raise InvalidInput(explain(error, fields)[1], object=where or None) from None
+
+
+def explain(
+    error: ValidationError, fields: Mapping[str, str] = _EXPECTED
+) -> tuple[tuple[int | str, ...], str]:
+    """The first problem of ``error``: where in the data it is, and one line for people.
+
+    ``fields`` says what each field is to be.
+    """
     problem = error.errors(include_url=False)[0]
     path = problem["loc"]
     kind = problem["type"]
     cause = problem.get("ctx", {}).get("error")
-    if isinstance(cause, _BackendProblem):
+    if isinstance(cause, FieldProblem):
         return path + cause.path, str(cause)
     if isinstance(cause, InvalidInput):
         return path, str(cause)
@@ -348,7 +360,7 @@ def explain(error: ValidationError) -> tuple[tuple[int | str, ...], str]:
         return path, f"unknown key {quote(str(field))}"
     if isinstance(field, int):
         return path, f"an entry of {path[-2]} must be a mapping, not {describe(problem['input'])}"
-    expected = _EXPECTED.get(field, "a mapping")
+    expected = fields.get(field, "a mapping")
     message = f"{field or 'it'} must be {expected}, not {describe(problem['input'])}"
     if expected == "a string" and not isinstance(problem["input"], (dict, list, type(None))):
         message += "; write it in quotes"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file by which `hostreach status` knows that an agent runs, and how fresh its tables are.
+"""The files by which `hostreach status` knows which agents run, and how fresh the tables are.
 
-It says nothing that the tables need: without it, all that is missing is a line of `status`.
+They say nothing that the tables need: without them, all that is missing is a line of `status`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 DIRECTORY = "/run/hostreach"
+PROBLEMS_MAX = 5
 
 
 class Running(NamedTuple):
@@ -23,37 +25,107 @@ class Running(NamedTuple):
     alive: bool
     synced: float | None
     """Seconds since the tables were last known to be in step; None: they were not yet."""
+    problems: list[str]
+    """What of its source it could not use: the first few, and how many more."""
 
 
-def path_of(pin: str) -> str:
-    """One for each instance."""
-    return f"{DIRECTORY}/{pin.strip('/').replace('/', '-')}.json"
+def path_of(pin: str, what: str) -> str:
+    """Where something is noted of an instance."""
+    return f"{DIRECTORY}/{pin.strip('/').replace('/', '-')}.{what}.json"
 
 
-def write(pin: str, source: str, synced_at: float | None) -> None:
+def write(pin: str, source: str, synced_at: float | None, problems: Sequence[str] = ()) -> None:
     """``synced_at`` is by time.time(). Where /run cannot be written, it is not."""
-    path = path_of(pin)
+    shown = [*problems[:PROBLEMS_MAX]]
+    if len(problems) > PROBLEMS_MAX:
+        shown.append(f"and {len(problems) - PROBLEMS_MAX} more")
+    write_json(
+        path_of(pin, f"agent-{_as_name(source)}"),
+        {"source": source, "pid": os.getpid(), "synced_at": synced_at, "problems": shown},
+    )
+
+
+class Checked(NamedTuple):
+    """What an agent last found of a backend. It is in the table already, as a state."""
+
+    passes: bool | None
+    """None: nothing yet, and it counts as passing."""
+    why: str
+    """What the last check that failed found."""
+    since: float
+    """When it last changed, by time.time(); 0 is never."""
+
+
+def write_checks(pin: str, owner: str, found: Mapping[str, Mapping[str, Checked]]) -> None:
+    """Of an owner's services: by frontend and backend, those that are checked."""
+    path = _checks_path(pin, owner)
+    if found:
+        write_json(path, {"pid": os.getpid(), "services": found})
+    else:
+        with suppress(OSError):
+            os.unlink(path)  # noqa: PTH108
+
+
+def read_checks(pin: str, owner: str, frontend: str) -> dict[str, Checked]:
+    """By backend; empty if nobody checks that service now."""
+    try:
+        with open(_checks_path(pin, owner), encoding="utf-8") as file:  # noqa: PTH123
+            said = json.load(file)
+        if not _is_alive(int(said["pid"])):
+            return {}
+        return {
+            backend: Checked(*each) for backend, each in said["services"].get(frontend, {}).items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _checks_path(pin: str, owner: str) -> str:
+    return path_of(pin, f"checks-{_as_name(owner)}")
+
+
+def _as_name(text: str) -> str:
+    return text.replace("%", "%25").replace("/", "%2F")
+
+
+def write_json(path: str, value: object) -> None:
+    """Whoever reads it finds all of it, or all that was there before."""
     with suppress(OSError):
         os.makedirs(DIRECTORY, mode=0o755, exist_ok=True)  # noqa: PTH103 - as quick as can be
         with open(f"{path}.new", "w", encoding="utf-8") as file:  # noqa: PTH123
-            json.dump({"source": source, "pid": os.getpid(), "synced_at": synced_at}, file)
+            json.dump(value, file)
         os.replace(f"{path}.new", path)  # noqa: PTH105
 
 
-def remove(pin: str) -> None:
+def remove(pin: str, source: str) -> None:
     """The agent ends."""
     with suppress(OSError):
-        os.unlink(path_of(pin))  # noqa: PTH108
+        os.unlink(path_of(pin, f"agent-{_as_name(source)}"))  # noqa: PTH108
 
 
-def read(pin: str) -> Running | None:
-    """None if no agent said anything here."""
+def read(pin: str) -> list[Running]:
+    """Those agents that said anything here, by their sources' names."""
+    prefix = os.path.basename(path_of(pin, "agent-"))[: -len(".json")]  # noqa: PTH119
     try:
-        with open(path_of(pin), encoding="utf-8") as file:  # noqa: PTH123
+        names = sorted(os.listdir(DIRECTORY))  # noqa: PTH208
+    except OSError:
+        return []
+    found = (_read(f"{DIRECTORY}/{name}") for name in names if _is_record(name, prefix))
+    return [each for each in found if each is not None]
+
+
+def _is_record(name: str, prefix: str) -> bool:
+    return name.startswith(prefix) and name.endswith(".json")
+
+
+def _read(path: str) -> Running | None:
+    try:
+        with open(path, encoding="utf-8") as file:  # noqa: PTH123
             said = json.load(file)
         pid, synced_at = int(said["pid"]), said["synced_at"]
         age = None if synced_at is None else max(0.0, time.time() - float(synced_at))
-        return Running(str(said["source"]), pid, _is_alive(pid), age)
+        problems = [str(each) for each in said["problems"]]
+        return Running(str(said["source"]), pid, _is_alive(pid), age, problems)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

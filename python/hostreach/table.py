@@ -107,6 +107,13 @@ class PlainTable(Protocol):
     def rows(self, owner: str | None = None) -> list[Row]:
         """As `Table.rows`."""
 
+    def plain(self, service: Service) -> PlainService:
+        """As the other methods take it.
+
+        Raises `InvalidInput` for a ``from_cgroup`` that is no cgroup, `Refused` where programs do
+        not know a task's cgroup.
+        """
+
     def plain_owner(self, frontend: PlainFrontend) -> str | None:
         """Whose service this is; None if there is none."""
 

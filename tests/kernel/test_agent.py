@@ -21,6 +21,7 @@ import hostreach
 from hostreach import Service
 
 from .harness import Box, cli, linux, wait_until
+from .harness.agents import Notified
 from .harness.clients import (
     TCP,
     UDP_CONNECTED,
@@ -31,7 +32,7 @@ from .harness.clients import (
     exchange,
     outcome,
 )
-from .harness.cluster import Agent, Cluster, Notified, agent, cluster
+from .harness.cluster import Agent, Cluster, agent, cluster
 from .harness.host import HOST_V4, HOST_V6, give_addresses
 from .harness.line import Line
 from .harness.timing import lag

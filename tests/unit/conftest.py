@@ -58,6 +58,7 @@ class FakeNode:
     """As `hostreach.Node`, as far as tables go; ``attach`` notes what it was asked for."""
 
     last_ended: None = None
+    pin = "/sys/fs/bpf/no-such-instance"
 
     def __init__(self, table: MemoryTable, attached: list[dict[str, object]]) -> None:
         self.services = Services(table)

@@ -94,6 +94,7 @@ def test_json(run: Run, host: FakeHost) -> None:
         "share": 0.75,
         "error": 0.0,
         "open": 0,
+        "check": None,
     }
     again = run("svc", "add", VIP, "--if-missing", "--json")
     assert json.loads(again.out) == {"schema": 1, "changes": [], "ended": None}

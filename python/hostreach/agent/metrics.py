@@ -19,6 +19,8 @@ from prometheus_client.registry import Collector
 
 from hostreach._version import __version__
 
+from .web import Answer
+
 _SYNC = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _PROGRAMMING = (
     *(0.005, 0.01, 0.025, 0.05, 0.1),
@@ -70,9 +72,35 @@ class Metrics:
         """Let these be told too, each time that somebody asks."""
         self.registry.register(_Asked(samples))
 
-    def text(self) -> bytes:
+    def answer(self) -> Answer:
         """As Prometheus reads it."""
-        return generate_latest(self.registry)
+        kind = "text/plain; version=0.0.4; charset=utf-8"
+        return Answer(200, generate_latest(self.registry), {"Content-Type": kind})
+
+
+class CheckMetrics:
+    """Of health checks; called with each one's kind, what it came to, and seconds."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._results = Counter(
+            "check_results",
+            "Health checks, by what they came to; not-done is for want of something on this node",
+            ["kind", "result"],
+            registry=registry,
+            namespace="hostreach",
+        )
+        self._seconds = Histogram(
+            "check_duration_seconds",
+            "Of a health check",
+            ["kind"],
+            buckets=_SYNC,
+            registry=registry,
+            namespace="hostreach",
+        )
+
+    def __call__(self, kind: str, result: str, seconds: float) -> None:
+        self._results.labels(kind, result).inc()
+        self._seconds.labels(kind).observe(seconds)
 
 
 class _Asked(Collector):

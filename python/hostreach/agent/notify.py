@@ -20,11 +20,11 @@ class Notifier:
         self._pinged = 0.0
         self._ready = False
 
-    def ready(self) -> None:
-        """Once: the unit has started."""
+    def ready(self, follows: str) -> None:
+        """Once: the unit has started, and is in step with that."""
         if not self._ready:
             self._ready = True
-            self._send("READY=1\nSTATUS=in step with the cluster")
+            self._send(f"READY=1\nSTATUS=in step with {follows}")
 
     def waiting(self, why: str) -> None:
         """Not ready yet, and not to be given up."""

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which cgroup this process is in, as the host's hierarchy names it."""
+"""Which cgroup this process is in, as the host's hierarchy names it, and one for it alone."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from errno import ENOENT
 from pathlib import Path
 
 from hostreach.cgroup import find_root
@@ -33,3 +35,41 @@ def _has_us(cgroup: str) -> bool:
         return str(os.getpid()) in Path(cgroup, "cgroup.procs").read_text().split()
     except OSError:
         return False
+
+
+class PlaceAlone:
+    """A cgroup that has this process and no other, so that to exempt it exempts nobody else.
+
+    A service of systemd has one. Who starts the agent in a shell shares the session's: then one is
+    made below it, for as long as the process runs. Raises OSError where that cannot be.
+    """
+
+    def __init__(self) -> None:
+        root = find_root()
+        home = own_cgroup(root) or root
+        if not _has_us(home):
+            raise FileNotFoundError(ENOENT, "this process is in no cgroup that can be seen", home)
+        self._home: str | None = None
+        self.path = home
+        if home == root or not _is_alone(home):
+            self.path = f"{home}/hostreach-agent-{os.getpid()}"
+            Path(self.path).mkdir(exist_ok=True)
+            self._home = home
+            _enter(self.path)
+
+    def leave(self) -> None:
+        """Go back to where the process was, if it was elsewhere."""
+        if self._home is not None:
+            with suppress(OSError):
+                _enter(self._home)
+                Path(self.path).rmdir()
+
+
+def _is_alone(cgroup: str) -> bool:
+    inside = [entry for entry in os.scandir(cgroup) if entry.is_dir(follow_symlinks=False)]
+    pids = Path(cgroup, "cgroup.procs").read_text().split()
+    return not inside and pids == [str(os.getpid())]
+
+
+def _enter(cgroup: str) -> None:
+    Path(cgroup, "cgroup.procs").write_text(str(os.getpid()))

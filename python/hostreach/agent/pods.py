@@ -33,7 +33,7 @@ _NO_PODS = re.compile(r"system\.slice|user\.slice|.*\.(?:scope|service|mount|soc
 
 def file_of(pin: str) -> Path:
     """Where an instance's agent notes which exemptions are its own."""
-    return Path(path_of(pin)).with_suffix(".exempt.json")
+    return Path(path_of(pin, "exempt"))
 
 
 def pod_cgroups(root: str) -> Iterator[tuple[str, str]]:

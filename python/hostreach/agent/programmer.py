@@ -156,5 +156,6 @@ class Programmer:
         self._conflicting[frontend] = service
         if self.conflicts.get(frontend) != owner:
             self.conflicts[frontend] = owner
+            name = f"{service[3]}: " if service[3] else ""
             shown = format_frontend(*frontend)
-            log.warning("%s: %s is left alone, for '%s' owns it", service[3], shown, owner)
+            log.warning("%s%s is left alone, for '%s' owns it", name, shown, owner)

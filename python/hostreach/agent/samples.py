@@ -21,6 +21,8 @@ from hostreach.syntax import parse_frontend, quote
 from .metrics import counters, gauge, gauges, version
 
 if TYPE_CHECKING:
+    from .following import FileAgent
+    from .keeper import Keeper
     from .loop import Agent
 
 NAMED_MAX = 100
@@ -29,21 +31,73 @@ BACKENDS_EACH = 20
 """Backends that are named of one service: those with most connections."""
 
 
-def agent_samples(agent: Agent) -> Iterator[Metric]:
-    """How well the agent does."""
+def keeper_samples(keeper: Keeper) -> Iterator[Metric]:
+    """How well any agent does."""
     yield version()
-    source, programmer = agent.source, agent.programmer
-    services, slices = source.state.counts
-    yield gauge("cluster_services", "Services that are watched", services)
-    yield gauge("cluster_endpoint_slices", "EndpointSlices that are watched", slices)
-    yield gauge("queue_length", "Changes that were not taken in yet", source.queued)
-    yield gauge("pending_services", "Services to be worked out", source.state.pending)
+    programmer, synced = keeper.programmer, keeper.synced_at
     yield gauge("owed_services", "Services that could not be written yet", len(programmer.owed))
     yield gauge(
         "conflicting_services",
         "Addresses and ports left alone, for they belong to another owner",
         len(programmer.conflicts),
     )
+    yield gauge(
+        "last_sync_age_seconds",
+        "Since the tables were last known to be in step; -1 if they never were",
+        -1 if synced is None else time.monotonic() - synced,
+    )
+
+
+def file_samples(agent: FileAgent) -> Iterator[Metric]:
+    """How well the agent does that follows files."""
+    yield gauge("files", "Files of services that there are", agent.files.count)
+    yield gauge(
+        "files_wrong",
+        "Files and paths of which what was right before is used, or nothing",
+        len(agent.files.problems),
+    )
+    yield gauge(
+        "services_without_cgroup", "Services whose cgroup is not there (yet)", len(agent.waiting)
+    )
+
+
+def check_samples(agent: FileAgent, services: int) -> Iterator[Metric]:
+    """What health checks came to, for ``services`` of the services each by itself."""
+    health = agent.desk.health
+    yield gauge("checked_services", "Services whose backends are checked", agent.desk.count)
+    yield gauge("checks", "Backends that are checked, each way of checking once", len(health))
+    yield gauge(
+        "checks_failing", "Those that fail", sum(h.passes is False for h in health.values())
+    )
+    yield gauge(
+        "services_all_down", "Services all of whose backends fail", len(agent.desk.all_down)
+    )
+    watched = agent.desk.watched
+    rows = sorted(watched.items(), key=lambda row: (row[1].service.name or "~", str(row[0])))
+    values: dict[tuple[str, ...], float] = {}
+    for frontend, each in rows[:services]:
+        found = [(health[t].passes, b) for b, t in each.targets.items() if t in health]
+        # None counts as passing; those that fail are named first.
+        for passes, backend in sorted(found, key=lambda f: (f[0] is not False, f[1]))[
+            :BACKENDS_EACH
+        ]:
+            values[each.service.name or "", str(frontend), backend] = float(passes is not False)
+    yield gauges(
+        "backend_passes",
+        f"Whether a backend passes its checks, up to {BACKENDS_EACH} for each service",
+        ("service", "frontend", "backend"),
+        values,
+    )
+
+
+def cluster_samples(agent: Agent) -> Iterator[Metric]:
+    """How well the Kubernetes agent does."""
+    source = agent.source
+    services, slices = source.state.counts
+    yield gauge("cluster_services", "Services that are watched", services)
+    yield gauge("cluster_endpoint_slices", "EndpointSlices that are watched", slices)
+    yield gauge("queue_length", "Changes that were not taken in yet", source.queued)
+    yield gauge("pending_services", "Services to be worked out", source.state.pending)
     yield gauge(
         "source_ranged_services",
         "Services whose source ranges are enforced, for which clients are looked for",
@@ -56,12 +110,6 @@ def agent_samples(agent: Agent) -> Iterator[Metric]:
             "Pods that are to see no service, but have no cgroup here (yet)",
             agent.pods.missing,
         )
-    synced = agent.synced_at
-    yield gauge(
-        "last_sync_age_seconds",
-        "Since the tables were last known to be in step; -1 if they never were",
-        -1 if synced is None else time.monotonic() - synced,
-    )
     watching = {kind: watcher.state for kind, watcher in source.watchers.items()}
     yield gauges(
         "watch_connected",
@@ -150,6 +198,18 @@ def table_samples(node: Node, services: int) -> Iterator[Metric]:
             labels,
             {key: float(both[i]) for key, both in zip(named, traffic, strict=True)},
         )
+    yield gauges(
+        "service_backends",
+        "Backends of the same services, by state",
+        (*labels, "state"),
+        {
+            (*key, state): float(
+                sum(b.state == state for b in active[row.frontend].service.backends)
+            )
+            for key, row in zip(named, rows, strict=True)
+            for state in ("active", "draining", "down")
+        },
+    )
     yield gauges(
         "backend_connections",
         f"Connections open to backends, up to {BACKENDS_EACH} for each service",

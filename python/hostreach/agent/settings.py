@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from hostreach.checks import AllDown
 from hostreach.errors import InvalidInput
 from hostreach.syntax import (
     Protocol,
@@ -17,30 +18,60 @@ from hostreach.syntax import (
     quote,
 )
 
+MetricsServices = Annotated[int, Field(ge=0, le=100_000)]
 LISTEN = "127.0.0.1:9879"
 """Where /healthz, /readyz and /metrics are."""
 
 
-class Settings(BaseModel):
-    """Of ``hostreach agent kubernetes``, but for where the API server is."""
+class KeeperSettings(BaseModel):
+    """What all agents are told."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    node_name: str
     protocols: tuple[Protocol, ...] = ("tcp", "udp")
     cgroup: str | None = None
     host_netns: str | None = None
     protect_binds: bool = False
+    window_ms: Annotated[int, Field(ge=0, le=60_000)] = 50
+    listen: tuple[str, int] | None = None
+    metrics_services: MetricsServices = 100
+    detach_on_exit: bool = False
+
+
+class Settings(KeeperSettings):
+    """Of ``hostreach agent kubernetes``, but for where the API server is."""
+
+    node_name: str
     node_port_addresses: Literal["all", "primary"] | tuple[str, ...] = "all"
     node_ports: bool = True
     external_ips: bool = True
     health_check_ports: bool = True
-    window_ms: Annotated[int, Field(ge=0, le=60_000)] = 50
-    listen: tuple[str, int] | None = None
-    metrics_services: Annotated[int, Field(ge=0, le=100_000)] = 100
     exempt_self: bool = False
     pod_info: bool = False
-    detach_on_exit: bool = False
+
+
+class FileSettings(KeeperSettings):
+    """Of ``hostreach agent file``.
+
+    Attributes:
+        node_addresses: CIDRs, as `Node.attach` takes them.
+        all_down: what becomes of a service all of whose backends fail their checks, unless it says.
+        checks_at_once: how many checks may be under way.
+    """
+
+    paths: tuple[str, ...]
+    owner: str
+    node_addresses: tuple[str, ...] | None = None
+    all_down: AllDown = "use-all"
+    checks_at_once: Annotated[int, Field(ge=1, le=10_000)] = 64
+
+
+EXPECTED = {
+    "all_down": "use-all or refuse",
+    "checks_at_once": "an integer from 1 to 10000",
+    "metrics_services": "an integer from 0 to 100000",
+}
+"""What `hostreach.models.validate` says of each field that is not parsed below."""
 
 
 def parse_node_name(text: str) -> str:

@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, NamedTuple, TypeAlias
+
+from hostreach.errors import Refused
+from hostreach.syntax import format_endpoint
 
 _HEAD_MAX = 8192
 _SECONDS = 5.0
@@ -45,6 +49,15 @@ class WebServer:
         Raises OSError if somebody else listens there.
         """
         return int(self._run(self._listen(name, host, port, ask)))
+
+    def listen_at(self, where: tuple[str, int], ask: Ask) -> int:
+        """As `listen`, where the user said; raises `Refused`."""
+        try:
+            return self.listen(where, *where, ask)
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            at = format_endpoint(*where)
+            raise Refused(f"--listen {at}: {reason.lower()}", errno=error.errno) from None
 
     def stop(self, name: object) -> None:
         """Listen there no longer."""

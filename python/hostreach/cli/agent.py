@@ -12,10 +12,32 @@ import typer
 
 from hostreach.errors import InvalidInput, Refused
 
-from .options import MaxBackends, MaxServices, MaxSlots, Pin, open_node
+from .options import MaxBackends, MaxServices, MaxSlots, Owner, Pin, open_node
 
 if TYPE_CHECKING:
     from hostreach import Node
+
+Cgroup = Annotated[str | None, typer.Option(metavar="PATH", help="As `attach` takes it.")]
+Protocols = Annotated[str, typer.Option(metavar="LIST", help="tcp, udp or both.")]
+HostNetns = Annotated[str | None, typer.Option(metavar="PATH", help="As `attach` takes it.")]
+ProtectBinds = Annotated[bool, typer.Option("--protect-binds", help="As `attach` takes it.")]
+Window = Annotated[
+    str, typer.Option(metavar="DURATION", help="Changes so soon after a write go together.")
+]
+Listen = Annotated[
+    str, typer.Option(metavar="ADDRESS:PORT|off", help="Where /healthz, /readyz and /metrics are.")
+]
+MetricsServices = Annotated[
+    int, typer.Option(metavar="N", help="How many services have metrics of their own.")
+]
+DetachOnExit = Annotated[
+    bool,
+    typer.Option(
+        "--detach-on-exit", help="Take the programs off at the end. They stay unless told so."
+    ),
+]
+LogLevel = Annotated[str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")]
+LogFormat = Annotated[str, typer.Option(metavar="FORMAT", help="text or json.")]
 
 app = typer.Typer(help="Keep the services in step with a source, for as long as it runs.")
 
@@ -61,13 +83,9 @@ def kubernetes(
             help="This node's. Default: $NODE_NAME, or the host's name.",
         ),
     ] = None,
-    cgroup: Annotated[
-        str | None, typer.Option(metavar="PATH", help="As `attach` takes it.")
-    ] = None,
-    protocols: Annotated[str, typer.Option(metavar="LIST", help="tcp, udp or both.")] = "tcp,udp",
-    host_netns: Annotated[
-        str | None, typer.Option(metavar="PATH", help="As `attach` takes it.")
-    ] = None,
+    cgroup: Cgroup = None,
+    protocols: Protocols = "tcp,udp",
+    host_netns: HostNetns = None,
     nodeport_addresses: Annotated[
         str,
         typer.Option(
@@ -81,19 +99,10 @@ def kubernetes(
     health_check_node_ports: Annotated[
         bool, typer.Option(help="Whether healthCheckNodePorts are answered.")
     ] = True,
-    protect_binds: Annotated[
-        bool, typer.Option("--protect-binds", help="As `attach` takes it.")
-    ] = False,
-    window: Annotated[
-        str, typer.Option(metavar="DURATION", help="Changes so soon after a write go together.")
-    ] = "50ms",
-    listen: Annotated[
-        str,
-        typer.Option(metavar="ADDRESS:PORT|off", help="Where /healthz, /readyz and /metrics are."),
-    ] = "127.0.0.1:9879",
-    metrics_services: Annotated[
-        int, typer.Option(metavar="N", help="How many services have metrics of their own.")
-    ] = 100,
+    protect_binds: ProtectBinds = False,
+    window: Window = "50ms",
+    listen: Listen = "127.0.0.1:9879",
+    metrics_services: MetricsServices = 100,
     max_services: MaxServices = None,
     max_backends: MaxBackends = None,
     max_slots: MaxSlots = None,
@@ -105,16 +114,9 @@ def kubernetes(
             '"true" see no service.',
         ),
     ] = False,
-    detach_on_exit: Annotated[
-        bool,
-        typer.Option(
-            "--detach-on-exit", help="Take the programs off at the end. They stay unless told so."
-        ),
-    ] = False,
-    log_level: Annotated[
-        str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")
-    ] = "info",
-    log_format: Annotated[str, typer.Option(metavar="FORMAT", help="text or json.")] = "text",
+    detach_on_exit: DetachOnExit = False,
+    log_level: LogLevel = "info",
+    log_format: LogFormat = "text",
     pin: Pin = None,
 ) -> None:
     """Follow a cluster's Services and EndpointSlices. SIGTERM ends it; all it wrote stays."""
@@ -122,6 +124,7 @@ def kubernetes(
         from hostreach.agent import logs
         from hostreach.agent.loop import Agent
         from hostreach.agent.settings import (
+            EXPECTED,
             Settings,
             parse_listen,
             parse_node_name,
@@ -142,12 +145,7 @@ def kubernetes(
     from hostreach.models import validate
     from hostreach.syntax import parse_protocols
 
-    for name, value, choices in (
-        ("--log-level", log_level, logs.LEVELS),
-        ("--log-format", log_format, logs.FORMATS),
-    ):
-        if value not in choices:
-            raise InvalidInput(f"{name} is {', '.join(choices[:-1])} or {choices[-1]}")
+    _check_logs(log_level, log_format)
     settings = validate(
         Settings,
         {
@@ -168,6 +166,7 @@ def kubernetes(
             "detach_on_exit": detach_on_exit,
         },
         "agent kubernetes",
+        EXPECTED,
     )
     where = connection(kubeconfig, kube_context, api_server, api_server_name)
     node = _open(context, pin, max_services, max_backends, max_slots)
@@ -182,6 +181,91 @@ def kubernetes(
     client = ApiClient(where)
     source = KubernetesSource(client, settings.node_name, rules, pods=settings.pod_info)
     Agent(node, source, settings).run(lambda: bool(stopped))
+
+
+@app.command("file")
+def file_(
+    context: typer.Context,
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH...",
+            help="Files of services, as `apply` takes them, or directories of such files "
+            "(*.yaml, *.yml, *.json). They may come later.",
+        ),
+    ],
+    owner: Owner = "file",
+    all_down: Annotated[
+        str,
+        typer.Option(
+            metavar="use-all|refuse",
+            help="What becomes of a service all of whose backends fail their checks, unless it "
+            "says so itself.",
+        ),
+    ] = "use-all",
+    checks_at_once: Annotated[
+        int, typer.Option(metavar="N", help="How many checks may be under way.")
+    ] = 64,
+    cgroup: Cgroup = None,
+    protocols: Protocols = "tcp,udp",
+    host_netns: HostNetns = None,
+    node_addresses: Annotated[
+        str | None, typer.Option(metavar="CIDR[,CIDR]", help="As `attach` takes it.")
+    ] = None,
+    protect_binds: ProtectBinds = False,
+    window: Window = "50ms",
+    listen: Listen = "127.0.0.1:9879",
+    metrics_services: MetricsServices = 100,
+    max_services: MaxServices = None,
+    max_backends: MaxBackends = None,
+    max_slots: MaxSlots = None,
+    detach_on_exit: DetachOnExit = False,
+    log_level: LogLevel = "info",
+    log_format: LogFormat = "text",
+    pin: Pin = None,
+) -> None:
+    """Follow files of services. SIGTERM ends it; all it wrote stays."""
+    from hostreach.agent import logs
+    from hostreach.agent.following import FileAgent
+    from hostreach.agent.settings import EXPECTED, FileSettings, parse_listen, parse_window
+    from hostreach.models import validate
+    from hostreach.syntax import OWNER_MAX, check_label, parse_networks, parse_protocols
+
+    _check_logs(log_level, log_format)
+    if "" in paths:
+        raise InvalidInput("a path is empty", object="agent file")
+    settings = validate(
+        FileSettings,
+        {
+            "paths": tuple(paths),
+            "owner": check_label(owner, "owner", OWNER_MAX),
+            "all_down": all_down,
+            "checks_at_once": checks_at_once,
+            "protocols": parse_protocols(protocols),
+            "cgroup": cgroup,
+            "host_netns": host_netns,
+            "node_addresses": None if node_addresses is None else parse_networks(node_addresses),
+            "protect_binds": protect_binds,
+            "window_ms": parse_window(window),
+            "listen": parse_listen(listen),
+            "metrics_services": metrics_services,
+            "detach_on_exit": detach_on_exit,
+        },
+        "agent file",
+        EXPECTED,
+    )
+    node = _open(context, pin, max_services, max_backends, max_slots)
+    logs.set_up(log_level, log_format)
+    stopped = _signals()
+    FileAgent(node, settings).run(lambda: bool(stopped))
+
+
+def _check_logs(level: str, form: str) -> None:
+    from hostreach.agent.logs import FORMATS, LEVELS
+
+    for name, value, choices in (("level", level, LEVELS), ("format", form, FORMATS)):
+        if value not in choices:
+            raise InvalidInput(f"--log-{name} is {', '.join(choices[:-1])} or {choices[-1]}")
 
 
 def _open(context: typer.Context, pin: str | None, *sizes: int | None) -> Node:

@@ -29,9 +29,16 @@ def apply(
     pin: Pin = None,
 ) -> None:
     """Make the tables hold the services in a file."""
-    from hostreach.sources.file import load
+    from hostreach.sources.file import load_entries
 
-    services = load(file, owner=owner)
+    entries = load_entries(file, owner=owner)
+    services = [entry.service for entry in entries]
+    if checked := sum(entry.check is not None for entry in entries):
+        typer.echo(
+            f"hostreach: warning: {checked} of the services have a check, which `agent file` does "
+            "and apply does not",
+            err=True,
+        )
     with open_node(context, pin, max_services, max_backends, max_slots) as node:
         changes = node.services.apply(services, owner=owner, prune=prune, dry_run=dry_run)
         ended = ended_by(node, changes, dry_run=dry_run)

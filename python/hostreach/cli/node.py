@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -128,14 +128,15 @@ def status(context: typer.Context, pin: Pin = None, as_json: Json = False) -> No
 
     with open_node(context, pin) as node:
         found = node.status()
-    agent = running.read(found.pin)
+    agents = running.read(found.pin)
     if as_json:
-        print_json(**found.to_dict(), agent=agent and agent._asdict())
+        shown = [agent._asdict() for agent in agents]
+        print_json(**found.to_dict(), agent=shown[0] if shown else None, agents=shown)
     else:
-        _print_status(found, agent)
+        _print_status(found, agents)
 
 
-def _print_status(found: Status, agent: Running | None) -> None:
+def _print_status(found: Status, agents: Sequence[Running]) -> None:
     typer.echo(f"instance   {found.pin}")
     typer.echo(f"cgroup     {found.cgroup or 'not attached'}")
     typer.echo(f"protocols  {', '.join(found.protocols) or '-'}")
@@ -147,10 +148,12 @@ def _print_status(found: Status, agent: Running | None) -> None:
         typer.echo("attached   without links, which this kernel does not have")
     if found.remembers == "lru":
         typer.echo("remembers  in one table for all sockets, for want of socket storage")
-    if agent is not None:
+    for agent in agents:
         synced = "not in step yet" if agent.synced is None else f"in step {agent.synced:.0f} s ago"
         who = f"pid {agent.pid}" if agent.alive else f"pid {agent.pid}, which is gone"
         typer.echo(f"agent      {agent.source} ({who}), {synced}")
+        for problem in agent.problems:
+            typer.echo(f"           {problem}")
     if found.programs:
         typer.echo("")
         print_columns(

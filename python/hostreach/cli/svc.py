@@ -32,6 +32,7 @@ from .output import (
 
 if TYPE_CHECKING:
     from hostreach.models import Service
+    from hostreach.running import Checked
     from hostreach.table import Inspection
 
 app = typer.Typer(help="Add, change, remove and show services.")
@@ -223,9 +224,12 @@ def show(
     context: typer.Context, frontend: FrontendText, as_json: Json = False, pin: Pin = None
 ) -> None:
     """Show a service and the share of each backend."""
+    from hostreach.running import read_checks
+
     with open_node(context, pin) as node:
         found = node.services.inspect(frontend)
     service = found.service
+    checks = read_checks(node.pin, service.owner, str(service.frontend))
     rows = list(zip(service.backends, found.shares, _shares(found), found.active, strict=True))
     if as_json:
         print_json(
@@ -237,6 +241,9 @@ def show(
                     "share": share,
                     "error": error,
                     "open": active,
+                    "check": checks[backend.address]._asdict()
+                    if backend.address in checks
+                    else None,
                 }
                 for backend, slots, (share, error), active in rows
             ],
@@ -251,7 +258,10 @@ def show(
     typer.echo(f"on removal  {service.removal}")
     typer.echo("")
     print_columns(
-        ("BACKEND", "WEIGHT", "STATE", "SLOTS", "SHARE", "ERROR", "OPEN"),
+        (
+            *("BACKEND", "WEIGHT", "STATE", "SLOTS", "SHARE", "ERROR", "OPEN"),
+            *(["CHECK"] if checks else []),
+        ),
         [
             (
                 backend.address,
@@ -261,6 +271,7 @@ def show(
                 f"{share:.3%}",
                 f"{error:+.3%}",
                 active,
+                *([_checked(checks.get(backend.address))] if checks else []),
             )
             for backend, slots, (share, error), active in rows
         ],
@@ -275,6 +286,15 @@ def _service(
     if affinity in _NO_AFFINITY:
         affinity = None
     return Service.of(frontend, *(backends or ()), affinity=affinity, **options)
+
+
+def _checked(found: Checked | None) -> str | None:
+    """What an agent last found of a backend."""
+    if found is None:
+        return None
+    if found.passes is None:
+        return "not yet"
+    return "passes" if found.passes else f"fails: {found.why}"
 
 
 def _scope(service: Service) -> str:

@@ -19,6 +19,12 @@
 
 All but version, services, frontend and address may be left out.
 
+A service may say how its backends are checked, which `hostreach agent file` alone does:
+
+      check:
+        kind: http
+        path: /healthz
+
 The same in JSON is read too. Values are taken as they stand: ``weight: "3"`` is refused.
 """
 
@@ -30,33 +36,47 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from pydantic import BaseModel, ValidationError
 
+from hostreach.checks import EXPECTED, Check
 from hostreach.errors import InvalidInput
 from hostreach.models import Backend, Frontend, Service, describe, explain
 from hostreach.syntax import OWNER_MAX, check_label, quote
 
 from .document import Path, find_line, parse
 
-__all__ = ["SIZE_MAX", "dump", "dump_json", "load"]
+__all__ = ["SIZE_MAX", "dump", "dump_json", "load", "load_entries"]
 
 SIZE_MAX = 256 * 1024 * 1024
 """Bytes; a file of 50,000 services with 10 backends each has 22 million."""
 
 
-def load(path: str, *, owner: str = "manual") -> list[Service]:
-    """The services in a file, in its order; ``-`` is standard input.
+class Entry(NamedTuple):
+    """What a file says of a service, and of how its backends are checked."""
 
-    Services that name no owner get ``owner``. Raises `InvalidInput`, whose line names the file, the
-    line where it can be told, and what is wrong there; then nothing is returned of the rest either.
+    service: Service
+    check: Check | None
+
+
+def load(path: str, *, owner: str = "manual") -> list[Service]:
+    """The services in a file, in its order; ``-`` is standard input. See `load_entries`."""
+    return [entry.service for entry in load_entries(path, owner=owner)]
+
+
+def load_entries(path: str, *, owner: str = "manual", alone: bool = False) -> list[Entry]:
+    """The services in a file and their checks, in its order; ``-`` is standard input.
+
+    Services that name no owner get ``owner``; ``alone`` refuses those of others. Raises
+    `InvalidInput`, whose line names the file, the line where it can be told, and what is wrong
+    there; then nothing is returned of the rest either.
     """
     check_label(owner, "owner", OWNER_MAX)
     where = "standard input" if path == "-" else _shown(path)
     text = _read(path, where)
     with _gc_paused():
-        return _services(text, where, owner)
+        return _entries(text, where, owner, alone=alone)
 
 
 def dump(services: Iterable[Service]) -> str:
@@ -108,7 +128,7 @@ def _read(path: str, where: str) -> str:
     return text
 
 
-def _services(text: str, where: str, owner: str) -> list[Service]:
+def _entries(text: str, where: str, owner: str, *, alone: bool) -> list[Entry]:
     def refuse(path: Path, message: str) -> NoReturn:
         line = find_line(text, path)
         raise InvalidInput(message, object=f"{where}:{line}" if line else where + _steps(path))
@@ -128,23 +148,38 @@ def _services(text: str, where: str, owner: str) -> list[Service]:
     if not isinstance(entries, list):
         refuse(("services",), f"services must be a list ([] for none), not {describe(entries)}")
 
-    services: dict[Frontend, Service] = {}
+    services: dict[Frontend, Entry] = {}
     for i, entry in enumerate(entries):
         here: Path = ("services", i)
         if not isinstance(entry, dict):
             refuse(here, f"a service must be a mapping, not {describe(entry)}")
         if isinstance(entry.get("frontend"), dict):
             refuse((*here, "frontend"), "frontend must be a string such as 10.96.0.10:53/udp")
+        check = None
+        if "check" in entry:
+            said = entry.pop("check")
+            if not isinstance(said, dict):
+                refuse((*here, "check"), f"check must be {EXPECTED['check']}, not {describe(said)}")
+            try:
+                check = Check.model_validate(said)
+            except ValidationError as error:
+                path, message = explain(error, EXPECTED)
+                refuse((*here, "check", *path), message)
         try:
             service = Service.model_validate({"owner": owner, **entry})
         except ValidationError as error:
             path, message = explain(error)
             refuse((*here, *path), message)
+        if alone and service.owner != owner:
+            refuse(
+                (*here, "owner"),
+                f"owner {quote(service.owner)} is somebody else; here all are {quote(owner)}'s",
+            )
         if service.frontend in services:
             first = find_line(text, ("services", [*services].index(service.frontend)))
             before = f"; first on line {first}" if first else ""
             refuse(here, f"{service.frontend} is given twice{before}")
-        services[service.frontend] = service
+        services[service.frontend] = Entry(service, check)
     return [*services.values()]
 
 

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The services of many files: each file counts whole, or stays what it was when it was right.
+
+Nothing here knows of tables. What a look changes is what the files that changed say now and did
+not say before.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hostreach.errors import InvalidInput
+from hostreach.models import Frontend
+
+from .file import Entry, load_entries
+from .tree import Seen, Stamp, Tree
+from .watching import Heard
+
+log = logging.getLogger("hostreach.agent")
+
+Entries = dict[Frontend, Entry]
+Changes = dict[Frontend, Entry | None]
+"""What each service is now; None: no file has it."""
+
+
+@dataclass
+class _File:
+    """One of them.
+
+    Attributes:
+        stamp: of what was read last, right or wrong.
+        good: what counts.
+        wanted: what it says, until that counts: another file may have some of it.
+        problem: why what it says does not count, or "".
+        ever: whether it was right once.
+    """
+
+    stamp: Stamp | None = None
+    good: Entries = field(default_factory=dict)
+    wanted: Entries | None = None
+    problem: str = ""
+    ever: bool = False
+
+
+class Files:
+    """Not for two threads at once.
+
+    Attributes:
+        entries: what counts, of all files together.
+        tree: which files there are; hears of changes.
+        unsettled: whether some file is still being written, so that a look is due before long.
+    """
+
+    def __init__(self, paths: Sequence[str], owner: str) -> None:
+        self.tree = Tree(paths)
+        self.entries: Entries = {}
+        self.unsettled = False
+        self._owner = owner
+        self._files: dict[str, _File] = {}
+        self._holders: dict[Frontend, str] = {}
+        self._missing: dict[str, str] = {}
+        self._never_seen = {*self.tree.paths}
+        self._waiting: set[str] = set()
+
+    @property
+    def count(self) -> int:
+        """Files that there are."""
+        return len(self._files)
+
+    @property
+    def problems(self) -> list[str]:
+        """A line for each file or path that could not be used as it is, sorted."""
+        missing = [f"{path}: {why}" for path, why in self._missing.items()]
+        return sorted([*missing, *(f.problem for f in self._files.values() if f.problem)])
+
+    @property
+    def whole(self) -> bool:
+        """Whether all was right once: only then is what no file has known to be wanted by none.
+
+        An agent that starts beside a file that is wrong does not know what it said before.
+        """
+        unknown = self._never_seen or self._waiting
+        return not unknown and all(file.ever for file in self._files.values())
+
+    def look(self, heard: Heard) -> Changes:
+        """Take in what was heard of; what that changes."""
+        heard.paths |= self._waiting
+        self._waiting.clear()
+        look = self.tree.look(heard)
+        self._missing = look.missing
+        self._never_seen &= look.missing.keys()
+        for path, seen in look.files.items():
+            self._read(path, seen)
+        for path in look.gone & self._files.keys():
+            self._files[path].wanted = {}
+        changes = self._settle()
+        for path in look.gone & self._files.keys():
+            del self._files[path]
+        self.unsettled = bool(self._waiting)
+        return changes
+
+    def close(self) -> None:
+        self.tree.close()
+
+    def _read(self, path: str, seen: Seen) -> None:
+        file = self._files.setdefault(path, _File())
+        if seen.stamp is not None and seen.stamp == file.stamp:
+            return
+        if not seen.settled:
+            self._waiting.add(path)
+            return
+        file.stamp = seen.stamp
+        file.wanted = None
+        try:
+            if seen.stamp is None:
+                raise InvalidInput(seen.problem, object=path)
+            entries = load_entries(path, owner=self._owner, alone=True)
+        except InvalidInput as error:
+            self._refuse(file, str(error))
+        else:
+            file.wanted = {entry.service.frontend: entry for entry in entries}
+
+    def _refuse(self, file: _File, why: str) -> None:
+        if file.problem != why:
+            stays = "what it said before still counts" if file.ever else "nothing of it is used"
+            log.error("%s; %s", why, stays)
+        file.problem = why
+
+    def _settle(self) -> Changes:
+        """Let count what the files say, but for those that claim what another one has."""
+        new = {path: f.wanted for path, f in sorted(self._files.items()) if f.wanted is not None}
+        while clashing := self._clashing(new):
+            for path, why in clashing.items():
+                self._refuse(self._files[path], why)
+                del new[path]
+        before: Changes = {}
+        for path, wanted in new.items():
+            file = self._files[path]
+            for frontend in file.good.keys() - wanted.keys():
+                if self._holders.get(frontend) == path:
+                    del self._holders[frontend]
+                    before.setdefault(frontend, self.entries.pop(frontend))
+            for frontend, entry in wanted.items():
+                self._holders[frontend] = path
+                before.setdefault(frontend, self.entries.get(frontend))
+                self.entries[frontend] = entry
+            if file.problem:
+                log.info("%s: is right again", path)
+            file.good, file.wanted, file.problem, file.ever = wanted, None, "", True
+        return {
+            frontend: self.entries.get(frontend)
+            for frontend, entry in before.items()
+            if self.entries.get(frontend) != entry
+        }
+
+    def _clashing(self, new: dict[str, Entries]) -> dict[str, str]:
+        """Files that may not have all they want, and why: who has a service keeps it."""
+        found: dict[str, str] = {}
+        taken: dict[Frontend, str] = {}
+        for path, wanted in new.items():
+            for frontend in wanted:
+                holder = self._holders.get(frontend)
+                if holder is None or (holder in new and frontend not in new[holder]):
+                    holder = taken.setdefault(frontend, path)
+                if holder != path:
+                    found[path] = f"{path}: {frontend} is in {holder} too"
+                    break
+        return found
