@@ -208,7 +208,7 @@ class Keeper:
         gc.collect()
         gc.freeze()
         self._recheck_at = time.monotonic() + RECHECK
-        self._notifier.ready(self.follows)
+        self._notifier.ready(f"in step with {self.follows}")
 
     def _failed(self, error: HostreachError) -> None:
         """What was taken is owed by the programmer; the rest still waits in the source."""

@@ -15,6 +15,7 @@ from hostreach.sources.kubernetes.source import KubernetesSource
 
 from .health import HealthPorts
 from .keeper import TICK, Keeper
+from .metrics import programming
 from .place import own_cgroup
 from .pods import PodExemptions, file_of
 from .samples import cluster_samples
@@ -40,6 +41,7 @@ class Agent(Keeper):
         self.source = source
         self.settings = settings
         self.health = HealthPorts(self._web, self._is_healthy)
+        self._programming = programming(self.metrics.registry)
         self.pods: PodExemptions | None = None
         self._pods_at = 0.0
 
@@ -120,7 +122,7 @@ class Agent(Keeper):
         now = time.time()
         for changed in self.source.state.take_changed():
             if self._complete:
-                self.metrics.programming.observe(max(0.0, now - changed))
+                self._programming.observe(max(0.0, now - changed))
         self.metrics.sync.observe(time.monotonic() - began)
         if self.settings.health_check_ports:
             self.health.follow(self.source.state.health)

@@ -33,24 +33,34 @@ _PROGRAMMING = (
 Samples = Callable[[], Iterator[Metric]]
 
 
-class Metrics:
-    """All of them, in a registry of their own."""
+class Exported:
+    """What is told to those who ask, in a registry of its own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
+
+    def ask(self, samples: Samples) -> None:
+        """Let these be told too, each time that somebody asks."""
+        self.registry.register(_Asked(samples))
+
+    def answer(self) -> Answer:
+        """As Prometheus reads it."""
+        kind = "text/plain; version=0.0.4; charset=utf-8"
+        return Answer(200, generate_latest(self.registry), {"Content-Type": kind})
+
+
+class Metrics(Exported):
+    """Of an agent that writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
         make = {"registry": self.registry, "namespace": "hostreach"}
         self.sync = Histogram(
             "sync_duration_seconds",
             "From changes that were taken in to the tables that hold them",
             buckets=_SYNC,
-            **make,  # type: ignore[arg-type]
-        )
-        self.programming = Histogram(
-            "network_programming_duration_seconds",
-            "From an EndpointSlice's last change to the tables that hold it",
-            buckets=_PROGRAMMING,
             **make,  # type: ignore[arg-type]
         )
         self.failures = Counter(
@@ -68,14 +78,16 @@ class Metrics:
         for action in ("put", "remove"):
             self.writes.labels(action)
 
-    def ask(self, samples: Samples) -> None:
-        """Let these be told too, each time that somebody asks."""
-        self.registry.register(_Asked(samples))
 
-    def answer(self) -> Answer:
-        """As Prometheus reads it."""
-        kind = "text/plain; version=0.0.4; charset=utf-8"
-        return Answer(200, generate_latest(self.registry), {"Content-Type": kind})
+def programming(registry: CollectorRegistry) -> Histogram:
+    """How long a cluster's changes take to get here."""
+    return Histogram(
+        "network_programming_duration_seconds",
+        "From an EndpointSlice's last change to the tables that hold it",
+        buckets=_PROGRAMMING,
+        registry=registry,
+        namespace="hostreach",
+    )
 
 
 class CheckMetrics:

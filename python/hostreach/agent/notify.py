@@ -20,11 +20,11 @@ class Notifier:
         self._pinged = 0.0
         self._ready = False
 
-    def ready(self, follows: str) -> None:
-        """Once: the unit has started, and is in step with that."""
+    def ready(self, how: str) -> None:
+        """Once: the unit has started, and this is how it does."""
         if not self._ready:
             self._ready = True
-            self._send(f"READY=1\nSTATUS=in step with {follows}")
+            self._send(f"READY=1\nSTATUS={how}")
 
     def waiting(self, why: str) -> None:
         """Not ready yet, and not to be given up."""

@@ -153,6 +153,10 @@ def _left_out(agent: Agent) -> Iterator[Metric]:
     )
 
 
+def _readable(readable: bool) -> Metric:
+    return gauge("tables_readable", "Whether there are tables, and they could be read", readable)
+
+
 def table_samples(node: Node, services: int) -> Iterator[Metric]:
     """How full the tables are, and what ``services`` of the services did."""
     try:
@@ -164,8 +168,10 @@ def table_samples(node: Node, services: int) -> Iterator[Metric]:
                 active[row.frontend] = node.services.inspect(row.frontend)
         rows = [row for row in rows[:services] if row.frontend in active]
         traffic = node.traffic([parse_frontend(row.frontend) for row in rows])
-    except HostreachError:
-        return  # there are no tables, or somebody has the lock for long
+    except HostreachError:  # they are another version's, or somebody has the lock for long
+        yield _readable(False)
+        return
+    yield _readable(status.services is not None)
     usage = {"services": status.services, "backends": status.backends, "slots": status.slots}
     used = {name: each for name, each in usage.items() if each is not None}
     yield gauges(

@@ -23,6 +23,15 @@ LISTEN = "127.0.0.1:9879"
 """Where /healthz, /readyz and /metrics are."""
 
 
+class ExporterSettings(BaseModel):
+    """Of ``hostreach agent metrics``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    listen: tuple[str, int]
+    metrics_services: MetricsServices = 100
+
+
 class KeeperSettings(BaseModel):
     """What all agents are told."""
 
@@ -67,6 +76,7 @@ class FileSettings(KeeperSettings):
 
 
 EXPECTED = {
+    "listen": "an address and port",
     "all_down": "use-all or refuse",
     "checks_at_once": "an integer from 1 to 10000",
     "metrics_services": "an integer from 0 to 100000",

@@ -260,6 +260,34 @@ def file_(
     FileAgent(node, settings).run(lambda: bool(stopped))
 
 
+@app.command()
+def metrics(
+    context: typer.Context,
+    listen: Listen = "127.0.0.1:9879",
+    metrics_services: MetricsServices = 100,
+    log_level: LogLevel = "info",
+    log_format: LogFormat = "text",
+    pin: Pin = None,
+) -> None:
+    """Export the tables' metrics for Prometheus, beside no other agent: those do it too."""
+    from hostreach.agent import logs
+    from hostreach.agent.exporter import Exporter
+    from hostreach.agent.settings import EXPECTED, ExporterSettings, parse_listen
+    from hostreach.models import validate
+
+    _check_logs(log_level, log_format)
+    settings = validate(
+        ExporterSettings,
+        {"listen": parse_listen(listen), "metrics_services": metrics_services},
+        "agent metrics",
+        EXPECTED,
+    )
+    with open_node(context, pin) as node:
+        logs.set_up(log_level, log_format)
+        stopped = _signals()
+        Exporter(node, settings).run(lambda: bool(stopped))
+
+
 def _check_logs(level: str, form: str) -> None:
     from hostreach.agent.logs import FORMATS, LEVELS
 

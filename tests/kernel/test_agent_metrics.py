@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The exporter: the tables' metrics without any agent that writes."""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from hostreach import Service
+from hostreach.node import Node
+
+from .harness import Box, cli, wait_until
+from .harness.agents import AgentProcess, Notified, running
+from .harness.clients import TCP, V4, exchange
+
+
+def test_it_tells_what_the_tables_hold(box: Box, node: Node, tmp_path: Path) -> None:
+    box.serve("10.0.0.2:8080/tcp")
+    names = [f"shop/s{number}" for number in range(1, 6)]
+    for number, name in enumerate(names, 1):
+        backends = ("10.0.0.2:8080", "10.0.0.3:8080,state=draining")
+        node.services.add(Service.of(f"10.96.0.{number}:80/tcp", *backends, name=name))
+    for _ in range(3):
+        box.call(exchange, V4, TCP, ("10.96.0.1", 80))
+    with running(
+        AgentProcess(box, "metrics", "--metrics-services=2", directory=tmp_path)
+    ) as exporter:
+        wait_until(lambda: exporter.ask("/healthz")[0] == 200, "it answering")
+        code, headers, text = exporter.ask("/metrics")
+        assert (code, headers["Content-Type"][:10]) == (200, "text/plain")
+        lines = text.splitlines()
+        labels = 'frontend="10.96.0.1:80/tcp",service="shop/s1"'
+        for line in (
+            "hostreach_tables_readable 1.0",
+            "hostreach_attached 1.0",
+            'hostreach_table_used{table="services"} 5.0',
+            'hostreach_table_used{table="backends"} 10.0',
+            "hostreach_translations_total 3.0",
+            f"hostreach_service_translations_total{{{labels}}} 3.0",
+            f'hostreach_service_backends{{{labels},state="draining"}} 1.0',
+        ):
+            assert line in lines, text
+        named = {*re.findall(r'service="(shop/s\d)"', text)}
+        assert named == {"shop/s1", "shop/s2"}  # of five: their number has a bound
+        assert "hostreach_table_writes" not in text  # it writes nothing
+        node.services.remove("10.96.0.1:80/tcp")
+        assert exporter.metric('hostreach_table_used{table="services"}') == 4
+        node.detach(purge=True)
+        assert exporter.metric("hostreach_tables_readable") == 0
+        assert not box.pin.exists()  # nor does it make tables
+        assert exporter.ask("/readyz")[0] == 200
+        assert exporter.ask("/")[0] == 404
+        assert exporter.stop() < 10
+
+
+def test_no_tables_yet(box: Box, tmp_path: Path) -> None:
+    with running(AgentProcess(box, "metrics", directory=tmp_path)) as exporter:
+        wait_until(lambda: exporter.ask("/readyz")[0] == 200, "it answering")
+        assert exporter.metric("hostreach_tables_readable") == 0
+        assert not box.pin.exists()
+
+
+def test_systemd_hears_of_it(box: Box, tmp_path: Path) -> None:
+    variables = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "600000"}
+    with (
+        closing(Notified(tmp_path / "notify")) as notified,
+        running(AgentProcess(box, "metrics", directory=tmp_path, variables=variables)) as process,
+    ):
+        wait_until(lambda: any("READY=1" in each for each in notified.listen()), "READY=1")
+        pings = notified.said.count("WATCHDOG=1")
+        wait_until(lambda: notified.listen().count("WATCHDOG=1") >= pings + 2, "the watchdog")
+        process.stop()
+        assert "STOPPING=1" in notified.listen()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--listen=off", "agent metrics: listen must be an address and port, not empty"),
+        ("--listen=x", "--listen: 'x' is no address with a port"),
+        ("--metrics-services=-1", "metrics_services must be an integer from 0 to 100000, not -1"),
+    ],
+)
+def test_bad_options(box: Box, option: str, message: str) -> None:
+    said = cli.run(box.pin, "agent", "metrics", option)
+    assert said.status == 2, said
+    assert message in said.stderr
+    assert said.stderr.count("\n") == 1
