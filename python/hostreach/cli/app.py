@@ -9,7 +9,7 @@ import typer
 
 from hostreach import __version__
 
-from . import agent, backend, doctor, exempt, explain, files, node, sockets, svc, trace
+from . import agent, backend, doctor, exempt, explain, files, node, sockets, svc, systemd, trace
 from .options import Json, Pin
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.add_typer(backend.app, name="backend")
 app.add_typer(exempt.app, name="exempt")
 app.add_typer(sockets.app, name="sockets")
 app.add_typer(agent.app, name="agent")
+app.add_typer(systemd.app, name="systemd")
 app.command("doctor")(doctor.doctor)
 app.command("explain")(explain.explain)
 app.command("trace")(trace.trace)

@@ -63,13 +63,17 @@ class AgentProcess:
 
         with self._log.open("ab") as log:
             return subprocess.Popen(
-                [*self._wrapper, SCRIPT, *self.arguments],
+                self.command(),
                 stdin=subprocess.DEVNULL,
                 stderr=log,
                 stdout=log,
                 preexec_fn=enter,  # noqa: PLW1509 - the tests have no threads
                 env={**environment(), **self._environment},
             )
+
+    def command(self) -> list[str]:
+        """What is run."""
+        return [*self._wrapper, SCRIPT, *self.arguments]
 
     @property
     def log(self) -> str:
