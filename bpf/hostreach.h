@@ -22,7 +22,7 @@
  * Changes with any layout below. `attach` brings tables of an older version to
  * this one (cpp/replacement.cpp); those of a newer are refused.
  */
-#define HR_ABI_VERSION 2
+#define HR_ABI_VERSION 3
 
 /*
  * What programs are told when they are loaded: the whole of .rodata, or where

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What hostreach.h said before version 2, as far as it differs.
+// What hostreach.h said before version 2, as far as it differs. (Version 2 had three
+// flags, and none who listen.)
 #pragma once
 
 #include <linux/types.h>

@@ -123,18 +123,15 @@ hr_meta_v1 read_v1(const PinDirectory &pin) {
     return old;
 }
 
-// Of version 1 all other tables have the same layout as now. The networks that a
-// node's addresses are in it did not keep: attach says them anew.
-void stage_current(const PinDirectory &pin) {
-    const hr_meta_v1 old = read_v1(pin);
-    const Features features = probe_features();
-    Skeleton skeleton(features);
-    skeleton.without_programs();
-    size_maps(skeleton, {1, 1, 1}, features); // none of those is made
-    lend_tables(pin, skeleton, Lend::of_version_1);
-    skeleton.load();
+// Of whatever version it is; what a version does not have is 0.
+hr_meta read_older(const PinDirectory &pin) {
+    Fd fd = open_pinned(pin.file("meta"));
     hr_meta meta = {};
-    meta.abi = HR_ABI_VERSION;
+    if (abi_of(pin, fd) > 1) {
+        read_element(fd.get(), 0, &meta, "meta");
+        return meta;
+    }
+    const hr_meta_v1 old = read_v1(pin);
     meta.max_services = old.max_services;
     meta.max_backends = old.max_backends;
     meta.max_slots = old.max_slots;
@@ -144,14 +141,26 @@ void stage_current(const PinDirectory &pin) {
     meta.backends_mark = old.backends_mark;
     meta.slots_mark = old.slots_mark;
     meta.exempt_levels = old.exempt_levels;
+    return meta;
+}
+
+// Of an older version all other tables have the same layout as now. The networks
+// that a node's addresses are in version 1 did not keep: attach says them anew.
+void stage_current(const PinDirectory &pin, __u32 version) {
+    hr_meta meta = read_older(pin);
+    meta.abi = HR_ABI_VERSION;
+    const Features features = probe_features();
+    Skeleton skeleton(features);
+    skeleton.without_programs();
+    size_maps(skeleton, {1, 1, 1}, features); // none of those is made
+    lend_tables(pin, skeleton, Lend::all, version);
+    skeleton.load();
     write_meta(skeleton, meta);
     // a look too many until all are replaced, rather than one too few
     const __u64 one = 1;
     write_element(bpf_map__fd(skeleton.map("flags")), HR_OVERFLOW_USED, &one, "flags");
-    std::vector<std::string> made = {"flags", "node_networks", "allowed", "meta"};
-    for (const char *name : {"more_datagrams", "listening", "listeners"})
-        if (skeleton.map(name))
-            made.push_back(name);
+    std::vector<std::string> made = tables_since(version);
+    std::erase_if(made, [&](const std::string &name) { return !skeleton.map(name.c_str()); });
     pin_next(pin, skeleton, made);
 }
 
@@ -181,20 +190,26 @@ void attach_again(const PinDirectory &pin, const std::string &cgroup_mount) {
     }
 }
 
-// What programs of version 1 raised until the last of them went.
+// What programs of an older version raised until the last of them went.
 void carry_flags(const PinDirectory &pin) {
     Fd flags = open_pinned(next_of(pin).file("flags"));
     if (!flags)
         return;
-    const hr_meta_v1 old = read_v1(pin);
     SharedArray<__u64> target(std::move(flags), "flags");
-    auto raise = [&](hr_flag flag, __u32 value) {
+    auto raise = [&](std::size_t flag, __u64 value) {
         if (value && !target.load(flag))
-            target.store(flag, __u64{value});
+            target.store(flag, value);
     };
-    raise(HR_OVERFLOW_USED, old.overflow_used);
-    raise(HR_MOVED, old.moved);
-    raise(HR_ENDS_DUE, old.ends_due);
+    if (abi_of(pin, open_pinned(pin.file("meta"))) == 1) {
+        const hr_meta_v1 old = read_v1(pin);
+        raise(HR_OVERFLOW_USED, old.overflow_used);
+        raise(HR_MOVED, old.moved);
+        raise(HR_ENDS_DUE, old.ends_due);
+        return;
+    }
+    SharedArray<__u64> old(open_pinned(pin.file("flags")), "flags");
+    for (std::size_t flag = 0; flag < std::min(old.size(), target.size()); flag++)
+        raise(flag, old.load(flag));
 }
 
 // `meta` is moved last: until then it says whose tables they were.
@@ -239,20 +254,31 @@ void go_over(const PinDirectory &pin, const std::string &cgroup_mount) {
     }
 }
 
-// Version 1 staged no `meta`; some of its programs may use the larger tables and
-// some the others, which hold the same. What `attach` brings next are ours.
-void finish_v1(const PinDirectory &pin) {
+// An older version's growth, which was killed: some of its programs may use the
+// larger tables and some the others, which hold the same. What `attach` brings next
+// are ours. Version 1 staged no `meta`.
+void finish_growth(const PinDirectory &pin) {
     if (::mkdir(next_of(pin).file(kCommitted).c_str(), 0700) && errno != EEXIST)
         raise_errno(next_of(pin).path(), "commit", errno);
-    for (const std::string &name : table_names())
+    for (const std::string &name : std::views::reverse(table_names()))
         if (::rename(next_of(pin).file(name).c_str(), pin.file(name).c_str()) && errno != ENOENT)
             raise_errno(next_of(pin).file(name), "move the table", errno);
-    hr_meta_v1 meta = read_v1(pin);
-    meta.max_services = meta.next_services;
-    meta.max_backends = meta.next_backends;
-    meta.max_slots = meta.next_slots;
-    write_element(open_pinned(pin.file("meta")).get(), 0, &meta, "meta");
+    Fd meta = open_pinned(pin.file("meta"));
+    if (abi_of(pin, meta) == 1) {
+        hr_meta_v1 sizes = read_v1(pin);
+        sizes.max_services = sizes.next_services;
+        sizes.max_backends = sizes.next_backends;
+        sizes.max_slots = sizes.next_slots;
+        write_element(meta.get(), 0, &sizes, "meta");
+    }
     discard(pin);
+}
+
+// Was it this version that staged them?
+bool is_ours(const PinDirectory &pin) {
+    Fd staged = open_pinned(next_of(pin).file("meta"));
+    Fd meta = staged ? std::move(staged) : open_pinned(pin.file("meta"));
+    return !meta || abi_of(pin, meta) == HR_ABI_VERSION;
 }
 
 std::optional<Capacities> larger(const PinDirectory &pin, const Capacities &have,
@@ -299,9 +325,9 @@ bool migrate(const PinDirectory &pin, const std::string &cgroup_mount) {
     __u32 version = abi_of(pin, meta);
     if (version == HR_ABI_VERSION)
         return false;
-    if (version != 1)
+    if (version > HR_ABI_VERSION)
         Tables::open(pin); // says what is wrong
-    stage_current(pin);
+    stage_current(pin, version);
     go_over(pin, cgroup_mount);
     GracePeriod().wait(); // flags that programs of before still raise
     commit(pin);
@@ -320,8 +346,8 @@ void recover_replacement(const PinDirectory &pin, const std::string &cgroup_moun
         discard(pin);
         return;
     }
-    if (meta && abi_of(pin, meta) == 1 && !is_there(next.file("meta"))) {
-        finish_v1(pin);
+    if (!is_ours(pin)) {
+        finish_growth(pin);
         return;
     }
     if (!committed)

@@ -41,23 +41,21 @@ __u32 backend_entries(const Capacities &c) {
 struct Pinned {
     const char *name;
     bool is_sized; // by the capacities
+    __u32 since;   // the version of the layout that it has had its own from
 };
 constexpr std::array kPinned = {
-    Pinned{"services", true},       Pinned{"records", true},    Pinned{"slots", true},
-    Pinned{"backends", true},       Pinned{"active", true},     Pinned{"translations", true},
-    Pinned{"refusals", true},       Pinned{"ports", false},     Pinned{"node_addresses", false},
-    Pinned{"node_networks", false}, Pinned{"exempt", false},    Pinned{"allowed", false},
-    Pinned{"affinity", false},      Pinned{"events", false},    Pinned{"flags", false},
-    Pinned{"connections", false},   Pinned{"datagrams", false}, Pinned{"more_datagrams", false},
-    Pinned{"overflow", false},      Pinned{"listening", false}, Pinned{"listeners", false},
-    Pinned{"meta", false},
+    Pinned{"services", true, 1},        Pinned{"records", true, 1},
+    Pinned{"slots", true, 1},           Pinned{"backends", true, 1},
+    Pinned{"active", true, 1},          Pinned{"translations", true, 1},
+    Pinned{"refusals", true, 1},        Pinned{"ports", false, 1},
+    Pinned{"node_addresses", false, 1}, Pinned{"node_networks", false, 2},
+    Pinned{"exempt", false, 1},         Pinned{"allowed", false, 2},
+    Pinned{"affinity", false, 1},       Pinned{"events", false, 1},
+    Pinned{"flags", false, 3},          Pinned{"connections", false, 1},
+    Pinned{"datagrams", false, 1},      Pinned{"more_datagrams", false, 2},
+    Pinned{"overflow", false, 1},       Pinned{"listening", false, 3},
+    Pinned{"listeners", false, 3},      Pinned{"meta", false, HR_ABI_VERSION},
 };
-
-// Since version 2 of the layout.
-bool is_new(std::string_view name) {
-    return name == "flags" || name == "node_networks" || name == "more_datagrams" ||
-           name == "allowed" || name == "listening" || name == "listeners";
-}
 
 // Where sockets cannot remember, the LRU is all there is.
 constexpr __u32 kOverflowWithoutStorage = 131'072;
@@ -215,13 +213,21 @@ std::vector<std::string> table_names() {
     return names;
 }
 
-void lend_tables(const PinDirectory &pin, Skeleton &skeleton, Lend which) {
+std::vector<std::string> tables_since(__u32 version) {
+    std::vector<std::string> names;
+    for (const Pinned &pinned : kPinned)
+        if (pinned.since > version)
+            names.emplace_back(pinned.name);
+    return names;
+}
+
+void lend_tables(const PinDirectory &pin, Skeleton &skeleton, Lend which, __u32 version) {
     PinDirectory next(pin.file(kNextTables));
     for (const Pinned &pinned : kPinned) {
         bpf_map *map = skeleton.map(pinned.name);
         const std::string_view name = pinned.name;
-        if (!map || (which == Lend::fixed_size && (pinned.is_sized || name == "meta")) ||
-            (which == Lend::of_version_1 && (name == "meta" || is_new(name))))
+        if (!map || pinned.since > version ||
+            (which == Lend::fixed_size && (pinned.is_sized || name == "meta")))
             continue;
         Fd fd = open_pinned(next.file(pinned.name));
         if (!fd)

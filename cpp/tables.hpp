@@ -73,17 +73,21 @@ void check_pins(const PinDirectory &pin);
 // What an instance's directory holds, its links aside.
 std::vector<std::string> table_names();
 
+// Those that the layout of this version did not have, or had otherwise.
+std::vector<std::string> tables_since(__u32 version);
+
 // While tables are replaced, the directory of those that will take the others' place.
 inline constexpr char kNextTables[] = "next";
 
 enum class Lend {
-    all,          // those in `next/` where they are there
-    fixed_size,   // only those whose size does not depend on the capacities
-    of_version_1, // those that have the same layout there
+    all,        // those in `next/` where they are there
+    fixed_size, // only those whose size does not depend on the capacities
 };
 
-// Makes a skeleton use the instance's maps. Raises not_found, kernel_error.
-void lend_tables(const PinDirectory &pin, Skeleton &skeleton, Lend which = Lend::all);
+// Makes a skeleton use the instance's maps, of a version of the layout those that
+// have been the same since. Raises not_found, kernel_error.
+void lend_tables(const PinDirectory &pin, Skeleton &skeleton, Lend which = Lend::all,
+                 __u32 version = HR_ABI_VERSION);
 
 // Sizes a skeleton's maps, and makes their arrays mappable where the kernel can.
 void size_maps(Skeleton &skeleton, const Capacities &capacities, const Features &features);

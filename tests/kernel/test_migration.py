@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of the first version become this one's, under traffic, and whoever is killed."""
+"""Tables of older versions become this one's, under traffic, and whoever is killed."""
 
 from __future__ import annotations
 
@@ -34,12 +34,15 @@ from .harness.line import Line
 from .harness.rawmap import RawMap
 from .harness.stepping import MKDIR, RENAME, Stepper
 from .harness.traffic import PORT, calling, serve, server_of, services
-from .harness.version1 import begin_growth, turn_back, version
+from .harness.versions import CURRENT, OLDER, begin_growth, turn_back, version
 
 LONG = os.environ.get("HOSTREACH_LONG") == "1"
-KILLS = 200 if LONG else 4
+KILLS = 100 if LONG else 4
 SIZES = Capacities(services=64, backends=256, slots=2048)
 VIP = V4.sockaddr(V4.vip(), PORT)
+
+
+OLD = pytest.mark.parametrize("old", OLDER)
 
 
 @pytest.fixture
@@ -55,16 +58,17 @@ def names(box: Box) -> list[str]:
     return sorted(str(path.relative_to(box.pin)) for path in box.pin.rglob("*"))
 
 
-def test_no_call_fails(box: Box, node: Node) -> None:
+@OLD
+def test_no_call_fails(box: Box, node: Node, old: int) -> None:
     before, programs = names(box), attached(box.cgroup)
     with calling(box, timeout=120) as calls:
         for _ in range(20 if LONG else 2):
-            turn_back(box.pin)
+            turn_back(box.pin, old)
             calls.wait()
             result = node.attach(cgroup=str(box.cgroup))
             assert result.migrated
             assert {action for _, action in result.changes} <= {"replaced"}
-            assert version(box.pin) == 2
+            assert version(box.pin) == CURRENT
             assert names(box) == before
             calls.wait()
     assert node.services.list() == sorted(services(), key=lambda service: service.sort_key)
@@ -72,10 +76,11 @@ def test_no_call_fails(box: Box, node: Node) -> None:
     assert not node.attach(cgroup=str(box.cgroup)).migrated
 
 
+@OLD
 @pytest.mark.usefixtures("node")
-def test_until_then(box: Box) -> None:
+def test_until_then(box: Box, old: int) -> None:
     """Whoever is not `attach` refuses, in a line that says what to do, and changes nothing."""
-    turn_back(box.pin)
+    turn_back(box.pin, old)
     before = names(box), attached(box.cgroup)
     for command in (
         ["svc", "ls"],
@@ -87,7 +92,7 @@ def test_until_then(box: Box) -> None:
         said = cli.run(box.pin, *command)
         assert (said.status, said.stdout) == (1, ""), command
         assert said.stderr.count("\n") == 1
-        assert "version 1" in said.stderr
+        assert f"version {old}" in said.stderr
         assert "attach" in said.stderr
     assert (names(box), attached(box.cgroup)) == before
     said = cli.run(box.pin, "attach", "--cgroup", str(box.cgroup))
@@ -96,7 +101,8 @@ def test_until_then(box: Box) -> None:
     assert cli.run(box.pin, "svc", "ls").status == 0
 
 
-def test_sockets_keep_what_they_remember(box: Box, node: Node) -> None:
+@OLD
+def test_sockets_keep_what_they_remember(box: Box, node: Node, old: int) -> None:
     """Connected and not, those that storage remembers; and they are counted once."""
 
     def converse(test: Line) -> None:
@@ -115,7 +121,7 @@ def test_sockets_keep_what_they_remember(box: Box, node: Node) -> None:
     with box.talk(converse) as clients:
         for _ in range(2):
             clients.recv()
-            turn_back(box.pin)
+            turn_back(box.pin, old)
             assert node.attach(cgroup=str(box.cgroup)).migrated
             assert [node.services.active(f"10.96.0.10:53/{p}") for p in ("tcp", "udp")] == [
                 [1],
@@ -126,7 +132,8 @@ def test_sockets_keep_what_they_remember(box: Box, node: Node) -> None:
         clients.send()
 
 
-def test_what_the_lru_remembers(box: Box, node: Node) -> None:
+@OLD
+def test_what_the_lru_remembers(box: Box, node: Node, old: int) -> None:
     """Programs look there only once it was used: that is known after the migration too."""
     if not box.starve():
         pytest.skip(NO_STARVING)
@@ -141,12 +148,13 @@ def test_what_the_lru_remembers(box: Box, node: Node) -> None:
 
     with box.talk(converse) as clients:
         clients.recv()
-        turn_back(box.pin)
+        turn_back(box.pin, old)
         assert node.attach(cgroup=str(box.cgroup)).migrated
         clients.send()
 
 
-def test_counters_and_settings_stay(box: Box, node: Node) -> None:
+@OLD
+def test_counters_and_settings_stay(box: Box, node: Node, old: int) -> None:
     node.exempt.add(str(box.bare))
     for _ in range(3):
         box.call(lambda: connect(new_socket(V4, UDP_CONNECTED), VIP))
@@ -154,7 +162,7 @@ def test_counters_and_settings_stay(box: Box, node: Node) -> None:
     exempt = list(node.exempt)
     assert before.translations
     assert exempt
-    turn_back(box.pin)
+    turn_back(box.pin, old)
     assert node.attach(cgroup=str(box.cgroup)).migrated
     after = node.status()
     assert (after.translations, after.services, after.backends, after.slots) == (
@@ -166,24 +174,27 @@ def test_counters_and_settings_stay(box: Box, node: Node) -> None:
     assert list(node.exempt) == exempt
 
 
-def test_not_attached(box: Box, node: Node) -> None:
+@OLD
+def test_not_attached(box: Box, node: Node, old: int) -> None:
     node.detach()
-    turn_back(box.pin)
+    turn_back(box.pin, old)
     assert node.attach(cgroup=str(box.cgroup)).migrated
     assert len(node.services) == len(services())
 
 
-def test_refused_attach_changes_nothing(box: Box, node: Node) -> None:
-    turn_back(box.pin)
+@OLD
+def test_refused_attach_changes_nothing(box: Box, node: Node, old: int) -> None:
+    turn_back(box.pin, old)
     before = names(box)
     with pytest.raises(errors.AttachedElsewhere):
         node.attach(cgroup=str(box.bare))
     assert names(box) == before
-    assert version(box.pin) == 1
+    assert version(box.pin) == old
 
 
-def test_purge(box: Box, node: Node) -> None:
-    turn_back(box.pin)
+@OLD
+def test_purge(box: Box, node: Node, old: int) -> None:
+    turn_back(box.pin, old)
     assert node.detach(purge=True).purged
     assert not box.pin.exists()
 
@@ -217,18 +228,19 @@ def attach_by_steps(box: Box, kill: int | None = None) -> list[int | None]:
     return made
 
 
-def test_killed_on_the_way(box: Box, node: Node) -> None:
+@OLD
+def test_killed_on_the_way(box: Box, node: Node, old: int) -> None:
     """After any system call: the next `attach` goes back or forward, and no client notices."""
     chance = random.Random(3)
     before = names(box)
     left = []
     with calling(box, timeout=120 + 10 * KILLS) as calls:
-        turn_back(box.pin)
+        turn_back(box.pin, old)
         made = attach_by_steps(box)
-        assert (version(box.pin), names(box)) == (2, before)
+        assert (version(box.pin), names(box)) == (CURRENT, before)
         moving = next(n for n, call in enumerate(made) if call in RENAME)
         for number in range(KILLS):
-            turn_back(box.pin)
+            turn_back(box.pin, old)
             # anywhere, in strata; and around where the new tables take the old ones' places
             anywhere = int((number + chance.random()) * len(made) / KILLS) + 1
             at = anywhere if number % 2 else moving + chance.randint(-5, 45)
@@ -239,11 +251,11 @@ def test_killed_on_the_way(box: Box, node: Node) -> None:
                 with contextlib.suppress(errors.AbiMismatch):
                     node.services.set(services()[0])
             node.attach(cgroup=str(box.cgroup))
-            assert (version(box.pin), names(box)) == (2, before)
+            assert (version(box.pin), names(box)) == (CURRENT, before)
             assert {p.name for p in node.status().programs if p.effective} == kernel.hooks()
             assert len(node.services) == len(services())
-    print(f"{KILLS} kills in {len(made)} calls; {left.count(1)} left version 1")
-    assert set(left) == {1, 2}
+    print(f"{KILLS} kills in {len(made)} calls; {left.count(old)} left version {old}")
+    assert set(left) == {old, CURRENT}
     wait_until(
         lambda: not any(sum(node.services.active(each.frontend)) for each in node.services),
         "no socket counted",
@@ -261,7 +273,7 @@ def test_a_growth_that_was_killed_before(box: Box, node: Node, committed: bool) 
                 copy.services.add(service)
         with hostreach.open(str(box.pin)) as again:
             again.services.apply([], prune=True)
-        turn_back(box.pin)
+        turn_back(box.pin, 1)
         begin_growth(box.pin, other)
         if committed:
             (box.pin / "next" / "committed").mkdir(mode=0o700)
@@ -280,7 +292,7 @@ def test_a_growth_that_was_killed_before(box: Box, node: Node, committed: bool) 
 def test_what_a_newer_version_began(box: Box, node: Node) -> None:
     """It may be at work: an older one refuses, in a line, and neither ends nor discards that."""
     with RawMap.pinned(box.pin / "meta") as meta:
-        meta[0] = struct.pack("=I", 3) + meta[0][4:]
+        meta[0] = struct.pack("=I", CURRENT + 1) + meta[0][4:]
     (box.pin / "next").mkdir(mode=0o700)
     (box.pin / "next" / "committed").mkdir(mode=0o700)
     before = names(box), attached(box.cgroup)

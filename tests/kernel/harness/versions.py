@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables as the first version of hostreach made them: of today's, without what came since."""
+"""Tables as older versions of hostreach made them: of today's, without what came since."""
 
 from __future__ import annotations
 
@@ -11,16 +11,32 @@ from .rawmap import ARRAY, MMAPABLE, RawMap, Shape
 # struct hr_meta_v1 in cpp/layout_v1.hpp, and what is struct hr_meta now.
 META = struct.Struct("=4I4I Q 3I 3I Q 2I")
 _META_2 = struct.Struct("=4I 2Q 4I")
-NEWER_MAPS = ("flags", "node_networks", "allowed", "more_datagrams")
+_FLAG = struct.Struct("=Q")
+CURRENT, OLDER = 3, (1, 2)
+_SINCE_2 = ("flags", "node_networks", "allowed", "more_datagrams")
+_SINCE_3 = ("listening", "listeners")
 STAGED = ("services", "records", "slots", "backends", "active", "translations", "refusals")
 
 
-def turn_back(pin: Path) -> None:
-    """What is pinned there becomes version 1. Attached programs go on with what they have."""
-    with RawMap.pinned(pin / "meta") as now, RawMap.pinned(pin / "flags") as flags:
-        abi, services, backends, slots, generation, netns, *marks, levels = _META_2.unpack(now[0])
-        assert abi == 2
-        overflow_used, moved, ends_due = (struct.unpack("=Q", flags[n])[0] for n in range(3))
+def turn_back(pin: Path, to: int) -> None:
+    """What is pinned there becomes that version. Attached programs go on with what they have."""
+    for name in _SINCE_3:
+        (pin / name).unlink(missing_ok=True)
+    with RawMap.pinned(pin / "meta") as now, RawMap.pinned(pin / "flags") as all_flags:
+        meta, mapped = now[0], now.shape.flags
+        abi, services, backends, slots, generation, netns, *marks, levels = _META_2.unpack(meta)
+        assert abi == CURRENT
+        flags = [_FLAG.unpack(all_flags[n])[0] for n in range(3)]
+    if to == 2:
+        with RawMap.pinned(pin / "meta") as now:
+            now[0] = struct.pack("=I", 2) + meta[4:]
+        with RawMap.create("flags", Shape(ARRAY, 4, _FLAG.size, 3, mapped)) as old:
+            for n, flag in enumerate(flags):
+                old[n] = _FLAG.pack(flag)
+            (pin / "flags").unlink()
+            old.pin(pin / "flags")
+        return
+    overflow_used, moved, ends_due = flags
     with RawMap.pinned(pin / "node_networks") as networks:
         addresses_given = any(True for _ in networks)
     _write(
@@ -35,7 +51,7 @@ def turn_back(pin: Path) -> None:
             *(levels, ends_due),
         ),
     )
-    for name in NEWER_MAPS:
+    for name in _SINCE_2:
         (pin / name).unlink(missing_ok=True)
 
 
