@@ -114,7 +114,7 @@ def test_protocols_change_live(box: Box) -> None:
         assert node.attach(cgroup=str(box.cgroup)).changes
         assert set(attached(box.cgroup)) == kernel.hooks()
         assert (reaches(box, TCP), reaches(box, UDP_CONNECTED)) == (True, True)
-        assert links < link_ids()
+        assert links < link_ids() or not kernel.has("bpf_link")
 
         assert node.attach(cgroup=str(box.cgroup), protocols=("tcp",)).changes
         assert set(attached(box.cgroup)) == kernel.hooks("tcp")
@@ -246,6 +246,7 @@ def test_a_hook_that_somebody_keeps_to_himself(box: Box, attach_type: str) -> No
 
 def test_program_replaced_in_place(box: Box) -> None:
     """Whatever program a link of ours holds, attach puts this version's there: same link."""
+    kernel.need(kernel.has("bpf_link"), "link of a program to a cgroup")
     with hostreach.open(str(box.pin)) as node:
         serve(box, node)
         node.attach(cgroup=str(box.cgroup))

@@ -74,7 +74,7 @@ def test_one_socket_without_storage(box: Box, starved: Node, family: Family) -> 
         with new_socket(family, UDP_CONNECTED) as client:
             for vip, server in zip(vips, servers, strict=True):
                 connect(client, vip)
-                assert client.getpeername()[:2] == vip
+                assert client.getpeername()[:2] == kernel.shown(vip, family.sockaddr_of(server))
                 assert ask(client) == Seen(server, vip)
                 assert ask(client, vip) == Seen(server, vip)
             linux.connect_raw(client.fileno(), RAW_UNSPEC)
@@ -108,10 +108,11 @@ def test_nothing_remembers(box: Box, family: Family) -> None:
             node.services.add(Service.of(f"{family.endpoint(family.vip(), 53)}/{protocol}", server))
         without_overflow(box)
         node.attach(cgroup=str(box.cgroup))
-        assert box.call(exchange, family, UDP_CONNECTED, vip) == Seen(server, vip)
-        assert node.status().unremembered == 0
-        if not box.starve():
-            pytest.skip(NO_STARVING)
+        if kernel.remembers_on_sockets():
+            assert box.call(exchange, family, UDP_CONNECTED, vip) == Seen(server, vip)
+            assert node.status().unremembered == 0
+            if not box.starve():
+                pytest.skip(NO_STARVING)
 
         def refused(kind: str) -> list[object]:
             with new_socket(family, kind) as client:
@@ -119,12 +120,15 @@ def test_nothing_remembers(box: Box, family: Family) -> None:
                     return [outcome(client.connect, vip), outcome(client.getpeername)]
                 return [outcome(client.sendto, b"x", vip) for _ in range(2)]
 
-        assert box.call(refused, UDP_CONNECTED) == ["ECONNREFUSED", "ENOTCONN"]
+        at_once = kernel.refuses_at_once()
+        connecting = "ECONNREFUSED" if at_once else None
+        assert box.call(refused, UDP_CONNECTED) == [connecting, "ENOTCONN"]
         assert node.status().unremembered == 1
-        assert box.call(refused, UDP_UNCONNECTED) == ["ECONNREFUSED"] * 2
+        assert box.call(refused, UDP_UNCONNECTED) == ["ECONNREFUSED" if at_once else 1] * 2
         assert node.status().unremembered == 3
         # of no service, and so nothing to be remembered
         assert box.call(exchange, family, UDP_UNCONNECTED, backend) == Seen(server, backend)
         assert node.status().unremembered == 3
-        assert box.call(exchange, family, TCP, vip) == Seen(server, backend)
+        seen = box.call(exchange, family, TCP, vip)
+        assert seen == Seen(server, backend if kernel.shows_services() else vip)
         assert node.status().unremembered == 4
