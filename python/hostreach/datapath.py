@@ -24,6 +24,7 @@ from .errors import (
 from .explain import Facts, Found
 from .options import AttachOptions, Capacities
 from .plain import PlainFrontend, PlainService, model_of, plain_frontend, plain_service
+from .rates import Counters, Survey
 from .syntax import parse_frontend
 from .table import Row
 from .tracing import VERDICTS
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 LOCK_TIMEOUT = 30.0
 """Seconds: longer than any batch takes; who holds the lock longer is stopped or stuck."""
 _LOCK_SLICE_MS = 100
+_SURVEYED_AT_ONCE = 512
+"""Services: so that no writer waits for long."""
 ADDRESSES_AGE = 1.0
 """Seconds for which the node's addresses are believed while services change."""
 
@@ -324,6 +327,24 @@ class KernelTable:
                 return [self._core.traffic(frontend) for frontend in frontends]
         except NotFound:
             return [(0, 0)] * len(frontends)
+
+    def survey(self) -> Survey:
+        """See `hostreach.node.Node.survey`."""
+        rows = self.rows()
+        found: list[Counters] = []
+        try:
+            for first in range(0, len(rows), _SURVEYED_AT_ONCE):
+                with self.locked(exclusive=False):
+                    found += [
+                        self._counters(row) for row in rows[first : first + _SURVEYED_AT_ONCE]
+                    ]
+        except NotFound:
+            found = []
+        return Survey(time.monotonic(), found)
+
+    def _counters(self, row: Row) -> Counters:
+        key = parse_frontend(row.frontend)
+        return Counters(*row, *self._core.traffic(key), sum(self._core.active(key)))
 
     def attach(self, options: AttachOptions) -> tuple[HookChanges, bool, bool]:
         """Bring the hooks to this; also whether tables grew, or were an older version's.

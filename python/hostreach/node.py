@@ -17,6 +17,7 @@ from .explain import Explanation, caller, explain
 from .options import AttachOptions, Capacities
 from .own_mount import root_to_attach
 from .plain import PlainFrontend
+from .rates import Survey
 from .syntax import parse_frontend
 from .table import Change, PlainTable, Services
 from .tracing import BUFFER, Tracer, Wanted
@@ -230,6 +231,10 @@ class Node:
     def traffic(self, frontends: Sequence[PlainFrontend]) -> list[tuple[int, int]]:
         """Translations and refusals of each, since it was added; (0, 0) for what is not there."""
         return self._table.traffic(frontends)
+
+    def survey(self) -> Survey:
+        """The counters of all services, for `hostreach.rates.uses`; none if there are no tables."""
+        return self._table.survey()
 
     @property
     def last_ended(self) -> EndResult | None:

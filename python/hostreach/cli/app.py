@@ -9,7 +9,20 @@ import typer
 
 from hostreach import __version__
 
-from . import agent, backend, doctor, exempt, explain, files, node, sockets, svc, systemd, trace
+from . import (
+    agent,
+    backend,
+    doctor,
+    exempt,
+    explain,
+    files,
+    node,
+    sockets,
+    svc,
+    systemd,
+    top,
+    trace,
+)
 from .options import Json, Pin
 
 app = typer.Typer(
@@ -30,6 +43,7 @@ app.add_typer(agent.app, name="agent")
 app.add_typer(systemd.app, name="systemd")
 app.command("doctor")(doctor.doctor)
 app.command("explain")(explain.explain)
+app.command("top")(top.top)
 app.command("trace")(trace.trace)
 app.command("apply")(files.apply)
 app.command("export")(files.export)

@@ -165,7 +165,7 @@ class _Line:
         rest = "  ".join(part for part in (label, where) if part)
         clock = f"{dim}{self._clock}.{int(call.time * 1000) % 1000:03}{plain}"
         tail = f"  {dim}{rest}{plain}" if rest else ""
-        return f"{clock} {who:<22} {call.asked:<21} {what}{tail}\n"
+        return f"{clock} {who:<22} {call.asked:<21} {what:<20}{tail}\n"
 
 
 def _printable(text: str) -> str:
