@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from .errors import Refused
 
 MOUNTINFO = "/proc/self/mountinfo"
@@ -18,21 +20,27 @@ def find_root(mountinfo: str = MOUNTINFO) -> str:
     then shows how far it reaches. Raises `Refused` when none is mounted.
     """
     best: str | None = None
-    with open(mountinfo, encoding="utf-8", errors="surrogateescape") as lines:  # noqa: PTH123 - starts quicker
-        for line in lines:
-            fields, _, described = line.partition(" - ")
-            if described.split(" ", 1)[0] != "cgroup2":
-                continue
-            root, mount_point = fields.split(" ")[3:5]
-            path = _unescape(mount_point)
-            if root == "/":
-                return path
-            best = best or path
+    for path, kind, root, _ in find_mounts(mountinfo):
+        if kind != "cgroup2":
+            continue
+        if root == "/":
+            return path
+        best = best or path
     if best is None:
         raise Refused(
             f"no cgroup v2 is mounted; `attach` mounts it at {OWN_MOUNT}", object="cgroup"
         )
     return best
+
+
+def find_mounts(mountinfo: str = MOUNTINFO) -> Iterator[tuple[str, str, str, str]]:
+    """Where each is, its kind, the part of the file system that it shows, and its own options."""
+    with open(mountinfo, encoding="utf-8", errors="surrogateescape") as lines:  # noqa: PTH123 - starts quicker
+        for line in lines:
+            fields, _, described = line.rstrip("\n").partition(" - ")
+            root, path = fields.split(" ")[3:5]
+            kind, _, options = described.split(" ", 2)
+            yield _unescape(path), kind, _unescape(root), options
 
 
 def _unescape(path: str) -> str:

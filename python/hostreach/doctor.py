@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from .datapath import kernel_features, mounted_root, socket_features
+from .listeners import is_local
+from .syntax import NODE, parse_frontend
 
 _PORT_RANGE = "/proc/sys/net/ipv4/ip_local_port_range"
 _CONTROLLERS = "/proc/cgroups"  # name, hierarchy (0: not v1's), number of cgroups, enabled
@@ -82,6 +84,25 @@ def tagging() -> list[str]:
         if name in ("net_cls", "net_prio") and int(hierarchy) and int(cgroups) > 1:
             found.append(name)
     return found
+
+
+def own_ports(frontends: Iterable[str], protect_binds: bool) -> Iterator[int]:
+    """Ports that servers of this node should leave alone.
+
+    ``node:`` frontends', and where binds are protected also those on this node's own addresses.
+    """
+    known: dict[str, bool] = {NODE: True}
+    for text in frontends:
+        address, port, _ = parse_frontend(text)
+        if address not in known:
+            known[address] = protect_binds and is_local(address)
+        if known[address]:
+            yield port
+
+
+def reserved() -> str:
+    """The ports that the kernel keeps, as it takes them."""
+    return _read(_RESERVED).strip()
 
 
 def unreserved(ports: Iterable[int]) -> list[int]:

@@ -18,7 +18,7 @@ def hidden(address: str, port: int, protocol: str) -> list[str]:
     """
     if address == "node":
         return sorted({bound for bound, used in _bound(protocol) if used == port})
-    if not _is_local(address):
+    if not is_local(address):
         return []
     reached = (address, *_ANY)
     return sorted({b for b, used in _bound(protocol) if used == port and b in reached})
@@ -44,7 +44,8 @@ def _address(family: socket.AddressFamily, text: str) -> str:
     return socket.inet_ntop(family, b"".join(bytes.fromhex(word)[::-1] for word in words))
 
 
-def _is_local(address: str) -> bool:
+def is_local(address: str) -> bool:
+    """Whether it is one of this network namespace's own."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
