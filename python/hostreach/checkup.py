@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -67,8 +68,8 @@ def cgroup_root(root: str, mountinfo: str = MOUNTINFO) -> Finding:
     return Finding("cgroup root", "ok", root)
 
 
-def attachment(status: Status) -> Finding:
-    """Whether our programs are where they were put."""
+def attachment(status: Status, expected: Iterable[str] = ()) -> Finding:
+    """Whether our programs are where they were put, and on all hooks that are expected."""
     if status.cgroup is None:
         return Finding("attachment", "note", "nothing is attached")
     if status.cgroup.startswith("cgroup "):  # no path leads to it
@@ -80,12 +81,14 @@ def attachment(status: Status) -> Finding:
             "attachment",
             "broken",
             f"to {status.cgroup}",
-            "hostreach detach, then hostreach attach",
+            f"hostreach detach --pin {shlex.quote(status.pin)}, then attach anew",
         )
-    gone = [p.name for p in status.programs if p.program_id and not p.attached]
+    attached = {p.name for p in status.programs if p.attached}
+    wanted = {*expected, *(p.name for p in status.programs if p.program_id)}
+    gone = sorted(wanted - attached)
     if gone:
         return Finding(
-            "attachment", "broken", f"ours is gone from {', '.join(gone)}", "hostreach attach"
+            "attachment", "broken", f"ours is gone from {', '.join(gone)}", attach_again(status)
         )
     idle = [p.name for p in status.programs if p.attached and p.effective is False]
     if idle:
@@ -97,6 +100,16 @@ def attachment(status: Status) -> Finding:
         )
     protocols = " and ".join(status.protocols)
     return Finding("attachment", "ok", f"to {status.cgroup}, for {protocols}")
+
+
+def attach_again(status: Status) -> str:
+    """The command that puts all of it back; namespaces and addresses of the host aside."""
+    words = ["hostreach", "attach", "--cgroup", status.cgroup or "", "--pin", status.pin]
+    if status.protocols and len(status.protocols) < 2:
+        words += ["--protocols", *status.protocols]
+    words += ["--protect-binds"] if status.protect_binds else []
+    words += ["--first"] if status.first else []
+    return shlex.join(words)
 
 
 def others(status: Status) -> Finding:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from .checkup import Finding
+from .checkup import Finding, attach_again
 from .errors import HostreachError
 from .syntax import format_frontend, parse_frontend
 
@@ -52,7 +52,7 @@ def probe(open_node: Callable[[], Node], status: Status) -> Finding:
             os.close(reader)
             for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
-            found = _tell(open_node, cgroup, status.protocols)
+            found = _tell(open_node, cgroup, status)
             os.write(writer, pickle.dumps(found))
         finally:
             os._exit(0)
@@ -70,11 +70,11 @@ def probe(open_node: Callable[[], Node], status: Status) -> Finding:
     return found
 
 
-def _tell(open_node: Callable[[], Node], cgroup: str, protocols: tuple[str, ...]) -> Finding:
+def _tell(open_node: Callable[[], Node], cgroup: str, status: Status) -> Finding:
     try:
         with open_node() as node:
             sweep(node, cgroup)
-            return _try(node, cgroup, protocols)
+            return _try(node, cgroup, status.protocols, attach_again(status))
     except (OSError, HostreachError) as error:
         return Finding(_NAME, "note", f"not known: {error}")
 
@@ -92,7 +92,7 @@ def sweep(node: Node, cgroup: str) -> None:
                 os.rmdir(f"{cgroup}/{name}")  # noqa: PTH106
 
 
-def _try(node: Node, cgroup: str, protocols: tuple[str, ...]) -> Finding:
+def _try(node: Node, cgroup: str, protocols: tuple[str, ...], fix: str) -> Finding:
     own = f"{PREFIX}{os.getpid()}"
     with ExitStack() as undo:
         place = f"{cgroup}/{own}"
@@ -110,10 +110,10 @@ def _try(node: Node, cgroup: str, protocols: tuple[str, ...]) -> Finding:
             server = undo.enter_context(closing(_server(protocol)))
             vip = undo.enter_context(_service(node, own, place, protocol, server))
             results[protocol] = _in(place, lambda p=protocol, s=server, v=vip: _ask(p, s, v))  # type: ignore[misc]
-    return _judge(cgroup, results)
+    return _judge(cgroup, results, fix)
 
 
-def _judge(cgroup: str, results: dict[str, str]) -> Finding:
+def _judge(cgroup: str, results: dict[str, str], fix: str) -> Finding:
     failed = {p: why for p, why in results.items() if why not in (_SERVED, _SHOWS_BACKEND)}
     if not failed:
         shows = _SHOWS_BACKEND in results.values()
@@ -128,7 +128,7 @@ def _judge(cgroup: str, results: dict[str, str]) -> Finding:
         _NAME,
         "broken",
         f"a task below {cgroup} was not served ({said})",
-        "hostreach attach; if that does not help, see what else is there: hostreach status",
+        f"{fix}; if that does not help, `hostreach status` shows what else is there",
     )
 
 

@@ -79,15 +79,27 @@ def test_a_hook_without_ours(box: Box, node: Node) -> None:
     found = checks(box, status=1)
     assert found["attachment"]["state"] == "broken"
     assert found["attachment"]["text"] == "ours is gone from connect4"
-    assert found["attachment"]["fix"] == "hostreach attach"
+    fix = f"hostreach attach --cgroup {box.cgroup} --pin {box.pin}"
+    assert found["attachment"]["fix"] == fix
     assert found["attachment in effect"]["state"] == "broken"
     assert "tcp: ECONNREFUSED, udp: " in found["attachment in effect"]["text"]
     said = cli.run(box.pin, "doctor")
     assert said.status == 1
-    assert "fix: hostreach attach" in said.stdout
-    node.attach(cgroup=str(box.cgroup))
+    assert f"fix: {fix}\n" in said.stdout
+    assert subprocess.run([cli.SCRIPT, *fix.split()[1:]], check=False).returncode == 0
     checks(box)
     assert not left_behind(box, node)
+
+
+def test_a_pin_removed_by_hand(box: Box, node: Node) -> None:
+    """Nothing of it is left to say that it was there; the other hooks' programs do."""
+    kernel.need(kernel.has("bpf_link"), "bpf_link")
+    (box.pin / "links" / "connect6").unlink()
+    assert checks(box, status=1)["attachment"]["text"] == "ours is gone from connect6"
+    node.attach(cgroup=str(box.cgroup), protocols=("tcp",))
+    (box.pin / "links" / "connect4").unlink()
+    fix = checks(box, status=1)["attachment"]["fix"]
+    assert fix.endswith("--protocols tcp")
 
 
 def test_another_vendors_rewrite(box: Box, node: Node) -> None:

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import shutil
-import textwrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .options import Json, Pin, open_node
-from .output import print_columns, print_json
+from .output import hang, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,8 +43,8 @@ def doctor(
         status = node.status()
         frontends = [row.frontend for row in node.services.rows()]
         risky = host.unreserved(host.own_ports(frontends, status.protect_binds))
-        is_new = any(each.name == "host_netns" and each.found for each in features)
-        findings = _findings(node, risky, frontends, is_new)
+        has = {each.name for each in features if each.found}
+        findings = _findings(node, risky, frontends, has)
     if probe:
         from hostreach.probing import probe as try_it
 
@@ -68,7 +66,7 @@ def doctor(
 
 
 def _findings(
-    node: Node, risky: Sequence[int], frontends: Sequence[str], is_new: bool
+    node: Node, risky: Sequence[int], frontends: Sequence[str], has: set[str]
 ) -> list[Finding]:
     from hostreach import checkup
     from hostreach import doctor as host
@@ -78,11 +76,11 @@ def _findings(
     return [
         checkup.bpffs(status.pin),
         checkup.cgroup_root(host.cgroup_root()),
-        checkup.attachment(status),
+        checkup.attachment(status, _expected(status.protocols, has)),
         checkup.others(status),
         checkup.tables(status),
         checkup.memory_limit(status.services is not None),
-        checkup.memlock(is_new),
+        checkup.memlock("host_netns" in has),
         checkup.tagging(host.tagging()),
         checkup.sandboxes(),
         checkup.kernel_mounts(parse_frontend(frontend)[0] for frontend in frontends),
@@ -90,21 +88,31 @@ def _findings(
     ]
 
 
+def _expected(protocols: Sequence[str], has: set[str]) -> set[str]:
+    """The hooks that `attach` puts programs on, with these features."""
+    hooks = {"connect4", "connect6"}
+    if "udp" in protocols:
+        hooks |= {"sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6"}
+    if "getpeername" in has:
+        hooks |= {"getpeername4", "getpeername6"}
+    return hooks | ({"sock_release"} & has if {"global_data", "sk_storage"} <= has else set())
+
+
 def _print(findings: Sequence[Finding], features: Sequence[Feature]) -> None:
-    width = max(60, min(shutil.get_terminal_size((160, 24)).columns, 160))
     first = max(len(each.name) for each in findings) + 2
     second = max(map(len, _STATES.values())) + 2
     typer.echo(f"{'CHECK':<{first}}{'STATE':<{second}}WHAT WAS FOUND")
     for each in findings:
         head = f"{each.name:<{first}}{_STATES[each.state]:<{second}}"
-        lines = textwrap.wrap(each.text, width - first - second, break_on_hyphens=False)
-        fix = each.fix and f"fix: {each.fix}"
-        rest = " " * (first + second)
-        for i, line in enumerate([*lines, *([fix] if fix else [])]):
-            shown = f"{head if not i else rest}{line}"
-            typer.secho(shown, fg="red" if each.state == "broken" else None)
+        lines = hang(head, each.text, first + second)
+        if each.fix:  # in one line, to be copied
+            lines.append(f"{'':<{first + second}}fix: {each.fix}")
+        color = {"broken": "red", "note": "magenta"}.get(each.state)
+        typer.secho("\n".join(lines), fg=color)
     typer.echo("")
-    print_columns(
-        ("FEATURE", "FOUND", "SINCE LINUX", "WITHOUT IT"),
-        [(f.name, "yes" if f.found else "no", f.since, f.without) for f in features],
-    )
+    name = max(len(each.name) for each in features) + 2
+    typer.echo(f"{'FEATURE':<{name}}FOUND  SINCE LINUX  WITHOUT IT")
+    for feature in features:
+        found = "yes" if feature.found else "no"
+        head = f"{feature.name:<{name}}{found:<7}{feature.since:<13}"
+        typer.echo("\n".join(hang(head, feature.without, name + 20)))

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .options import Json, Pin, open_node
-from .output import print_columns, print_json
+from .output import hang, print_columns, print_json
 
 if TYPE_CHECKING:
     from hostreach.explain import Explanation
 
-_WIDTH = 14
+_WIDTH = 15
 
 
 def explain(
@@ -61,7 +61,7 @@ def _print(found: Explanation) -> None:
 
 def line(topic: str, text: str) -> None:
     """A topic, and what is to be said of it."""
-    typer.echo(f"{topic:<{_WIDTH}} {text}")
+    typer.echo("\n".join(hang(topic, text, _WIDTH)))
 
 
 def _caller(found: Explanation) -> str:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +48,23 @@ def print_columns(header: Sequence[str], rows: Iterable[Sequence[object]]) -> No
         for line in lines
     )
     typer.echo(text)
+
+
+def width() -> int:
+    """Columns of the terminal; where there is none, more than most lines have."""
+    return max(60, shutil.get_terminal_size((160, 24)).columns)
+
+
+def hang(head: str, text: str, indent: int) -> list[str]:
+    """``text`` behind ``head``, broken at the terminal's width; its other lines are indented."""
+    return textwrap.wrap(
+        text,
+        width(),
+        initial_indent=head.ljust(indent),
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def print_change(

@@ -18,7 +18,7 @@ import typer
 from hostreach.errors import InvalidInput
 
 from .options import Pin, open_node
-from .output import SCHEMA
+from .output import SCHEMA, width
 
 if TYPE_CHECKING:
     from hostreach.tracing import Traced, Tracer
@@ -27,6 +27,9 @@ _SLICE = 0.2
 """Seconds after which it is looked whether anybody still reads."""
 _TELL_AGAIN = 1.0
 """Seconds between two lines about lost calls."""
+_CLOCK = len("12:00:00.000")
+_WHO = 26
+"""Columns that a process may move the others by."""
 _WHY = {
     "no-backend": "no usable backend",
     "not-admitted": "no address in the source ranges",
@@ -89,7 +92,7 @@ def trace(
 
 
 def _follow(tracer: Tracer, seconds: float, as_json: bool) -> None:
-    show = _json_line if as_json else _Line(sys.stdout.isatty() and "NO_COLOR" not in os.environ)
+    show = _json_line if as_json else _Line(sys.stdout.isatty())
     deadline = time.monotonic() + seconds
     told, told_at = 0, float("-inf")
     while True:
@@ -145,7 +148,11 @@ def _json_line(call: Traced) -> str:
 class _Line:
     """A call for people: time, who, what was asked for, what came of it, the rest."""
 
-    def __init__(self, colored: bool) -> None:
+    def __init__(self, is_terminal: bool) -> None:
+        colored = is_terminal and "NO_COLOR" not in os.environ
+        # Only what comes last is cut, and only where it would break the line.
+        self._cut = width if is_terminal else None
+        self._who = 0
         self._colors = ("\x1b[31m", "\x1b[2m", "\x1b[0m") if colored else ("", "", "")
         self._second = -1
         self._clock = ""
@@ -157,15 +164,21 @@ class _Line:
             self._second, self._clock = second, time.strftime("%H:%M:%S", time.localtime(second))
         who = f"{_printable(call.command)}[{call.pid}]"
         if call.verdict == "refused":
-            what = f"{red}refused{plain}: {_WHY[call.reason or 'no-backend']}"
+            what = f"refused: {_WHY[call.reason or 'no-backend']}"
         else:
             what = f"-> {call.backend}"
         label = call.name or (call.service if call.service != call.asked else "")
         where = f"pod {call.pod}" if call.pod else call.cgroup or ""
         rest = "  ".join(part for part in (label, where) if part)
         clock = f"{dim}{self._clock}.{int(call.time * 1000) % 1000:03}{plain}"
-        tail = f"  {dim}{rest}{plain}" if rest else ""
-        return f"{clock} {who:<22} {call.asked:<21} {what:<20}{tail}\n"
+        self._who = max(self._who, min(len(who), _WHO))
+        asked, what = f" {who:<{self._who}} {call.asked:<21} ", f"{what:<20}"
+        if self._cut and rest:
+            room = self._cut() - _CLOCK - len(asked) - len(what) - 2
+            rest = rest if len(rest) <= room else f"{rest[: room - 1]}…" if room > 8 else ""
+        if call.verdict == "refused":
+            what = what.replace("refused", f"{red}refused{plain}", 1)
+        return f"{clock}{asked}{what}" + (f"  {dim}{rest}{plain}\n" if rest else "\n")
 
 
 def _printable(text: str) -> str:
