@@ -53,7 +53,9 @@ def _run(argv: list[str]) -> int:
 
     command = get_command(app)
     if "_HOSTREACH_COMPLETE" in os.environ:  # set by the shell's completion
-        command.main(argv, prog_name="hostreach", standalone_mode=False)
+        from .completion import complete
+
+        complete(command, argv)
         return 0
     # Not command.main(): it answers interrupts and closed pipes in its own way.
     try:

@@ -12,6 +12,7 @@ import typer
 
 from hostreach.errors import InvalidInput, Refused
 
+from .completion import choices
 from .options import MaxBackends, MaxServices, MaxSlots, Owner, Pin, open_node
 
 if TYPE_CHECKING:
@@ -36,8 +37,18 @@ DetachOnExit = Annotated[
         "--detach-on-exit", help="Take the programs off at the end. They stay unless told so."
     ),
 ]
-LogLevel = Annotated[str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")]
-LogFormat = Annotated[str, typer.Option(metavar="FORMAT", help="text or json.")]
+LogLevel = Annotated[
+    str,
+    typer.Option(
+        metavar="LEVEL",
+        help="debug, info, warning or error.",
+        autocompletion=choices("debug", "info", "warning", "error"),
+    ),
+]
+LogFormat = Annotated[
+    str,
+    typer.Option(metavar="FORMAT", help="text or json.", autocompletion=choices("text", "json")),
+]
 
 app = typer.Typer(help="Keep the services in step with a source, for as long as it runs.")
 
@@ -201,6 +212,7 @@ def file_(
             metavar="use-all|refuse",
             help="What becomes of a service all of whose backends fail their checks, unless it "
             "says so itself.",
+            autocompletion=choices("use-all", "refuse"),
         ),
     ] = "use-all",
     checks_at_once: Annotated[
@@ -291,9 +303,9 @@ def metrics(
 def _check_logs(level: str, form: str) -> None:
     from hostreach.agent.logs import FORMATS, LEVELS
 
-    for name, value, choices in (("level", level, LEVELS), ("format", form, FORMATS)):
-        if value not in choices:
-            raise InvalidInput(f"--log-{name} is {', '.join(choices[:-1])} or {choices[-1]}")
+    for name, value, known in (("level", level, LEVELS), ("format", form, FORMATS)):
+        if value not in known:
+            raise InvalidInput(f"--log-{name} is {', '.join(known[:-1])} or {known[-1]}")
 
 
 def _open(context: typer.Context, pin: str | None, *sizes: int | None) -> Node:

@@ -12,6 +12,7 @@ from hostreach import __version__
 from . import (
     agent,
     backend,
+    completion,
     doctor,
     exempt,
     explain,
@@ -30,6 +31,7 @@ app = typer.Typer(
     # Without rich, help takes half the time and is plain text in a pipe and on a terminal alike.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    add_completion=False,  # ours is a command
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("attach")(node.attach)
@@ -41,6 +43,7 @@ app.add_typer(exempt.app, name="exempt")
 app.add_typer(sockets.app, name="sockets")
 app.add_typer(agent.app, name="agent")
 app.add_typer(systemd.app, name="systemd")
+app.command("completion")(completion.completion)
 app.command("doctor")(doctor.doctor)
 app.command("explain")(explain.explain)
 app.command("top")(top.top)

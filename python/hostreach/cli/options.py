@@ -9,6 +9,8 @@ import typer
 
 from hostreach.errors import InvalidInput
 
+from .completion import backends, frontends
+
 if TYPE_CHECKING:
     from hostreach import Node
 
@@ -56,10 +58,14 @@ FrontendText = Annotated[
     typer.Argument(
         metavar="FRONTEND",
         help="As in 10.96.0.10:53/udp, [fd00:96::a]:53/udp; node:30080/tcp is a NodePort.",
+        autocompletion=frontends,
     ),
 ]
 BackendText = Annotated[
-    str, typer.Argument(metavar="BACKEND", help="As in 10.0.0.2:53 or [fd00::2]:53.")
+    str,
+    typer.Argument(
+        metavar="BACKEND", help="As in 10.0.0.2:53 or [fd00::2]:53.", autocompletion=backends
+    ),
 ]
 MaxServices = Annotated[
     int | None,

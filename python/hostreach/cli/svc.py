@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .completion import choices
 from .options import (
     DryRun,
     FrontendText,
@@ -53,7 +54,10 @@ Name = Annotated[
 Algorithm = Annotated[
     str,
     typer.Option(
-        "--algorithm", metavar="NAME", help="How a backend is chosen: random, maglev, least-conn."
+        "--algorithm",
+        metavar="NAME",
+        help="How a backend is chosen: random, maglev, least-conn.",
+        autocompletion=choices("random", "maglev", "least-conn"),
     ),
 ]
 Affinity = Annotated[
@@ -86,6 +90,7 @@ OnRemoval = Annotated[
         metavar="reset|keep",
         help="What becomes of a backend's connections when it goes. "
         "Default: reset for UDP, keep for TCP.",
+        autocompletion=choices("reset", "keep"),
     ),
 ]
 

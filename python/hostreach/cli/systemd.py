@@ -9,6 +9,7 @@ import typer
 
 from hostreach.errors import InvalidInput
 
+from .completion import choices
 from .options import Json, Pin
 from .output import print_json
 
@@ -23,6 +24,7 @@ Units = Annotated[
         metavar="[UNIT...]",
         help="restore: /etc/hostreach/services.yaml at boot, before the network; agent: `agent "
         "file`; metrics: `agent metrics`. Default: restore and agent.",
+        autocompletion=choices("restore", "agent", "metrics"),
     ),
 ]
 Paths = Annotated[
