@@ -17,6 +17,7 @@ from hostreach import Service
 
 from .harness import Box, cli, wait_until
 from .harness.agents import AgentProcess, running
+from .harness.cgroup import v2_root
 from .harness.clients import TCP, UDP_CONNECTED, V4, Seen, exchange, outcome
 
 if TYPE_CHECKING:
@@ -283,6 +284,23 @@ def test_in_a_cgroup_of_its_own_it_stays_there(box: Box, file: Path, table: Node
         wait_until(lambda: "in step" in agent.log, "the first sync")
         assert table.exempt.list() == [str(box.bare)]
         assert [each.name for each in box.bare.iterdir() if each.is_dir()] == []
+
+
+def test_from_the_cgroup_root(box: Box, file: Path, table: Node) -> None:
+    """Which nobody can exempt: it makes a cgroup for itself there, and takes it away again."""
+    root = v2_root()
+    box.serve("10.0.0.2:8080/tcp")
+    file.write_text(text("10.96.0.20:80/tcp", "kind: tcp", "10.0.0.2:8080"))
+    there = ("sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(root))
+    with running(
+        AgentProcess(box, "file", str(file), directory=file.parent, wrapper=there)
+    ) as agent:
+        agent.wait_ready()
+        apart = Path(f"{root}/hostreach-agent-{agent.process.pid}")
+        assert table.exempt.list() == [str(apart)]
+        agent.stop()
+    assert table.exempt.list() == []
+    assert not apart.exists()
 
 
 def test_where_it_cannot_be_exempt(box: Box, file: Path, tmp_path: Path, table: Node) -> None:

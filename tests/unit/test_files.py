@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import random
 import select
 import time
 from collections.abc import Iterator
@@ -343,6 +344,67 @@ def test_services_change_places(directory: Path, followed: Followed) -> None:
     assert followed.hears_nothing()
     assert not followed.files.problems
     assert len(followed.files.entries) == 3
+
+
+# --- whatever is done ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_after_any_edits_it_is_as_if_it_had_just_started(tmp_path: Path, seed: int) -> None:
+    """But for files that are wrong, of which it still knows what they said."""
+    chance = random.Random(seed)
+    directory, aside = tmp_path / "services.d", tmp_path / "aside"
+    directory.mkdir()
+    followed = Followed(directory)
+    names = [f"{letter}.yaml" for letter in "abcdef"]
+
+    def edit() -> None:
+        path = directory / chance.choice(names)
+        numbers = chance.sample(range(1, 12), chance.randrange(4))
+        match chance.randrange(8):
+            case 0 | 1 if directory.exists():
+                path.write_text(text(*numbers, backend=f"10.0.0.{chance.randrange(2, 9)}:80"))
+            case 2 if directory.exists():
+                replace(path, *numbers)
+            case 3:
+                path.unlink(missing_ok=True)
+            case 4 if path.exists():
+                path.rename(directory / chance.choice(names))
+            case 5 if path.exists() and chance.random() < 0.5:
+                path.write_text("nonsense: [")
+            case 6 if directory.exists():
+                directory.rename(aside)
+            case 7 if not path.exists() and directory.exists():
+                (tmp_path / "target").write_text(text(*numbers))
+                path.symlink_to("../target")
+            case _:
+                if not directory.exists():
+                    aside.rename(directory)
+
+    for _ in range(60):
+        edit()
+        if chance.random() < 0.4:
+            followed.files.look(followed.files.tree.watching.hear())
+    if not directory.exists():
+        aside.rename(directory)
+    for path in sorted(directory.iterdir()):  # in the end nothing is wrong, nor in two files
+        path.unlink()
+    for number, name in enumerate(names):
+        if chance.random() < 0.8:
+            replace(directory / name, *(10 * number + each for each in range(1, 4)))
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        time.sleep(0.02)
+        heard = followed.files.tree.watching.hear()
+        if not heard and not followed.files.unsettled:
+            break
+        followed.files.look(heard)
+    fresh = follow(directory)
+    assert followed.files.entries == fresh.files.entries
+    assert followed.files.problems == []
+    assert is_whole(followed)
+    for each in (fresh, followed):
+        each.files.close()
 
 
 # --- cost --------------------------------------------------------------------------------------

@@ -32,15 +32,11 @@ class _File:
     Attributes:
         stamp: of what was read last, right or wrong.
         good: what counts.
-        wanted: what it says, until that counts: another file may have some of it.
-        problem: why what it says does not count, or "".
         ever: whether it was right once.
     """
 
     stamp: Stamp | None = None
     good: Entries = field(default_factory=dict)
-    wanted: Entries | None = None
-    problem: str = ""
     ever: bool = False
 
 
@@ -59,6 +55,10 @@ class Files:
         self.unsettled = False
         self._owner = owner
         self._files: dict[str, _File] = {}
+        # Of all files these are few: what a look costs must not depend on how many there are.
+        self._wanted: dict[str, Entries] = {}  # what files say that does not count yet
+        self._wrong: dict[str, str] = {}  # why it does not
+        self._unknown: set[str] = set()  # files that were never right
         self._holders: dict[Frontend, str] = {}
         self._missing: dict[str, str] = {}
         self._never_seen = {*self.tree.paths}
@@ -73,7 +73,7 @@ class Files:
     def problems(self) -> list[str]:
         """A line for each file or path that could not be used as it is, sorted."""
         missing = [f"{path}: {why}" for path, why in self._missing.items()]
-        return sorted([*missing, *(f.problem for f in self._files.values() if f.problem)])
+        return sorted([*missing, *self._wrong.values()])
 
     @property
     def whole(self) -> bool:
@@ -81,8 +81,7 @@ class Files:
 
         An agent that starts beside a file that is wrong does not know what it said before.
         """
-        unknown = self._never_seen or self._waiting
-        return not unknown and all(file.ever for file in self._files.values())
+        return not (self._never_seen or self._waiting or self._unknown)
 
     def look(self, heard: Heard) -> Changes:
         """Take in what was heard of; what that changes."""
@@ -93,10 +92,12 @@ class Files:
         self._never_seen &= look.missing.keys()
         for path, seen in look.files.items():
             self._read(path, seen)
-        for path in look.gone & self._files.keys():
-            self._files[path].wanted = {}
+        gone = look.gone & self._files.keys()
+        for path in gone:
+            self._wanted[path] = {}
+            self._wrong.pop(path, None)
         changes = self._settle()
-        for path in look.gone & self._files.keys():
+        for path in gone:
             del self._files[path]
         self.unsettled = bool(self._waiting)
         return changes
@@ -105,35 +106,39 @@ class Files:
         self.tree.close()
 
     def _read(self, path: str, seen: Seen) -> None:
-        file = self._files.setdefault(path, _File())
+        if path not in self._files:
+            self._files[path] = _File()
+            self._unknown.add(path)
+        file = self._files[path]
         if seen.stamp is not None and seen.stamp == file.stamp:
             return
         if not seen.settled:
             self._waiting.add(path)
             return
         file.stamp = seen.stamp
-        file.wanted = None
+        self._wanted.pop(path, None)
         try:
             if seen.stamp is None:
                 raise InvalidInput(seen.problem, object=path)
             entries = load_entries(path, owner=self._owner, alone=True)
         except InvalidInput as error:
-            self._refuse(file, str(error))
+            self._refuse(path, str(error))
         else:
-            file.wanted = {entry.service.frontend: entry for entry in entries}
+            self._wanted[path] = {entry.service.frontend: entry for entry in entries}
 
-    def _refuse(self, file: _File, why: str) -> None:
-        if file.problem != why:
-            stays = "what it said before still counts" if file.ever else "nothing of it is used"
+    def _refuse(self, path: str, why: str) -> None:
+        if self._wrong.get(path) != why:
+            ever = self._files[path].ever
+            stays = "what it said before still counts" if ever else "nothing of it is used"
             log.error("%s; %s", why, stays)
-        file.problem = why
+        self._wrong[path] = why
 
     def _settle(self) -> Changes:
         """Let count what the files say, but for those that claim what another one has."""
-        new = {path: f.wanted for path, f in sorted(self._files.items()) if f.wanted is not None}
+        new = dict(sorted(self._wanted.items()))
         while clashing := self._clashing(new):
             for path, why in clashing.items():
-                self._refuse(self._files[path], why)
+                self._refuse(path, why)
                 del new[path]
         before: Changes = {}
         for path, wanted in new.items():
@@ -146,9 +151,11 @@ class Files:
                 self._holders[frontend] = path
                 before.setdefault(frontend, self.entries.get(frontend))
                 self.entries[frontend] = entry
-            if file.problem:
+            if self._wrong.pop(path, None) is not None:
                 log.info("%s: is right again", path)
-            file.good, file.wanted, file.problem, file.ever = wanted, None, "", True
+            file.good, file.ever = wanted, True
+            self._unknown.discard(path)
+            del self._wanted[path]
         return {
             frontend: self.entries.get(frontend)
             for frontend, entry in before.items()

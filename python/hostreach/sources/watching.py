@@ -7,13 +7,17 @@ that is not there yet cannot be watched at all.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from errno import ENOSPC
 
 from inotify_simple import INotify, flags
+
+log = logging.getLogger("hostreach.agent")
 
 OPEN_MAX = 5.0
 """Seconds after its last write(2) that a file which was not closed is waited for."""
@@ -63,6 +67,7 @@ class Watching:
         self._inotify = INotify(nonblocking=True)
         self._watches: dict[int, dict[str, frozenset[str] | None]] = {}
         self._unclosed: dict[str, float] = {}
+        self._deaf = False
 
     def fileno(self) -> int:
         return int(self._inotify.fileno())
@@ -70,10 +75,17 @@ class Watching:
     def follow(self, directories: Directories) -> None:
         """Watch these and no others, as far as they are there."""
         found: dict[int, dict[str, frozenset[str] | None]] = {}
+        deaf = False
         for path, names in directories.items():
-            with suppress(OSError):  # gone, or not to be looked into: then it tells nothing
+            try:
                 # The same directory gives the same watch, a new one by the same name another.
                 found.setdefault(self._inotify.add_watch(path, _MASK), {})[path] = names
+            # Gone, or not to be looked into: then it tells nothing.
+            except OSError as error:  # noqa: PERF203 - of a few
+                deaf |= error.errno == ENOSPC
+        if deaf and not self._deaf:
+            log.warning("fs.inotify.max_user_watches is too low: changes are seen later")
+        self._deaf = deaf
         for watch in self._watches.keys() - found.keys():
             with suppress(OSError):  # it went with its directory
                 self._inotify.rm_watch(watch)
