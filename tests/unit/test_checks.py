@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,7 @@ from hostreach.agent.checks.runner import Health, Runner
 from hostreach.checks import EXPECTED, Check
 from hostreach.errors import InvalidInput
 from hostreach.models import Frontend, Service, validate
+from hostreach.sources.file import load_entries
 
 from .conftest import Run
 
@@ -507,6 +509,20 @@ def test_an_agent_goes_on_where_another_ended(room: Callable[..., Room]) -> None
     here.wait(service.frontend, "10.0.0.3:80")
 
 
+def test_what_failed_has_to_rise_by_another_check_too(room: Callable[..., Room]) -> None:
+    """An interval that is changed brings no dead backend back."""
+    here = room()
+    service = Service.of("10.96.0.1:80/tcp", "10.0.0.1:80", "10.0.0.2:80")
+    here.desk.follow(service, FAST)
+    here.fails = {"10.0.0.2:80"}
+    here.wait(service.frontend, "10.0.0.2:80")
+    slow = FAST.model_copy(update={"interval": "1h", "jitter": "1h"})
+    assert states(here.desk.follow(service, slow))["10.0.0.2:80"] == "down"
+    here.fails = set()
+    here.desk.follow(service, FAST)
+    here.wait(service.frontend)
+
+
 def test_nothing_goes_down_before_all_were_looked_at(room: Callable[..., Room]) -> None:
     """Else a restart beside backends that all fail takes them away one by one."""
     here = room()
@@ -522,3 +538,22 @@ def test_nothing_goes_down_before_all_were_looked_at(room: Callable[..., Room]) 
 def test_checks_are_no_part_of_a_service() -> None:
     with pytest.raises(InvalidInput, match="unknown key 'check'"):
         validate(Service, {"frontend": "10.96.0.1:80/tcp", "check": {"kind": "tcp"}})
+
+
+def test_the_example_in_the_docs(tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs/files.md").read_text()
+    example = text.partition("```yaml\n")[2].partition("```")[0]
+    file = tmp_path / "example.yaml"
+    file.write_text(example)
+    first, second = load_entries(str(file), owner="file", alone=True)
+    assert first.check == Check(
+        kind="http",
+        path="/healthz",
+        status="200-299,401",
+        host="www.example.com",
+        interval="2s",
+        timeout="500ms",
+        jitter="200ms",
+        all_down="refuse",
+    )
+    assert second.check == Check(kind="dns", name="example.com", port=5353)

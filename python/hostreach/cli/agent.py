@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``agent``: processes that keep an instance in step with a source."""
+"""``agent``: processes that keep an instance in step with a source, or tell of it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ LogFormat = Annotated[
     typer.Option(metavar="FORMAT", help="text or json.", autocompletion=choices("text", "json")),
 ]
 
-app = typer.Typer(help="Keep the services in step with a source, for as long as it runs.")
+app = typer.Typer(
+    help="Keep the services in step with a source, or tell Prometheus of them; until stopped."
+)
 
 
 @app.callback(invoke_without_command=True)

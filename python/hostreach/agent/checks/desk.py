@@ -78,7 +78,7 @@ class Desk:
         for target in new - old:
             self._users.setdefault(target, set()).add(frontend)
         add = [target for target in new - old if target not in self._runner.health]
-        failing = self._found_before(service, targets, {*add}) if before is None and add else set()
+        failing = self._found_before(service, targets, before) & {*add}
         self._inherited |= failing
         self._runner.follow(add, self._unused(frontend, old - new), failing)
         if check is None:
@@ -145,12 +145,17 @@ class Desk:
         self._runner.close()
 
     def _found_before(
-        self, service: Service, targets: Mapping[str, Target], new: set[Target]
+        self, service: Service, targets: Mapping[str, Target], before: Watched | None
     ) -> set[Target]:
-        """What is down in the table, and not in the file, was found to fail."""
-        meant = {backend.address for backend in service.backends if backend.state == "down"}
-        down = self._down(service.frontend) - meant
-        return {targets[backend] for backend in down & targets.keys()} & new
+        """What failed so far has to rise, also by a check that is another one now."""
+        if before is not None:
+            health = self._runner.health
+            down = {b for b, target in before.targets.items() if health[target].passes is False}
+        else:
+            # What is down in the table, and not in the file, another agent found to fail.
+            meant = {backend.address for backend in service.backends if backend.state == "down"}
+            down = {*self._down(service.frontend)} - meant
+        return {targets[backend] for backend in down & targets.keys()}
 
     def _unused(self, frontend: Frontend, targets: set[Target]) -> list[Target]:
         """Those of ``targets`` that no other service has."""

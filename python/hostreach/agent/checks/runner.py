@@ -85,10 +85,8 @@ class Runner:
             self._call(self._stop, target)
         for target in add:
             if target not in self.health:
-                known = False if target in failing else None
-                self.health[target] = Health(
-                    known, "as before the agent started" if known is False else ""
-                )
+                failed = target in failing
+                self.health[target] = Health(False, "it did so far") if failed else Health()
                 self._call(self._start, target, self.health[target])
 
     def news(self) -> set[Target]:

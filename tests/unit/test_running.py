@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What agents leave for `status` and `svc show`, and what those make of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hostreach import running
+from hostreach.running import Checked
+
+PIN = "/sys/fs/bpf/hostreach"
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(running, "DIRECTORY", str(tmp_path / "run"))
+    return tmp_path / "run"
+
+
+def gone() -> int:
+    """The pid of a process that has ended."""
+    child = subprocess.Popen([sys.executable, "-Sc", ""])
+    child.wait()
+    return child.pid
+
+
+def test_agents_of_an_instance() -> None:
+    running.write(PIN, "kubernetes", time.time() - 5)
+    running.write(PIN, "file", None, [f"problem {number}" for number in range(8)])
+    running.write("/sys/fs/bpf/other", "file", None)
+    file, kubernetes = running.read(PIN)
+    assert (file.source, file.synced, file.pid, file.alive) == ("file", None, os.getpid(), True)
+    assert file.problems == [*(f"problem {number}" for number in range(5)), "and 3 more"]
+    assert kubernetes.synced is not None
+    assert 4 < kubernetes.synced < 60
+    running.remove(PIN, "file")
+    assert [each.source for each in running.read(PIN)] == ["kubernetes"]
+
+
+def test_agent_that_was_killed(directory: Path) -> None:
+    running.write(PIN, "file", None)
+    (path,) = directory.iterdir()
+    path.write_text(path.read_text().replace(str(os.getpid()), str(gone())))
+    assert [each.alive for each in running.read(PIN)] == [False]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"pid": "x"}', "null"])
+def test_what_is_not_as_it_was_written(directory: Path, text: str) -> None:
+    running.write(PIN, "file", None)
+    running.write_checks(PIN, "file", {"a": {"b": Checked(None, "", 0.0)}})
+    for path in directory.iterdir():
+        path.write_text(text)
+    assert running.read(PIN) == []
+    assert running.read_checks(PIN, "file", "a") == {}
+
+
+@pytest.mark.parametrize("owner", ["file", "../../etc/x", "50%"])
+def test_checks_of_an_owner(directory: Path, owner: str) -> None:
+    found = {"10.96.0.1:80/tcp": {"10.0.0.1:80": Checked(False, "connection refused", 7.0)}}
+    running.write_checks(PIN, owner, found)
+    assert running.read_checks(PIN, owner, "10.96.0.1:80/tcp") == found["10.96.0.1:80/tcp"]
+    assert running.read_checks(PIN, owner, "10.96.0.2:80/tcp") == {}
+    assert running.read_checks(PIN, "other", "10.96.0.1:80/tcp") == {}
+    (path,) = directory.iterdir()  # and nowhere else
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps({**said, "pid": gone()}))
+    assert running.read_checks(PIN, owner, "10.96.0.1:80/tcp") == {}
+    running.write_checks(PIN, owner, {})
+    assert not [*directory.iterdir()]
+
+
+def test_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "DIRECTORY", "/proc/no/such")
+    running.write(PIN, "file", None)
+    running.remove(PIN, "file")
+    assert running.read(PIN) == []
