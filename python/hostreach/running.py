@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from fcntl import LOCK_EX, LOCK_NB, flock
 from typing import NamedTuple
+
+from .errors import Refused
 
 DIRECTORY = "/run/hostreach"
 PROBLEMS_MAX = 5
@@ -43,6 +46,52 @@ def write(pin: str, source: str, synced_at: float | None, problems: Sequence[str
         path_of(pin, f"agent-{_as_name(source)}"),
         {"source": source, "pid": os.getpid(), "synced_at": synced_at, "problems": shown},
     )
+
+
+@contextmanager
+def alone(pin: str, source: str) -> Iterator[None]:
+    """For as long as the block no other agent of that name keeps the instance.
+
+    Two would take each other's services for stale. Raises `Refused` if there is one; where /run
+    cannot be written, nobody knows.
+    """
+    path = path_of(pin, f"lock-{_as_name(source)}")
+    held = _lock(path)
+    if held == _TAKEN:
+        others = [each.pid for each in read(pin) if each.source == source]
+        who = f"pid {others[0]}" if others else "another process"
+        raise Refused(f"{who} is this instance's agent '{source}' already", object=pin)
+    try:
+        yield
+    finally:
+        if held is not None:
+            with suppress(OSError):
+                os.unlink(path)  # noqa: PTH108
+            os.close(held)
+
+
+_TAKEN = -1
+
+
+def _lock(path: str) -> int | None:
+    """The descriptor that holds it, `_TAKEN`, or None where it cannot be had at all."""
+    while True:
+        try:
+            os.makedirs(DIRECTORY, mode=0o755, exist_ok=True)  # noqa: PTH103
+            # Not for others to open: who can open it can lock it.
+            held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError:
+            return None
+        try:
+            flock(held, LOCK_EX | LOCK_NB)
+            if os.fstat(held).st_ino == os.stat(path).st_ino:  # noqa: PTH116
+                return held
+        except BlockingIOError:
+            os.close(held)
+            return _TAKEN
+        except FileNotFoundError:
+            pass
+        os.close(held)  # its holder ended, and took the name away
 
 
 class Checked(NamedTuple):

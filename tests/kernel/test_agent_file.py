@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
@@ -276,6 +277,27 @@ def test_two_agents_of_one_instance(box: Box, tmp_path: Path, table: Node) -> No
         one.write_text("version: 1\nservices: []\n")
         wait_until(lambda: len(table.services) == 1, "the first one's going")
         assert [s.owner for s in table.services] == ["other"]
+
+
+def test_a_second_one_of_the_same_name_is_refused(box: Box, tmp_path: Path, table: Node) -> None:
+    """Each would take the other's services for stale."""
+    one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
+    one.write_text(text(["10.0.0.2:80"]))
+    two.write_text(text(["10.0.0.3:80"], "10.96.0.11:80/tcp"))
+    again = [cli.SCRIPT, "agent", "file", f"--pin={box.pin}", f"--cgroup={box.cgroup}", str(two)]
+    with follow(box, tmp_path, str(one)) as first:
+        first.wait_ready()
+        done = box.run([*again, "--listen=off"], bare=True)
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"hostreach: {box.pin}: pid {first.process.pid} is this instance's agent 'file' "
+            "already\n"
+        )
+        assert len(table.services) == 1
+        first.stop(signal.SIGKILL)  # who holds nothing any more
+        with follow(box, tmp_path, str(two)) as second:
+            second.wait_ready()
+            assert [str(s.frontend) for s in table.services] == ["10.96.0.11:80/tcp"]
 
 
 def test_port_that_is_taken(box: Box, tmp_path: Path) -> None:

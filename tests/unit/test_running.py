@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hostreach import running
+from hostreach.errors import Refused
 from hostreach.running import Checked
 
 PIN = "/sys/fs/bpf/hostreach"
@@ -76,8 +77,22 @@ def test_checks_of_an_owner(directory: Path, owner: str) -> None:
     assert not [*directory.iterdir()]
 
 
+def test_one_of_a_name(directory: Path) -> None:
+    with running.alone(PIN, "file"), running.alone(PIN, "file:a/b"), running.alone("/x", "file"):
+        running.write(PIN, "file", None)
+        with pytest.raises(Refused, match=f"pid {os.getpid()} is this instance's agent 'file'"):
+            running.alone(PIN, "file").__enter__()
+        locks = [path for path in directory.iterdir() if "lock" in path.name]
+        assert {path.stat().st_mode & 0o777 for path in locks} == {0o600}  # nobody else's to take
+        assert len(locks) == 3
+    with running.alone(PIN, "file"):
+        pass
+    assert [path.name for path in directory.iterdir()] == ["sys-fs-bpf-hostreach.agent-file.json"]
+
+
 def test_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "DIRECTORY", "/proc/no/such")
     running.write(PIN, "file", None)
     running.remove(PIN, "file")
-    assert running.read(PIN) == []
+    with running.alone(PIN, "file"):
+        assert running.read(PIN) == []

@@ -38,6 +38,11 @@ BATCH = 1000
 """Services of one write: the lock is held no longer than that takes."""
 
 
+def source_name(owner: str) -> str:
+    """As `status` shows it: there may be several, each with an owner of its own."""
+    return "file" if owner == "file" else f"file:{owner}"
+
+
 class FileAgent(Keeper):
     """One instance, some files.
 
@@ -46,12 +51,12 @@ class FileAgent(Keeper):
         waiting: services for a cgroup that is not there, or not yet.
     """
 
-    source_name = "file"
     waits_for = "the files"
     follows = "the files"
 
     def __init__(self, node: Node, settings: FileSettings) -> None:
         super().__init__(node, settings.owner, settings)
+        self.source_name = source_name(settings.owner)
         self.settings = settings
         self.files = Files(settings.paths, settings.owner)
         self.waiting: dict[Frontend, Service] = {}

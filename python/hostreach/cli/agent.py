@@ -239,8 +239,9 @@ def file_(
     pin: Pin = None,
 ) -> None:
     """Follow files of services. SIGTERM ends it; all it wrote stays."""
+    from hostreach import running
     from hostreach.agent import logs
-    from hostreach.agent.following import FileAgent
+    from hostreach.agent.following import FileAgent, source_name
     from hostreach.agent.settings import EXPECTED, FileSettings, parse_listen, parse_window
     from hostreach.models import validate
     from hostreach.syntax import OWNER_MAX, check_label, parse_networks, parse_protocols
@@ -269,9 +270,10 @@ def file_(
         EXPECTED,
     )
     node = _open(context, pin, max_services, max_backends, max_slots)
-    logs.set_up(log_level, log_format)
-    stopped = _signals()
-    FileAgent(node, settings).run(lambda: bool(stopped))
+    with running.alone(node.pin, source_name(settings.owner)):
+        logs.set_up(log_level, log_format)
+        stopped = _signals()
+        FileAgent(node, settings).run(lambda: bool(stopped))
 
 
 @app.command()

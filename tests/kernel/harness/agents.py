@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from hostreach.running import remove
+from hostreach.running import path_of, read, remove
 
 from . import linux
 from .box import Box, environment
@@ -115,7 +115,10 @@ def running(agent: _Agent) -> Iterator[_Agent]:
         assert "Traceback" not in agent.log, agent.log
     finally:
         agent.stop(signal.SIGKILL)
-        remove(str(agent.pin), agent.kind)
+        for left in read(str(agent.pin)):
+            if left.pid == agent.process.pid:
+                remove(left_at := str(agent.pin), left.source)
+                Path(path_of(left_at, f"lock-{left.source}")).unlink(missing_ok=True)
 
 
 def get(path: str, port: int) -> tuple[int, dict[str, str], str]:
