@@ -29,6 +29,8 @@ from hostreach.sources.file import load_entries
 
 from .conftest import Run
 
+FAST = Check(kind="tcp", interval="100ms", jitter="0s", rise=2, fall=2)
+
 # --- what may be said --------------------------------------------------------------------------
 
 
@@ -325,6 +327,22 @@ def test_intervals_are_kept_and_spread() -> None:
     assert max(gaps) - min(gaps) > 0.002
 
 
+def test_a_mistake_of_ours_is_seen(caplog: pytest.LogCaptureFixture) -> None:
+    async def stumble(_: Target) -> None:
+        raise KeyError("oops")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hostreach.agent.checks.runner.probe", stumble)
+        runner = Runner(3, lambda: None, lambda *_: None)
+        runner.follow([Target.of("127.0.0.1:1", FAST, "tcp")], (), ())
+        deadline = time.monotonic() + 10
+        while not caplog.records and time.monotonic() < deadline:
+            time.sleep(0.01)
+        runner.close()
+    assert "a check goes on no longer" in caplog.text
+    assert "oops" in caplog.text
+
+
 # --- what is made of it ------------------------------------------------------------------------
 
 
@@ -453,9 +471,6 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Room]]:
     yield make
     for each in made:
         each.desk.close()
-
-
-FAST = Check(kind="tcp", interval="100ms", jitter="0s", rise=2, fall=2)
 
 
 def test_services_share_checks(room: Callable[..., Room]) -> None:

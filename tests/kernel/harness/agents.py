@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from hostreach.running import path_of, read, remove
+from hostreach.running import DIRECTORY, path_of
 
 from . import linux
 from .box import Box, environment
@@ -115,10 +115,9 @@ def running(agent: _Agent) -> Iterator[_Agent]:
         assert "Traceback" not in agent.log, agent.log
     finally:
         agent.stop(signal.SIGKILL)
-        for left in read(str(agent.pin)):
-            if left.pid == agent.process.pid:
-                remove(left_at := str(agent.pin), left.source)
-                Path(path_of(left_at, f"lock-{left.source}")).unlink(missing_ok=True)
+        name = Path(path_of(str(agent.pin), "")).stem
+        for left in Path(DIRECTORY).glob(f"{name}*"):
+            left.unlink(missing_ok=True)
 
 
 def get(path: str, port: int) -> tuple[int, dict[str, str], str]:

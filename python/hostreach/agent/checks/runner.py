@@ -114,7 +114,8 @@ class Runner:
     # --- in the thread ---------------------------------------------------------------------------
 
     def _start(self, target: Target, health: Health) -> None:
-        self._tasks[target] = self._loop.create_task(self._keep_checking(target, health))
+        task = self._tasks[target] = self._loop.create_task(self._keep_checking(target, health))
+        task.add_done_callback(_tell_of_end)
 
     def _stop(self, target: Target) -> None:
         if (task := self._tasks.pop(target, None)) is not None:
@@ -157,3 +158,9 @@ class Runner:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _tell_of_end(task: asyncio.Task[None]) -> None:
+    """A check goes on until it is cancelled. If it does not, that is our mistake, and is seen."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("a check goes on no longer", exc_info=error)
