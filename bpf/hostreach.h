@@ -304,7 +304,7 @@ enum hr_flag {
 	HR_OVERFLOW_USED = 0, /* by programs: `overflow` is worth a look */
 	HR_MOVED = 1, /* by programs: a socket may be connected to a backend uncounted */
 	HR_ENDS_DUE = 2, /* not 0: sockets may be waiting to be ended; rises with each cause */
-	HR_LISTENED = 3, /* not 0: somebody in `listening` may be; lowered by programs */
+	HR_LISTENED = 3, /* the latest hr_listener.seen_ns; lowered by programs when that is old */
 	HR_FLAGS,
 };
 
@@ -332,9 +332,9 @@ struct hr_traced {
 	char command[HR_COMMAND_BYTES]; /* the thread's name, ended by 0 */
 	struct hr_key service; /* the frontend, whose scope may be HR_NODE */
 	__u32 asked_ip[4]; /* network byte order, IPv4 as IPv6-mapped */
-	__u32 given_ip[4]; /* the same; the backend's, if translated */
+	__u32 given_ip[4]; /* the same; a backend's, which says nothing if there was none */
 	__u16 asked_port; /* network byte order */
-	__u16 given_port; /* network byte order; 0 = none */
+	__u16 given_port; /* network byte order; as given_ip */
 	__u8 verdict; /* enum hr_verdict */
 	__u8 pad[7];
 };

@@ -198,11 +198,16 @@ static __always_inline void count_event(__u32 event)
 		__sync_fetch_and_add(count, 1);
 }
 
-static __always_inline bool is_flagged(__u32 flag)
+static __always_inline __u64 flag(__u32 which)
 {
-	const volatile __u64 *value = bpf_map_lookup_elem(&flags, &flag);
+	const volatile __u64 *value = bpf_map_lookup_elem(&flags, &which);
 
-	return value && *value;
+	return value ? *value : 0;
+}
+
+static __always_inline bool is_flagged(__u32 which)
+{
+	return flag(which);
 }
 
 static __always_inline void lower_flag(__u32 flag)

@@ -17,6 +17,12 @@ static __always_inline void trace(struct bpf_sock_addr *ctx, const struct servic
 
 #else
 
+/* Signed: he may have read since we looked at the clock. */
+static __always_inline bool is_gone(__u64 now, __u64 seen_ns)
+{
+	return !seen_ns || (__s64)(now - seen_ns) > (__s64)HR_LISTENER_GONE_NS;
+}
+
 static __always_inline bool is_wanted(const struct hr_listener *listener,
 				      const struct hr_traced *traced)
 {
@@ -40,14 +46,16 @@ WALKED_ONCE int tell_listeners(struct bpf_sock_addr *ctx, __u64 high, __u64 low,
 	const struct hr_backend *given = bpf_map_lookup_elem(&backends, &backend);
 	struct hr_traced traced = {};
 	struct hr_key asked;
-	bool heard = false;
 	__u64 task;
 	__u32 at;
 	int i;
 
-	if (!record)
+	if (!record || !given)
 		return 0;
 	traced.time_ns = bpf_ktime_get_ns();
+	/* who comes back raises it again */
+	if (is_gone(traced.time_ns, flag(HR_LISTENED)))
+		lower_flag(HR_LISTENED);
 	traced.cgroup = cgroup_of_task();
 	traced.netns = netns_of(ctx);
 	task = bpf_get_current_pid_tgid();
@@ -57,38 +65,29 @@ WALKED_ONCE int tell_listeners(struct bpf_sock_addr *ctx, __u64 high, __u64 low,
 	from_numbers(&asked, high, low, what >> 32);
 	copy_ip(traced.asked_ip, asked.ip);
 	traced.asked_port = asked.port;
+	copy_ip(traced.given_ip, given->ip);
+	traced.given_port = given->port;
 	copy_ip(traced.service.ip, record->key.ip);
 	traced.service.port = record->key.port;
 	traced.service.protocol = record->key.protocol;
 	traced.service.scope = record->key.scope;
 	traced.verdict = what % HR_VERDICTS_MAX;
-	if (traced.verdict == HR_NO_BACKEND) {
-		if (read_set(record, &service.set) && is_refused(ctx, &service))
-			traced.verdict = HR_NOT_ADMITTED;
-	} else if (given) {
-		copy_ip(traced.given_ip, given->ip);
-		traced.given_port = given->port;
-	}
+	if (traced.verdict == HR_NO_BACKEND && read_set(record, &service.set) &&
+	    is_refused(ctx, &service))
+		traced.verdict = HR_NOT_ADMITTED;
 	for (i = 0; i < HR_LISTENERS; i++) {
 		struct hr_listener *listener;
 		void *buffer;
 
 		at = i;
 		listener = bpf_map_lookup_elem(&listening, &at);
-		/* signed: he may have read since we looked at the clock */
-		if (!listener || !listener->seen_ns ||
-		    (__s64)(traced.time_ns - listener->seen_ns) > (__s64)HR_LISTENER_GONE_NS)
-			continue;
-		heard = true;
-		if (!is_wanted(listener, &traced))
+		if (!listener || is_gone(traced.time_ns, listener->seen_ns) ||
+		    !is_wanted(listener, &traced))
 			continue;
 		buffer = bpf_map_lookup_elem(&listeners, &at);
 		if (buffer && bpf_ringbuf_output(buffer, &traced, sizeof(traced), 0))
 			__sync_fetch_and_add(&listener->lost, 1);
 	}
-	/* he who comes back raises it again */
-	if (!heard)
-		lower_flag(HR_LISTENED);
 	return 0;
 }
 

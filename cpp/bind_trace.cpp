@@ -52,7 +52,7 @@ std::unique_ptr<Listener> listen(const Table &table, const std::optional<PyKey> 
 PyTraced to_python(const hr_traced &traced) {
     const std::string protocol = traced.service.protocol == IPPROTO_TCP ? "/tcp" : "/udp";
     std::optional<std::string> given;
-    if (traced.given_port)
+    if (traced.verdict == HR_TRANSLATED || traced.verdict == HR_UNANSWERABLE)
         given = format_endpoint(traced.given_ip, traced.given_port);
     return {traced.time_ns,
             traced.pid,

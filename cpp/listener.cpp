@@ -99,13 +99,16 @@ Listener::~Listener() {
         return;
     bpf_map_delete_elem(listeners_.get(), &place_);
     publish(listening_.draft()[place_].seen_ns, __u64{0});
+    // One who comes just now raises it again when he reads.
+    if (std::all_of(listening_.data(), listening_.data() + listening_.size(), is_gone))
+        flags_.store(HR_LISTENED, __u64{0});
 }
 
 // The flag comes last: whoever sees it, sees us.
 void Listener::show_up() {
-    publish(listening_.draft()[place_].seen_ns, now_ns());
-    if (!flags_.load(HR_LISTENED))
-        flags_.store(HR_LISTENED, __u64{1});
+    const __u64 now = now_ns();
+    publish(listening_.draft()[place_].seen_ns, now);
+    flags_.store(HR_LISTENED, now);
 }
 
 std::vector<hr_traced> Listener::read(int timeout_ms, std::size_t most) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -51,8 +52,8 @@ def print_columns(header: Sequence[str], rows: Iterable[Sequence[object]]) -> No
 
 
 def width() -> int:
-    """Columns of the terminal; where there is none, more than most lines have."""
-    return max(60, shutil.get_terminal_size((160, 24)).columns)
+    """Columns of the terminal; where there is none, more than any line has: grep wants it whole."""
+    return max(60, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 10_000
 
 
 def hang(head: str, text: str, indent: int) -> list[str]:
