@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from .harness import Box, kernel, mount_bpffs, sweep
+from .harness.bpf import attached
 from .harness.cgroup import v2_root
+from .harness.kept import KEEPS, Kept
 
 if TYPE_CHECKING:
     from hostreach.node import Node
@@ -27,13 +29,26 @@ def machine() -> None:
     sweep()
 
 
+@pytest.fixture(scope="session")
+def kept() -> Iterator[Kept]:
+    instance = Kept()
+    yield instance
+    instance.close()
+
+
 @pytest.fixture
-def box() -> Iterator[Box]:
-    sandbox = Box()
+def box(request: pytest.FixtureRequest, kept: Kept) -> Iterator[Box]:
+    lent = KEEPS and "node" in request.fixturenames
+    failed = request.session.testsfailed
+    sandbox = Box(kept.borrow() if lent else None)
     try:
         yield sandbox
     finally:
-        sandbox.close()
+        try:
+            sandbox.close()
+        finally:
+            if lent:
+                kept.give_back(failed=request.session.testsfailed > failed)
 
 
 @pytest.fixture
@@ -45,7 +60,8 @@ def node(box: Box) -> Iterator[Node]:
 
     capacities = Capacities(services=256, backends=1024, slots=16384)
     with hostreach.open(str(box.pin), capacities=capacities) as opened:
-        opened.attach(cgroup=str(box.cgroup))
+        if not attached(box.cgroup):
+            opened.attach(cgroup=str(box.cgroup))
         yield opened
 
 

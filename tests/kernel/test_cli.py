@@ -226,10 +226,10 @@ def test_root_without_capabilities(box: Box) -> None:
     """As in a container: uid 0 alone is not enough, and the line says what is missing."""
     bpf, net_admin, sys_admin = 39, 12, 21
     attach = ("attach", "--cgroup", str(box.cgroup))
-    said = cli.run(box.pin, *attach, prepare=without(1 << bpf | 1 << sys_admin))
+    said = cli.run(box.pin, *attach, prepare=without(1 << bpf | 1 << sys_admin), fresh=True)
     one_line(said, 1, "CAP_BPF")
     assert not box.pin.exists()
-    said = cli.run(box.pin, *attach, prepare=without(1 << net_admin | 1 << sys_admin))
+    said = cli.run(box.pin, *attach, prepare=without(1 << net_admin | 1 << sys_admin), fresh=True)
     one_line(said, 1, "CAP_NET_ADMIN")
     assert not box.pin.exists()
     assert not attached(box.cgroup)

@@ -132,6 +132,8 @@ def _job(kernel: kernels.Kernel, selection: list[str]) -> Job:
         "HOME": "/root",
         "LC_ALL": "C.UTF-8",
         "COLUMNS": "200",  # so that a failure is told with its reason
+        "HOSTREACH_FORKED_CLI": "1",
+        "HOSTREACH_KEPT_INSTANCE": "1",
         "HOSTREACH_CLIENTS": str(OUTPUT / "clients"),
         "HOSTREACH_TIMEOUT_SCALE": UML_SCALE if kernel.is_uml else SCALE,
     }

@@ -28,8 +28,8 @@ _OPTMEM = Path("/proc/sys/net/core/optmem_max")
 _numbers = itertools.count(1)
 
 
-class Box:
-    """`cgroup` is for hostreach to be attached to; `bare` is a sibling that stays without."""
+class Place:
+    """Where an instance is pinned, and the cgroup for it to be attached to."""
 
     def __init__(self) -> None:
         root = cgroup.v2_root()
@@ -37,17 +37,32 @@ class Box:
             raise RuntimeError("no cgroup v2 hierarchy is mounted")
         name = f"{PREFIX}{os.getpid()}-{next(_numbers)}"
         self.pin = BPFFS / name
+        self.cgroup = cgroup.Cgroup(root / name)
+
+    def close(self) -> None:
+        if self.pin.exists():
+            shutil.rmtree(self.pin)
+        self.cgroup.remove()
+
+
+class Box:
+    """`cgroup` is for hostreach to be attached to; `bare` is a sibling that stays without."""
+
+    def __init__(self, place: Place | None = None) -> None:
+        """The place is the box's own, unless one is lent to it."""
         self._spawned: list[subprocess.Popen[bytes]] = []
         self._servers: list[Servers] = []
         self._pending: list[child.Pending[Any]] = []
         with contextlib.ExitStack() as undo:
             self._namespace = NetNamespace()
             undo.callback(self._namespace.close)
-            self._attached = cgroup.Cgroup(root / name)
-            undo.callback(self._attached.remove)
-            self._bare = cgroup.Cgroup(root / f"{name}-bare")
+            if place is None:
+                place = Place()
+                undo.callback(place.close)
+            self.pin, self._attached = place.pin, place.cgroup
+            path = place.cgroup.path
+            self._bare = cgroup.Cgroup(path.with_name(f"{path.name}-bare"))
             undo.callback(self._bare.remove)
-            undo.callback(self._unpin)
             undo.callback(self._stop_processes)
             self._undo = undo.pop_all()
         self.cgroup = self._attached.path
@@ -176,10 +191,6 @@ class Box:
         for process in self._spawned:
             process.kill()
             process.wait()
-
-    def _unpin(self) -> None:
-        if self.pin.exists():
-            shutil.rmtree(self.pin)
 
 
 def environment() -> Mapping[str, str]:

@@ -32,16 +32,25 @@ class Cgroup:
         remove(self.path)
 
 
+def empty(path: Path) -> bool:
+    """Kills whatever still runs in the cgroup; False: something did."""
+    try:
+        pids = (path / "cgroup.procs").read_text().split()
+    except FileNotFoundError:
+        return True
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    return not pids
+
+
 def remove(path: Path) -> None:
     """Kills whatever still runs in the cgroup or below it and removes them all."""
     for child in [each for each in path.glob("*") if each.is_dir()]:
         remove(child)
 
     def gone() -> bool:
-        with contextlib.suppress(FileNotFoundError):
-            for pid in (path / "cgroup.procs").read_text().split():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
+        empty(path)
         with contextlib.suppress(FileNotFoundError, OSError):
             path.rmdir()
         return not path.exists()

@@ -77,7 +77,7 @@ class Pending(Generic[T]):
     def result(self) -> T:
         """What the function returned; raises what it raised."""
         try:
-            answer = _read_all(self._pipe, self._seconds)
+            answer = read_all(self._pipe, self._seconds)
         finally:
             self.stop()
         if not answer:
@@ -114,7 +114,8 @@ def _pickled_failure(error: BaseException) -> bytes:
     return pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}"), text))
 
 
-def _read_all(pipe: int, seconds: float) -> bytes:
+def read_all(pipe: int, seconds: float) -> bytes:
+    """Until the other end is closed; raises TimeoutError."""
     deadline = time.monotonic() + seconds
     answer = b""
     while True:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from . import forked
 from .timing import scaled
 
 SCRIPT = str(Path(sysconfig.get_path("scripts"), "hostreach"))
@@ -32,9 +33,17 @@ def run(
     *arguments: str,
     stdin: str = "",
     prepare: Callable[[], None] | None = None,
+    fresh: bool = False,
 ) -> Said:
-    """`hostreach ARGUMENTS --pin PIN`; prepare() runs in its process before it."""
+    """`hostreach ARGUMENTS --pin PIN`; prepare() runs in its process before it.
+
+    What prepare() does may count from the next execve(2) only: then fresh says no to a fork.
+    """
     command = [SCRIPT, *arguments, *(["--pin", str(pin)] if pin else [])]
+    if forked.FORKS and not fresh:
+        said = Said(*forked.run(command, stdin, prepare, scaled(30)))
+        assert "Traceback" not in said.stderr, said.stderr
+        return said
     done = subprocess.run(
         command,
         input=stdin,
