@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from vm.subset import SUBSET
 
 from .harness import Box, kernel, mount_bpffs, sweep
 from .harness.bpf import attached
@@ -16,6 +17,12 @@ from .harness.kept import KEEPS, Kept
 
 if TYPE_CHECKING:
     from hostreach.node import Node
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid in SUBSET:
+            item.add_marker(pytest.mark.vm)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -66,9 +66,9 @@ def _become(argv: Sequence[str]) -> int:
 
     warnings.simplefilter("ignore")  # those of the test run are errors
     sys.argv = [*argv]
-    sys.stdin = open(0, closefd=False)  # noqa: PTH123, SIM115
-    sys.stdout = open(1, "w", closefd=False)  # noqa: PTH123, SIM115
-    sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: PTH123, SIM115
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
     try:
         return main()
     except BaseException:  # noqa: BLE001

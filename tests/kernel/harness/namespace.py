@@ -11,11 +11,13 @@ import threading
 from pathlib import Path
 
 from . import linux
+from .timing import wait_until
 
 _SIOCSIFADDR = 0x8916
 _SIOCSIFFLAGS = 0x8914
 _SIOCSIFNETMASK = 0x891C
 _IFF_UP = 1
+_IFA_F_TENTATIVE = 0x40
 _LO_INDEX = 1  # lo is the first device of every namespace
 
 BACKENDS_V4 = "10.0.0."  # 10.0.0.0/24 is local; every other network is unreachable
@@ -76,8 +78,15 @@ def _set_up() -> None:
         for number in range(1, _V6_ADDRESSES + 1):
             address6 = socket.inet_pton(socket.AF_INET6, f"{BACKENDS_V6}{number:x}")
             fcntl.ioctl(control, _SIOCSIFADDR, struct.pack("=16sIi", address6, 128, _LO_INDEX))
+    # A kernel thread lets them be used, a moment later.
+    wait_until(lambda: not _are_tentative(), "IPv6 addresses in use", seconds=5)
     Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 2147483647")
     Path("/proc/sys/net/ipv4/tcp_fastopen").write_text("1027")  # both ends, no cookie needed
+
+
+def _are_tentative() -> bool:
+    lines = Path("/proc/thread-self/net/if_inet6").read_text().splitlines()
+    return any(int(line.split()[4], 16) & _IFA_F_TENTATIVE for line in lines)
 
 
 def packets_sent_out() -> dict[str, int]:

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel tests that every kernel has to pass each time: the main job, and what kernels decide.
+
+Chosen so that five guests are through in some four minutes, two at a time. These get the marker
+`vm` (tests/kernel/conftest.py).
+"""
+
+from __future__ import annotations
+
+_BY_FILE = {
+    "translation": (
+        "client_sees_the_service[ipv4-tcp-nonblocking]",
+        "client_sees_the_service[ipv4-udp-connected-blocking]",
+        "client_sees_the_service[ipv4-udp-unconnected-blocking]",
+        "client_sees_the_service[ipv6-tcp-blocking]",
+        "client_sees_the_service[ipv6-udp-unconnected-nonblocking]",
+        "client_sees_the_service[mapped-tcp-blocking]",
+        "client_sees_the_service[mapped-udp-connected-blocking]",
+        "client_sees_the_service[mapped-udp-unconnected-blocking]",
+        "other_cgroups_are_untouched[ipv4-tcp]",
+        "misses_are_untouched[ipv6-other-vip]",
+        "removed_service_is_untouched_again[ipv4]",
+        "no_usable_backend_refuses[ipv4-blocking-none]",
+        "no_usable_backend_refuses[mapped-nonblocking-none]",
+    ),
+    "tcp": ("fast_open_by_sendto[ipv4]", "refused_service_then_connected[ipv4]"),
+    "udp_connected": (
+        "disconnected_then_to_the_service_again[ipv6]",
+        "refused_connect_keeps_the_peer[ipv4]",
+    ),
+    "udp_unconnected": ("several_services_from_one_socket[ipv4-8-services]",),
+    "affinity": ("every_kind_of_socket_comes_back", "each_namespace_for_itself"),
+    "algorithms": ("maglev_spreads_cgroups",),
+    "active": ("once_for_each_socket[tcp]", "recounted_at_attach"),
+    "scopes": ("host_only", "from_cgroup", "exempt_at_once[udp-unconnected]"),
+    "source_ranges": ("who_is_inside_and_who_is_not[ipv4-tcp]",),
+    "node_frontends": ("reached", "loopback_is_shown_as_without_hostreach"),
+    "binds": ("explicit_binds",),
+    "mptcp": ("counted_once_and_released[ipv4]",),
+    "sockets_ended": (
+        "ended_with_their_backend[tcp-ipv4-bpf]",
+        "ended_with_their_backend[udp-connected-ipv6-sock_destroy]",
+        "ended_with_their_backend[tcp-mapped-btf]",
+    ),
+    "sockets_unended": ("they_go_on[tcp]",),
+    "sockets_counted": ("detach_counts[tcp-ipv4]",),
+    "degraded": ("without_socket_storage[ipv4-udp-unconnected]",),
+    "clients": ("client[io_uring-ipv4]", "client[go-ipv6]"),
+    "programs": ("dig[+notcp]", "c_library_resolver[]", "curl_and_nginx"),
+    "programs_loaded": (
+        "the_publishing_word_is_read_at_once",
+        "global_functions_need_the_kernels_btf[]",
+        "old_verifiers_get_to_the_end",
+    ),
+    "attach": (
+        "every_hook_is_attached",
+        "purge_leaves_nothing",
+        "without_root",
+        "no_moment_without_the_service",
+    ),
+    "order": ("whose_rewrite_wins[theirs, ours]", "whose_rewrite_wins[theirs, ours first]"),
+    "without_links": ("found_again_and_taken_off",),
+    "upgrade": ("from_and_to_another_build",),
+    "growth": ("sockets_keep_what_they_remember",),
+    "migration": ("sockets_keep_what_they_remember",),
+    "cgroup_v1": ("attach_mounts_for_itself",),
+    "cli": ("from_attach_to_purge", "doctor"),
+}
+
+SUBSET = frozenset(
+    f"tests/kernel/test_{file}.py::test_{test}"
+    for file, tests in _BY_FILE.items()
+    for test in tests
+)
+"""As pytest calls them."""
