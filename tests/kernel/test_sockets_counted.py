@@ -45,7 +45,7 @@ def test_counted_anew(box: Box, node: Node, kind: str) -> None:
     with box.talk(converse) as test:
         test.recv()
         assert counts(node, place.frontend) == 5
-        assert node.detach().sockets == (5 if kernel.counts_sockets() else None)
+        assert node.detach().sockets == (5 if kernel.counts_at_detach() else None)
         for _ in range(2):
             test.ask()
         assert counts(node, place.frontend) == 5
@@ -72,7 +72,7 @@ def test_detach_counts(box: Box, node: Node, family: Family, kind: str) -> None:
 
     with box.talk(converse) as test:
         test.recv()
-        assert node.detach().sockets == (2 if kernel.counts_sockets() else None)
+        assert node.detach().sockets == (2 if kernel.counts_at_detach() else None)
         assert node.detach().sockets == 0
         test.send()
 

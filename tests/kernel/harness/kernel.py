@@ -124,8 +124,13 @@ def hooks(*protocols: str) -> set[str]:
 
 
 def counts_sockets() -> bool:
-    """How many sockets services have, and which closed while nobody looked."""
+    """Counts are set right by a walk over the sockets that are open."""
     return remembers_on_sockets() and (has("btf") or has("pidfd"))
+
+
+def counts_at_detach() -> bool:
+    """Detaching tells how many sockets services have: by the iterators, quickly, or not at all."""
+    return remembers_on_sockets() and has("btf")
 
 
 def ends_by_bpf() -> bool:
