@@ -45,7 +45,8 @@ class Guest:
 
     def __init__(self, kernel: Kernel, job: Job, log: Path) -> None:
         """What the guest says on its console goes to log. Raises FetchError."""
-        self.kernel, self.log = kernel, log
+        self.kernel = kernel
+        self._said = b""
         self._began = time.monotonic()
         self._deadline = self._began + job.timeout
         with ExitStack() as stack:
@@ -53,7 +54,7 @@ class Guest:
             scratch = Path(name)
             initrd = scratch / "initramfs"
             initrd.write_bytes(initramfs.build(kernel, job.argv, job.environment, job.cwd))
-            self._console = stack.enter_context(log.open("wb"))
+            self._console = stack.enter_context(log.open("w+b"))
             if kernel.is_uml:
                 command = _uml(kernel, initrd, scratch)
             else:
@@ -70,6 +71,7 @@ class Guest:
             return True
         if late := time.monotonic() > self._deadline:
             self._console.write(b"\nvm: timed out\n")
+            self._console.flush()
         return late
 
     def seconds(self) -> float:
@@ -82,10 +84,14 @@ class Guest:
         return int(said[-1]) if said else None
 
     def said(self) -> str:
-        """All that came from its console."""
-        return self.log.read_text(errors="replace").replace("\r", "")
+        """All that came from its console, whatever became of the log by now."""
+        if not self._console.closed:
+            size = os.fstat(self._console.fileno()).st_size
+            self._said = os.pread(self._console.fileno(), size, 0)
+        return self._said.decode(errors="replace").replace("\r", "")
 
     def close(self) -> None:
+        self.said()
         self._stack.close()
 
 
