@@ -45,7 +45,8 @@ def kept() -> Iterator[Kept]:
 
 @pytest.fixture
 def box(request: pytest.FixtureRequest, kept: Kept) -> Iterator[Box]:
-    lent = KEEPS and "node" in request.fixturenames
+    # unless a module's own `node` hides the one below
+    lent = KEEPS and "node" in request.fixturenames and not hasattr(request.module, "node")
     failed = request.session.testsfailed
     sandbox = Box(kept.borrow() if lent else None)
     try:
