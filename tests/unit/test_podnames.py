@@ -19,8 +19,10 @@ SYSTEMD = UID.replace("-", "_")
         (f"/kubepods/burstable/pod{UID}/0123abcd", UID),
         (f"/kubepods/pod{UID}", UID),
         (
-            "/kubepods.slice/kubepods-besteffort.slice/"
-            f"kubepods-besteffort-pod{SYSTEMD}.slice/cri-containerd-0123abcd.scope",
+            (
+                "/kubepods.slice/kubepods-besteffort.slice/"
+                f"kubepods-besteffort-pod{SYSTEMD}.slice/cri-containerd-0123abcd.scope"
+            ),
             UID,
         ),
         (f"/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{SYSTEMD}.slice", UID),

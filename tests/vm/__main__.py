@@ -30,7 +30,6 @@ OUTPUT = ROOT / "build/vm"
 SUBSET = [*sorted({name.partition("::")[0] for name in subset.SUBSET}), "-m", "vm"]
 EVERYTHING = ["tests/kernel"]
 SUBSET_TIMEOUT, TIMEOUT = 900, 4 * 3600  # seconds, of one guest
-AT_ONCE = 2
 # Python takes 11 to 18 times as long in an emulated machine, to start a process 40 to 70 times.
 SCALE, UML_SCALE = "15", "4"
 PASSED_ON = ("HOSTREACH_WITHOUT",)  # not HOSTREACH_NO_SKIP: what a kernel lacks is skipped there
@@ -50,7 +49,7 @@ def main() -> None:
     if selection is SUBSET and count != len(subset.SUBSET):
         print("vm: subset.py names tests that are not there", file=sys.stderr)
         sys.exit(1)
-    results = _run_all(options.kernels, selection, count)
+    results = _run_all(options.kernels, selection, count, options.at_once)
     print(*report.table(results), sep="\n")
     bad = [r.kernel for r in results if r.failed or (r.problem and not options.optional)]
     took = f"{time.monotonic() - began:.0f} s"
@@ -70,7 +69,8 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="tests/vm/run",
         description=__doc__,
-        usage="%(prog)s [--installed] [--optional] [KERNEL...] [-- PYTEST ARGUMENT...]",
+        usage="%(prog)s [--installed] [--optional] [--at-once N] [KERNEL...]"
+        " [-- PYTEST ARGUMENT...]",
         epilog="Arguments after -- go to pytest instead of those that choose what is in subset.py, "
         f"or with HOSTREACH_LONG=1 instead of {' '.join(EVERYTHING)}.",
     )
@@ -79,6 +79,9 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--optional", action="store_true", help="a kernel that cannot be had is no failure"
+    )
+    parser.add_argument(
+        "--at-once", type=int, default=2, metavar="N", help="guests; each takes a processor"
     )
     options = parser.parse_args(own)
     for name in options.kernels:
@@ -105,12 +108,12 @@ def _prepare(selection: list[str]) -> int:
     return int(selected)
 
 
-def _run_all(names: list[str], selection: list[str], count: int) -> list[Result]:
-    """AT_ONCE guests at a time; what fails is told as soon as it is known."""
+def _run_all(names: list[str], selection: list[str], count: int, at_once: int) -> list[Result]:
+    """So many guests at once; what fails is told as soon as it is known."""
     results, waiting, running = list[Result](), [*names], list[Guest]()
     with ExitStack() as guests:
         while waiting or running:
-            while waiting and len(running) < AT_ONCE:
+            while waiting and len(running) < at_once:
                 name = waiting.pop(0)
                 try:
                     kernel = kernels.get(name)

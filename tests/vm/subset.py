@@ -62,7 +62,7 @@ _BY_FILE = {
     "without_links": ("found_again_and_taken_off",),
     "upgrade": ("from_and_to_another_build",),
     "growth": ("sockets_keep_what_they_remember",),
-    "migration": ("sockets_keep_what_they_remember",),
+    "migration": ("sockets_keep_what_they_remember[2]",),
     "cgroup_v1": ("attach_mounts_for_itself",),
     "cli": ("from_attach_to_purge", "doctor"),
 }
