@@ -385,7 +385,7 @@ class KernelTable:
         try:
             with self.locked(exclusive=False):
                 host, _ = self._core.host()
-                is_host = bool(host) and host == netns
+                is_host = bool(host) and host == netns and knows_host()
                 hooks = _core.status(self._core, self._cgroup_mount)
                 exempt = self._core.exempted()
                 exact, node = self._found(asked, asked, netns), None
@@ -393,7 +393,9 @@ class KernelTable:
                     node = self._found(("node", *asked[1:]), asked, netns)
         except NotFound:
             return Facts(None, (), None, None, False, knows_host(), [])
-        paths = (_core.cgroup_path(each, self._cgroup_mount) for each in exempt)
+        # programs that do not know a task's cgroup leave nobody alone
+        known = exempt if _programs_know("cgroup_id") else []
+        paths = (_core.cgroup_path(each, self._cgroup_mount) for each in known)
         return Facts(
             hooks["cgroup"],  # type: ignore[arg-type]
             tuple(name for name in ("tcp", "udp") if hooks[name]),
@@ -413,7 +415,8 @@ class KernelTable:
         service = self._core.get(key)
         if service is None:
             return None
-        stuck = self._core.stuck_to(key, netns, ":" not in asked[0])
+        client = netns if _programs_know("netns_cookie") else 0  # the node as a whole
+        stuck = self._core.stuck_to(key, client, ":" not in asked[0])
         return Found(
             service,
             self._core.is_admitted(key, netns),

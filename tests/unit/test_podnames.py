@@ -11,6 +11,7 @@ from hostreach.podnames import PodNames, uid_of
 
 UID = "6a1b2c3d-1111-2222-3333-444455556666"
 SYSTEMD = UID.replace("-", "_")
+SLICES = "/kubepods.slice/kubepods-besteffort.slice"
 
 
 @pytest.mark.parametrize(
@@ -18,13 +19,7 @@ SYSTEMD = UID.replace("-", "_")
     [
         (f"/kubepods/burstable/pod{UID}/0123abcd", UID),
         (f"/kubepods/pod{UID}", UID),
-        (
-            (
-                "/kubepods.slice/kubepods-besteffort.slice/"
-                f"kubepods-besteffort-pod{SYSTEMD}.slice/cri-containerd-0123abcd.scope"
-            ),
-            UID,
-        ),
+        (f"{SLICES}/kubepods-besteffort-pod{SYSTEMD}.slice/cri-containerd-0123abcd.scope", UID),
         (f"/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{SYSTEMD}.slice", UID),
         ("/system.slice/podman.service", None),
         ("/user.slice/user-0.slice", None),
