@@ -79,7 +79,7 @@ def _set_up() -> None:
             address6 = socket.inet_pton(socket.AF_INET6, f"{BACKENDS_V6}{number:x}")
             fcntl.ioctl(control, _SIOCSIFADDR, struct.pack("=16sIi", address6, 128, _LO_INDEX))
     # A kernel thread lets them be used, a moment later.
-    wait_until(lambda: not _are_tentative(), "IPv6 addresses in use", seconds=5)
+    wait_until(lambda: not _are_tentative(), "IPv6 addresses in use")
     Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 2147483647")
     Path("/proc/sys/net/ipv4/tcp_fastopen").write_text("1027")  # both ends, no cookie needed
 
