@@ -84,6 +84,31 @@ Candidates ask_iterators(Iterators &iterators, const Rule &rule) {
     return found;
 }
 
+// What end_mptcp() has to know of an MPTCP socket: its own address, and where it went.
+std::optional<hr_socket> look_above(const Fd &socket) {
+    int protocol = 0;
+    socklen_t size = sizeof(protocol);
+    sockaddr_storage own = {};
+    socklen_t length = sizeof(own);
+    if (::getsockopt(socket.get(), SOL_SOCKET, SO_PROTOCOL, &protocol, &size) ||
+        protocol != IPPROTO_MPTCP ||
+        ::getsockname(socket.get(), reinterpret_cast<sockaddr *>(&own), &length))
+        return std::nullopt;
+    hr_socket above = {};
+    above.protocol = IPPROTO_MPTCP;
+    if (own.ss_family == AF_INET) {
+        const auto &v4 = reinterpret_cast<const sockaddr_in &>(own);
+        above.local_ip[2] = htonl(0xffff);
+        above.local_ip[3] = v4.sin_addr.s_addr;
+        above.local_port = v4.sin_port;
+    } else {
+        const auto &v6 = reinterpret_cast<const sockaddr_in6 &>(own);
+        std::memcpy(above.local_ip, &v6.sin6_addr, sizeof(above.local_ip));
+        above.local_port = v6.sin6_port;
+    }
+    return above;
+}
+
 // Without iterators: borrow every process's sockets and read what they remember.
 // False if this kernel has no way to do so.
 bool ask_processes(int connections, const Rule &rule, Candidates *found) {
@@ -101,6 +126,15 @@ bool ask_processes(int connections, const Rule &rule, Candidates *found) {
         struct stat about;
         if (ns && !::fstat(ns.get(), &about)) {
             found->by_netns[static_cast<__u32>(about.st_ino)]++;
+            if (std::optional<hr_socket> above = look_above(socket)) {
+                above->cookie = cookie;
+                above->netns = static_cast<__u32>(about.st_ino);
+                for (const hr_origin &origin : {record.latest, record.before}) {
+                    above->origin = origin;
+                    if (rule.is_due(origin))
+                        found->due.push_back(*above);
+                }
+            }
             found->open.emplace(static_cast<std::uint32_t>(about.st_ino), std::move(ns));
         }
         return true;

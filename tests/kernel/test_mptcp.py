@@ -147,7 +147,7 @@ def test_a_forked_socket(box: Box, node: Node) -> None:
 
 def test_ended_with_its_backend(box: Box, node: Node) -> None:
     """By the TCP socket below; a dry run says so, and leaves it."""
-    kernel.need(kernel.ends_mptcp(), "way to end MPTCP sockets")
+    kernel.need(kernel.ends_sockets(), "way to end MPTCP sockets")
     box.serve(f"{SERVER}/tcp")
     node.services.add(Service.of(FRONTEND, SERVER, on_removal="keep"))
 

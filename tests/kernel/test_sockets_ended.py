@@ -209,7 +209,7 @@ def test_mptcp(box: Box, node: Node) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM, linux.IPPROTO_MPTCP) as client:
             place.reach(client, place.vip)
             test.ask()
-            if not kernel.ends_mptcp():
+            if not kernel.ends_sockets():
                 assert outcome(client.recv, 100, socket.MSG_DONTWAIT) == ALIVE
                 return
             wait_until(lambda: outcome(client.recv, 100, socket.MSG_DONTWAIT) != ALIVE, "an end")
@@ -218,5 +218,5 @@ def test_mptcp(box: Box, node: Node) -> None:
     with box.talk(converse) as test:
         test.recv()
         remove_service(place)
-        assert ended(node) == kernel.ends_mptcp()
+        assert ended(node) == kernel.ends_sockets()
         test.send()

@@ -144,11 +144,6 @@ def ends_sockets() -> bool:
     return ends_by_bpf() or (counts_sockets() and has("sock_diag"))
 
 
-def ends_mptcp() -> bool:
-    """MPTCP sockets among them: programs see their two addresses, and the LRU their subflows."""
-    return ends_sockets() and (has("btf") or not remembers_on_sockets())
-
-
 def need(fact: bool, why: str) -> None:
     """Skips a test of what this kernel does not have, saying so."""
     if not fact:
