@@ -133,7 +133,13 @@ def test_exec_credentials(server: ApiServer, tmp_path: Path, version: str) -> No
     ("script", "message"),
     [
         ("echo no such user >&2; exit 3", "status 3: no such user"),
-        ("echo '{}'", "gave no token"),
+        ("echo '{}'", "gave neither a token nor a certificate and its key"),
+        ("echo '[]'", "gave neither a token nor a certificate and its key"),
+        ("""echo '{"status": {"clientCertificateData": "x"}}'""", "gave neither"),
+        (
+            """echo '{"status": {"clientCertificateData": "x", "clientKeyData": "y"}}'""",
+            "gave a certificate that cannot be used",
+        ),
     ],
 )
 def test_exec_credentials_that_fail(
@@ -220,6 +226,38 @@ def test_a_certificate_for_another_name(secure: str, certificate: Path, tmp_path
     bundle = {"certificate-authority": str(certificate / "cert.pem")}
     with pytest.raises(ApiError, match="CERTIFICATE_VERIFY_FAILED"):
         names(kubeconfig(tmp_path / "config", secure, {"token": "one"}, **bundle))
+
+
+def test_a_client_certificate_by_exec(server: ApiServer, certificate: Path, tmp_path: Path) -> None:
+    """The server lets in nobody without; a token comes with it, or does not."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(certificate / "cert.pem")
+    listening = server._server
+    assert listening is not None
+    listening.socket = context.wrap_socket(listening.socket, server_side=True)
+    url = server.url.replace("http://", "https://")
+    named = {
+        "tls-server-name": "api.example",
+        "certificate-authority": str(certificate / "cert.pem"),
+    }
+    with pytest.raises(ApiError):
+        names(kubeconfig(tmp_path / "config", url, {"token": "one"}, **named))
+    status = {
+        "clientCertificateData": (certificate / "cert.pem").read_text(),
+        "clientKeyData": (certificate / "key.pem").read_text(),
+    }
+    for token in (None, "one"):
+        server.token = token
+        answer = json.dumps({"status": {**status, **({"token": token} if token else {})}})
+        (tmp_path / "answer").write_text(answer)
+        section = {
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "command": "/bin/cat",
+            "args": [str(tmp_path / "answer")],
+        }
+        assert names(kubeconfig(tmp_path / "config", url, {"exec": section}, **named)) == ["web"]
 
 
 def account(path: Path, certificate: Path, token: str) -> str:

@@ -110,12 +110,12 @@ def _made(
     user = config.user or User()
     if user.token_file is not None:
         user.token_file = str(config.abs_file(user.token_file))
+    verify: Any = verify_cluster(config.cluster, user, config.abs_file)
     auth: httpx.Auth | None
     if user.exec and not (user.token or user.token_file):
-        auth = ExecCredentials(user.exec, config.cluster)
+        auth = ExecCredentials(user.exec, config.cluster, verify)
     else:
         auth = user_auth(user)
-    verify: Any = verify_cluster(config.cluster, user, config.abs_file)
     server = config.cluster.server.rstrip("/")
     return Connection(_url(api_server) if api_server else server, verify, auth, proxy, server_name)
 

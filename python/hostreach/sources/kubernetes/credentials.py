@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import subprocess
 import time
 from collections.abc import Generator
+from contextlib import ExitStack
 from datetime import datetime
 
 import httpx2 as httpx
@@ -24,14 +26,19 @@ _EARLY = 30
 
 
 class ExecCredentials(httpx.Auth):
-    """A token that is asked for when it is first needed, has expired, or is refused."""
+    """A token, a client certificate or both, asked for when first needed, expired, or refused.
 
-    def __init__(self, program: UserExec, cluster: Cluster) -> None:
+    Certificates are put into ``context``, with which connections to the server are made.
+    """
+
+    def __init__(self, program: UserExec, cluster: Cluster, context: ssl.SSLContext) -> None:
         version = program.apiVersion.removeprefix(_GROUP)
         if version not in _VERSIONS:
             raise Refused(f"exec credentials {program.apiVersion} are unknown", object="kubeconfig")
         self._program = program
         self._cluster = cluster
+        self._context = context
+        self._has_certificate = False
         self._token = ""
         self._until = 0.0
 
@@ -42,12 +49,22 @@ class ExecCredentials(httpx.Auth):
         fresh = time.time() >= self._until
         if fresh:
             self._renew()
-        request.headers["Authorization"] = f"Bearer {self._token}"
+        self._sign(request)
+        if fresh and self._has_certificate:
+            # This may go by a connection that was made with the last one, and must not stay.
+            request.headers["Connection"] = "close"
         response = yield request
-        if response.status_code == 401 and not fresh:
-            self._renew()
-            request.headers["Authorization"] = f"Bearer {self._token}"
+        if response.status_code == 401 and (not fresh or self._has_certificate):
+            if not fresh:
+                self._renew()
+            self._sign(request)
+            if self._has_certificate:
+                request.headers["Connection"] = "close"
             yield request
+
+    def _sign(self, request: httpx.Request) -> None:
+        if self._token:
+            request.headers["Authorization"] = f"Bearer {self._token}"
 
     def _renew(self) -> None:
         program = self._program
@@ -76,11 +93,31 @@ class ExecCredentials(httpx.Auth):
             raise Refused(f"status {done.returncode}: {said}", object=program.command)
         try:
             status = json.loads(done.stdout)["status"]
-            self._token = status["token"]
+            certificate = status.get("clientCertificateData")
+            if certificate:
+                _load(self._context, certificate, status["clientKeyData"])
+            self._has_certificate = bool(certificate)
+            self._token = status.get("token", "") if certificate else status["token"]
             until = status.get("expirationTimestamp")
             self._until = _timestamp(until) - _EARLY if until else float("inf")
-        except (KeyError, TypeError, ValueError):
-            raise Refused("gave no token", object=program.command) from None
+        except ssl.SSLError as error:
+            what = f"gave a certificate that cannot be used: {error.reason or error}"
+            raise Refused(what, object=program.command) from None
+        except (KeyError, TypeError, ValueError, AttributeError):
+            what = "gave neither a token nor a certificate and its key"
+            raise Refused(what, object=program.command) from None
+
+
+def _load(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    """OpenSSL reads files alone: these are in memory, and nobody else's."""
+    with ExitStack() as stack:
+        paths = []
+        for text in (certificate, key):
+            file = stack.enter_context(os.fdopen(os.memfd_create("hostreach"), "wb"))
+            file.write(text.encode())
+            file.flush()
+            paths.append(f"/proc/self/fd/{file.fileno()}")
+        context.load_cert_chain(*paths)
 
 
 def _timestamp(text: str) -> float:
