@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from hostreach.running import DIRECTORY, path_of
-
 from . import linux
 from .box import Box, environment
 from .cli import SCRIPT
@@ -115,9 +113,6 @@ def running(agent: _Agent) -> Iterator[_Agent]:
         assert "Traceback" not in agent.log, agent.log
     finally:
         agent.stop(signal.SIGKILL)
-        name = Path(path_of(str(agent.pin), "")).stem
-        for left in Path(DIRECTORY).glob(f"{name}*"):
-            left.unlink(missing_ok=True)
 
 
 def get(path: str, port: int) -> tuple[int, dict[str, str], str]:

@@ -13,6 +13,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hostreach.running import DIRECTORY, path_of
+
 from . import cgroup, child, linux
 from .line import Line, pair
 from .namespace import NetNamespace, packets_sent_out
@@ -42,6 +44,8 @@ class Place:
     def close(self) -> None:
         if self.pin.exists():
             shutil.rmtree(self.pin)
+        for note in Path(DIRECTORY).glob(f"{Path(path_of(str(self.pin), '')).stem}*"):
+            note.unlink(missing_ok=True)  # agents', of which some outlive them
         self.cgroup.remove()
 
 
