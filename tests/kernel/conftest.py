@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,9 @@ def machine() -> None:
         pytest.skip("the kernel tests need root")
     if v2_root() is None:
         pytest.skip("no cgroup v2 hierarchy is mounted")
+    # A shell's background job ignores Ctrl-C, and so would all that it starts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     mount_bpffs()
     sweep()
 

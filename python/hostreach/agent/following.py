@@ -131,7 +131,8 @@ class FileAgent(Keeper):
         if self._admits and now >= self._admit_at:
             self._admit()
         prunes = not self._pruned and self.files.whole
-        if now >= self._due and (self._changes or not self._complete or prunes):
+        begins = not self._complete and not self.files.unsettled
+        if now >= self._due and (self._changes or begins or prunes):
             self._sync()
         if now - self._ticked >= TICK:
             self._tick(now)
@@ -182,7 +183,8 @@ class FileAgent(Keeper):
         if not self._pruned and self.files.whole:
             stale = self._prune(self._wanted)
             self._pruned = stale is not None
-        if not self._complete and stale is not None:
+        # Not before a file that was just written has been read for the first time.
+        if not self._complete and stale is not None and not self.files.unsettled:
             self._found.clear()
             self._completed()
             log.info(
