@@ -72,14 +72,15 @@ def zsh(box: Box, line: str) -> list[str]:
     (home / "_hostreach").write_text(script("zsh"))
     setup = (
         f"fpath=({home} $fpath); autoload -Uz compinit; compinit -u -D; "
-        "PROMPT='READY>'; setopt no_beep; LISTMAX=0; stty columns 200 rows 50\n"
+        "PROMPT='REA''DY>'; setopt no_beep; LISTMAX=0; stty columns 200 rows 50\n"
     )
     pid, terminal = pty.fork()
     if not pid:
         os.execvpe("zsh", ["zsh", "-f", "-i"], environment(box))
     try:
         os.write(terminal, setup.encode())
-        _read(terminal, lambda text: text.count("READY>") >= 2)
+        # Not as it is typed, which the terminal and zsh show once or twice.
+        _read(terminal, lambda text: "READY>" in text)
         word, text = line.rpartition(" ")[2], ""
         for typed in (f"{line}\t", "\t"):  # what all have in common, and then a list
             os.write(terminal, typed.encode())
