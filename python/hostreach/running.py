@@ -58,16 +58,28 @@ def alone(pin: str, source: str) -> Iterator[None]:
     path = path_of(pin, f"lock-{_as_name(source)}")
     held = _lock(path)
     if held == _TAKEN:
-        others = [each.pid for each in read(pin) if each.source == source]
-        who = f"pid {others[0]}" if others else "another process"
+        who = _holder(path)
         raise Refused(f"{who} is this instance's agent '{source}' already", object=pin)
     try:
+        if held is not None:
+            with suppress(OSError):  # a full disk: then it has no name
+                os.ftruncate(held, 0)  # a killed one's name
+                os.pwrite(held, str(os.getpid()).encode(), 0)
         yield
     finally:
         if held is not None:
             with suppress(OSError):
                 os.unlink(path)  # noqa: PTH108
             os.close(held)
+
+
+def _holder(path: str) -> str:
+    """Who took it says so inside."""
+    try:
+        with open(path, encoding="ascii") as file:  # noqa: PTH123
+            return f"pid {int(file.read())}"
+    except (OSError, ValueError):  # it is just being taken, or given back
+        return "another process"
 
 
 _TAKEN = -1

@@ -79,15 +79,24 @@ def test_checks_of_an_owner(directory: Path, owner: str) -> None:
 
 def test_one_of_a_name(directory: Path) -> None:
     with running.alone(PIN, "file"), running.alone(PIN, "file:a/b"), running.alone("/x", "file"):
-        running.write(PIN, "file", None)
         with pytest.raises(Refused, match=f"pid {os.getpid()} is this instance's agent 'file'"):
             running.alone(PIN, "file").__enter__()
         locks = [path for path in directory.iterdir() if "lock" in path.name]
         assert {path.stat().st_mode & 0o777 for path in locks} == {0o600}  # nobody else's to take
         assert len(locks) == 3
-    with running.alone(PIN, "file"):
-        pass
-    assert [path.name for path in directory.iterdir()] == ["sys-fs-bpf-hostreach.agent-file.json"]
+    assert not [*directory.iterdir()]
+
+
+def test_one_that_was_killed_leaves_its_name(directory: Path) -> None:
+    left = Path(running.path_of(PIN, "lock-file"))
+    directory.mkdir(exist_ok=True)
+    left.write_text("1234567890123")
+    with (
+        running.alone(PIN, "file"),
+        pytest.raises(Refused, match=f"pid {os.getpid()} is"),
+    ):
+        running.alone(PIN, "file").__enter__()
+    assert not left.exists()
 
 
 def test_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
