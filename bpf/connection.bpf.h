@@ -19,23 +19,16 @@ static __always_inline struct hr_connection *connection_to_write(struct bpf_sock
 
 static __always_inline struct hr_connection *connection_of(struct bpf_sock_addr *ctx)
 {
-	return bpf_sk_storage_get(&connections, ctx->sk, NULL, 0);
-}
+	if (knobs.has_places && ctx->protocol != IPPROTO_MPTCP_SOCKET) {
+		struct seat seat;
 
-/*
- * MPTCP connects a subflow, but getpeername and sock_release see the socket
- * that owns it: that one remembers.
- */
-static __always_inline struct hr_connection *connection_to_write(struct bpf_sock_addr *ctx)
-{
-	if (ctx->protocol == IPPROTO_TCP) {
-		struct mptcp_sock *msk = bpf_skc_to_mptcp_sock(ctx->sk);
-
-		if (msk)
-			return bpf_sk_storage_get(&connections, msk, NULL,
-						  BPF_SK_STORAGE_GET_F_CREATE);
+		find_seat(&seat, ctx);
+		if (is_held(&seat))
+			return (struct hr_connection *)place_at(&seat);
+		if (!(seat.held & HR_CROWDED))
+			return NULL;
 	}
-	return bpf_sk_storage_get(&connections, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	return bpf_sk_storage_get(&connections, ctx->sk, NULL, 0);
 }
 
 /*
@@ -54,6 +47,48 @@ SUBPROGRAM bool is_subflow(struct bpf_sock_addr *ctx)
 	if (bpf_probe_read_kernel(&is_mptcp, 1, (void *)(address + knobs.mptcp_offset)))
 		return false;
 	return is_mptcp;
+}
+
+/*
+ * MPTCP connects a subflow, but getpeername and sock_release see the socket
+ * that owns it: that one remembers.
+ */
+static __always_inline struct hr_connection *connection_to_write(struct bpf_sock_addr *ctx)
+{
+	struct hr_connection *c;
+
+	if (ctx->protocol == IPPROTO_TCP) {
+		struct mptcp_sock *msk = bpf_skc_to_mptcp_sock(ctx->sk);
+
+		if (msk)
+			return bpf_sk_storage_get(&connections, msk, NULL,
+						  BPF_SK_STORAGE_GET_F_CREATE);
+	}
+	if (knobs.has_places) {
+		struct seat seat;
+
+		find_seat(&seat, ctx);
+		if (!seat.holder)
+			return NULL;
+		if (is_held(&seat))
+			return (struct hr_connection *)place_at(&seat);
+		if (seat.held & HR_CROWDED) {
+			c = bpf_sk_storage_get(&connections, ctx->sk, NULL, 0);
+			if (c)
+				return c;
+		}
+		if (!(knobs.mptcp_offset && ctx->protocol == IPPROTO_TCP && is_subflow(ctx)) &&
+		    take_seat(&seat)) {
+			struct hr_place *place = place_at(&seat);
+
+			if (place)
+				place->netns = netns_of(ctx);
+			return (struct hr_connection *)place;
+		}
+		if (!mark_seat(&seat))
+			return NULL;
+	}
+	return bpf_sk_storage_get(&connections, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 }
 
 #endif

@@ -27,6 +27,9 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #include "select.bpf.h"
 #include "active.bpf.h"
 #include "origin.bpf.h"
+#ifndef HR_LEGACY
+#include "place.bpf.h"
+#endif
 #include "connection.bpf.h"
 #include "datagram.bpf.h"
 #include "bind.bpf.h"
@@ -293,8 +296,24 @@ int hr_getpeername6(struct bpf_sock_addr *ctx)
 SEC("cgroup/sock_release")
 int hr_sock_release(struct bpf_sock *sk)
 {
-	struct hr_connection *c = bpf_sk_storage_get(&connections, sk, NULL, 0);
+	struct hr_connection *c;
 
+	if (knobs.has_places && sk->protocol != IPPROTO_MPTCP_SOCKET) {
+		struct seat seat;
+
+		find_seat(&seat, sk);
+		if (is_held(&seat)) {
+			c = (struct hr_connection *)place_at(&seat);
+			if (c) {
+				uncount(c);
+				leave_seat(&seat, c);
+			}
+			return PASS;
+		}
+		if (!(seat.held & HR_CROWDED))
+			return PASS;
+	}
+	c = bpf_sk_storage_get(&connections, sk, NULL, 0);
 	if (c)
 		uncount(c);
 	return PASS;

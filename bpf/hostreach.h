@@ -22,7 +22,7 @@
  * Changes with any layout below. `attach` brings tables of an older version to
  * this one (cpp/replacement.cpp); those of a newer are refused.
  */
-#define HR_ABI_VERSION 3
+#define HR_ABI_VERSION 4
 
 /*
  * What programs are told when they are loaded: the whole of .rodata, or where
@@ -34,7 +34,7 @@ struct hr_knobs {
 	__u8 has_set_retval; /* refuse with an errno of our choice */
 	__u8 has_sock_release; /* count open connections */
 	__u8 checks_words; /* `records` is written by system calls: see hr_record.check */
-	__u8 pad;
+	__u8 has_places; /* keep connections in `places` where they fit */
 	__u16 mptcp_offset; /* of tcp_sock.is_mptcp; 0: unknown, or a helper does better */
 };
 
@@ -242,6 +242,22 @@ struct hr_connection {
 	__u32 version; /* HR_STORAGE_VERSION */
 	__u32 counted; /* id of the backend whose `active` this socket is one of */
 	__u32 incarnation; /* of that id; 0 = none */
+};
+
+/*
+ * Connections by socket cookie: the socket whose cookie is `holders`[n] has its
+ * connection at `places`[n], n being its cookie modulo HR_PLACES. Who finds his
+ * place taken, or cannot have one, has it in socket storage. Cookies rise by one,
+ * so it takes a long-lived socket, or very many, to be in another's way.
+ */
+#define HR_PLACES 65536
+#define HR_CROWDED (1ULL << 63) /* of a holder: some socket's is in storage instead */
+
+struct hr_place {
+	struct hr_connection connection; /* the kernel's programs take it for one in storage */
+	__u32 pad;
+	__u64 netns; /* cookie of the socket's network namespace */
+	__u64 pad2[2]; /* two cache lines */
 };
 
 /*

@@ -142,6 +142,17 @@ static __always_inline void forget(struct hr_connection *c, const struct hr_orig
 		c->before.given_port = 0;
 }
 
+static __always_inline struct hr_connection *connection_of(struct sock_common *sk)
+{
+	__u64 cookie = sk->skc_cookie.counter;
+	__u32 at = cookie % HR_PLACES;
+	const __u64 *holder = bpf_map_lookup_elem(&holders, &at);
+
+	if (cookie && holder && (*holder & ~HR_CROWDED) == cookie)
+		return bpf_map_lookup_elem(&places, &at);
+	return bpf_sk_storage_get(&connections, sk, NULL, 0);
+}
+
 /*
  * Told first and ended then: a socket that is told twice, for want of room,
  * would not be found the second time.
@@ -153,7 +164,7 @@ static __always_inline int end(struct seq_file *out, struct sock_common *sk, __u
 
 	if (!sk || !has_peer(sk, protocol)) /* the last call of all has no socket */
 		return 0;
-	c = bpf_sk_storage_get(&connections, sk, NULL, 0);
+	c = connection_of(sk);
 	if (!c)
 		return 0;
 	told.protocol = protocol;

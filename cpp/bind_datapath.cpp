@@ -119,6 +119,7 @@ void bind_datapath(py::module_ &module) {
             {"cgroup_id", f.cgroup_id},
             {"set_retval", f.set_retval},
             {"sock_release", f.sock_release},
+            {"places", f.places},
             {"post_bind", f.post_bind},
             {"mptcp", f.mptcp},
             {"probe_read", f.probe_read},

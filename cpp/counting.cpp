@@ -11,6 +11,7 @@
 #include "features.hpp"
 #include "iterators.hpp"
 #include "open_sockets.hpp"
+#include "places.hpp"
 #include "shared_array.hpp"
 
 namespace hr {
@@ -57,7 +58,7 @@ std::optional<__u64> count_sockets(const PinDirectory &pin) {
     Iterators *found = iterators.get(pin);
     if (!found)
         return std::nullopt;
-    return found->records(HR_SOCKET_THERE).size();
+    return found->records(HR_SOCKET_THERE).size() + count_connected(Places(pin).held());
 }
 
 bool recount(const PinDirectory &pin) {
@@ -70,6 +71,8 @@ bool recount(const PinDirectory &pin) {
         active.refresh(active.size());
         return std::vector<__u64>(active.data(), active.data() + active.size());
     };
+    Places places(pin);
+    places.sweep();
     std::vector<bool> settled(active.size());
     // A count that fell while the sockets were gone over is taken again.
     for (int round = 0, unsettled = 1; unsettled && round < kRounds; round++) {
@@ -80,6 +83,9 @@ bool recount(const PinDirectory &pin) {
         };
         if (!for_each_counted(found, connections, count))
             return false;
+        for (const HeldPlace &each : places.held())
+            if (each.connection.incarnation)
+                count(each.connection.counted, each.connection.incarnation);
         std::vector<__u64> after = snapshot();
         unsettled = 0;
         for (std::size_t id = 0; id < counted.size(); id++) {

@@ -13,6 +13,7 @@
 #include "error.hpp"
 #include "features.hpp"
 #include "kernel_types.hpp"
+#include "places.hpp"
 #include "program.hpp"
 #include "skeleton.hpp"
 #include "tables.hpp"
@@ -52,6 +53,7 @@ hr_knobs knobs_for(const Wanted &wanted, const Features &features, bool are_mapp
     knobs.has_set_retval = features.set_retval;
     knobs.has_sock_release = features.sock_release;
     knobs.checks_words = !are_mapped;
+    knobs.has_places = features.places && features.sock_release && are_mapped;
     if (!features.mptcp && features.probe_read && features.sock_release)
         knobs.mptcp_offset = static_cast<__u16>(kernel_offset("tcp_sock", "is_mptcp"));
     return knobs;
@@ -65,6 +67,8 @@ void load(Skeleton &skeleton, const PinDirectory &pin, const Wanted &wanted,
                     "the tables were made when the kernel could do more; `detach --purge` first");
     skeleton.knobs = knobs_for(wanted, features, mapped);
     lend_tables(pin, skeleton);
+    if (!skeleton.knobs.has_places)
+        Places(pin).crowd(); // for programs that have them again
     for (const Hook &hook : all_hooks())
         if (bpf_program *program = skeleton.program(hook.program().c_str()))
             bpf_program__set_autoload(program, hook.is_wanted(wanted, features));

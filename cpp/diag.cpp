@@ -71,12 +71,19 @@ int SockDiag::receive(const std::function<void(const inet_diag_msg &)> &visit) {
 }
 
 std::vector<DiagSocket> SockDiag::connected(__u8 protocol) {
+    return list(protocol, protocol == IPPROTO_TCP ? kTcpStates : kUdpStates)
+        .value_or(std::vector<DiagSocket>());
+}
+
+std::optional<std::vector<DiagSocket>> SockDiag::open(__u8 protocol) { return list(protocol, ~0U); }
+
+std::optional<std::vector<DiagSocket>> SockDiag::list(__u8 protocol, __u32 states) {
     std::vector<DiagSocket> found;
     for (__u8 family : {AF_INET, AF_INET6}) {
         inet_diag_req_v2 about = {};
         about.sdiag_family = family;
         about.sdiag_protocol = protocol;
-        about.idiag_states = protocol == IPPROTO_TCP ? kTcpStates : kUdpStates;
+        about.idiag_states = states;
         request(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, about);
         int err = receive([&](const inet_diag_msg &told) {
             if (!told.idiag_inode)
@@ -86,7 +93,9 @@ std::vector<DiagSocket> SockDiag::connected(__u8 protocol) {
             to_ip(told.idiag_family, told.id.idiag_src, socket.local_ip);
             found.push_back(socket);
         });
-        if (err && err != ENOENT) // a protocol that this kernel does not show
+        if (err == ENOENT)
+            return std::nullopt;
+        if (err)
             raise_errno("sockets", "hear of them from the kernel", err);
     }
     return found;

@@ -5,6 +5,7 @@
 #include <linux/inet_diag.h>
 
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "fd.hpp"
@@ -33,6 +34,9 @@ class SockDiag {
     // asked for their storage since Linux 5.7, but only TCP's answer.) Raises
     // kernel_error.
     std::vector<DiagSocket> connected(__u8 protocol);
+    // The same in whatever state they are, as long as the kernel knows them by a port;
+    // nothing where it does not show this protocol's.
+    std::optional<std::vector<DiagSocket>> open(__u8 protocol);
     // 0; ENOENT if it is gone or connected elsewhere by now; EOPNOTSUPP where the
     // kernel was built without CONFIG_INET_DIAG_DESTROY.
     int end(const DiagSocket &socket);
@@ -40,6 +44,7 @@ class SockDiag {
     bool can_end();
 
   private:
+    std::optional<std::vector<DiagSocket>> list(__u8 protocol, __u32 states);
     void request(__u16 type, __u16 flags, const inet_diag_req_v2 &about);
     // Reads until the end of a dump or an acknowledgement, and returns its errno.
     int receive(const std::function<void(const inet_diag_msg &)> &visit);

@@ -137,6 +137,13 @@ Code write_to(int buffer) {
            Code{set(BPF_REG_3, 8), set(BPF_REG_4, 0), call(BPF_FUNC_ringbuf_output)};
 }
 
+// The socket's cookie, and something on the stack exchanged for it.
+Code exchange() {
+    return {call(BPF_FUNC_get_socket_cookie), copy(BPF_REG_2, BPF_REG_0),
+            instruction(BPF_ST | BPF_MEM | BPF_DW, BPF_REG_10, 0, -8, 0), set(BPF_REG_0, 0),
+            instruction(BPF_STX | BPF_ATOMIC | BPF_DW, BPF_REG_10, BPF_REG_2, -8, BPF_CMPXCHG)};
+}
+
 // Nothing is attached: the target is no cgroup, which the kernel says only once
 // it has found the rest right.
 bool has_link(__u32 flags) {
@@ -189,6 +196,8 @@ Features probe_features() {
                                                        Code{copy(BPF_REG_2, BPF_REG_1)} +
                                                            read_storage(storage.get()));
                             }),
+        .places =
+            has("places", [&] { return runs(kSocket, BPF_CGROUP_INET_SOCK_RELEASE, exchange()); }),
         .post_bind =
             has("post_bind", [&] { return runs(kSocket, BPF_CGROUP_INET4_POST_BIND, refuse); }),
         .mptcp = has("mptcp", [&] { return connects(to_mptcp); }),

@@ -22,6 +22,7 @@ struct Features {
     bool cgroup_id;    // the calling task's cgroup and its ancestors
     bool set_retval;   // an errno of our choice for refusals; EPERM without it
     bool sock_release; // cgroup/sock_release with socket storage: counts open connections
+    bool places;       // an atomic exchange, and the cookie there: connections in an array
     bool post_bind;    // cgroup/post_bind4, with an errno of our choice
     bool mptcp;        // bpf_skc_to_mptcp_sock in cgroup/connect4
     bool probe_read;   // bpf_probe_read_kernel there

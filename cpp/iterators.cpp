@@ -19,7 +19,7 @@ namespace hr {
 namespace {
 
 // Of the tables only these are read or written there.
-constexpr const char *kTables[] = {"connections", "backends", "active"};
+constexpr const char *kTables[] = {"connections", "holders", "places", "backends", "active"};
 
 // Without a pin directory the programs get tables of their own.
 void lend(const PinDirectory *pin, ::sockets *skeleton) {

@@ -18,6 +18,7 @@ static_assert(std::has_unique_object_representations_v<hr_backend>);
 static_assert(std::has_unique_object_representations_v<hr_line>);
 static_assert(std::has_unique_object_representations_v<hr_origin>);
 static_assert(std::has_unique_object_representations_v<hr_connection>);
+static_assert(std::has_unique_object_representations_v<hr_place> && sizeof(hr_place) == 128);
 static_assert(std::has_unique_object_representations_v<hr_datagrams>);
 static_assert(std::has_unique_object_representations_v<hr_more_datagrams>);
 static_assert(std::has_unique_object_representations_v<hr_overflow_key>);

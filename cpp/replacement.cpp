@@ -159,6 +159,12 @@ void stage_current(const PinDirectory &pin, __u32 version) {
     // a look too many until all are replaced, rather than one too few
     const __u64 one = 1;
     write_element(bpf_map__fd(skeleton.map("flags")), HR_OVERFLOW_USED, &one, "flags");
+    // so, too, those whose connections are in socket storage
+    if (skeleton.map("holders")) {
+        std::vector<__u64> crowded(HR_PLACES, HR_CROWDED);
+        for (__u32 at = 0; at < HR_PLACES; at++)
+            write_element(bpf_map__fd(skeleton.map("holders")), at, &crowded[at], "holders");
+    }
     std::vector<std::string> made = tables_since(version);
     std::erase_if(made, [&](const std::string &name) { return !skeleton.map(name.c_str()); });
     pin_next(pin, skeleton, made);

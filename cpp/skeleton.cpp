@@ -38,18 +38,25 @@ int keep(libbpf_print_level level, const char *format, va_list arguments) {
 
 // Of the object that this thread is loading.
 thread_local std::vector<int> missing_helpers;
+thread_local bool lacks_exchange;
+
+bool is_missing(const bpf_insn &each) {
+    if (each.code == (BPF_JMP | BPF_CALL) && each.src_reg == 0)
+        return std::ranges::find(missing_helpers, each.imm) != missing_helpers.end();
+    return lacks_exchange && each.code == (BPF_STX | BPF_ATOMIC | BPF_DW) &&
+           each.imm == BPF_CMPXCHG;
+}
 
 // libbpf calls this for each program when its subprograms are in place. Below
 // Linux 5.5 the verifier does not know the knobs, and refuses a call that is
-// never made; that it knows of a 0.
+// never made; that it knows of a 0. An instruction that it does not know it
+// refuses before it looks whether it is ever reached.
 int take_out_missing(bpf_program *program, bpf_prog_load_opts *, long) {
     const bpf_insn *code = bpf_program__insns(program);
     std::vector<bpf_insn> mended(code, code + bpf_program__insn_cnt(program));
     bool changed = false;
     for (bpf_insn &each : mended) {
-        bool calls = each.code == (BPF_JMP | BPF_CALL) && each.src_reg == 0;
-        if (!calls || std::find(missing_helpers.begin(), missing_helpers.end(), each.imm) ==
-                          missing_helpers.end())
+        if (!is_missing(each))
             continue;
         each = {}; // r0 = 0
         each.code = BPF_ALU64 | BPF_MOV | BPF_K;
@@ -143,6 +150,7 @@ void Skeleton::load() {
         bpf_map__set_initial_value(of_knobs, &knobs, sizeof(knobs)))
         raise_errno("BPF object", "set the knobs", errno); // .rodata holds more than them
     missing_helpers = features_.missing_helpers();
+    lacks_exchange = !features_.places;
     if (!has_kernel_btf())
         make_functions_static(object_);
     int err = -bpf_object__load(object_);

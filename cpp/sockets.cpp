@@ -18,6 +18,7 @@
 #include "features.hpp"
 #include "netns.hpp"
 #include "open_sockets.hpp"
+#include "places.hpp"
 
 namespace hr {
 
@@ -37,6 +38,7 @@ struct Candidates {
     std::map<__u64, std::vector<hr_origin>> by_cookie;
     std::map<__u32, __u32> by_netns; // how many are in each
     Namespaces open;                 // those of them that are open already
+    std::map<__u64, __u32> placed;   // by a namespace's cookie: how many were found by theirs
     bool on_their_way = false;       // some are not connected, or not yet
 };
 
@@ -141,6 +143,18 @@ bool ask_processes(int connections, const Rule &rule, Candidates *found) {
     });
 }
 
+// What is kept by the socket's cookie. Whether it is connected, only its namespace tells.
+void ask_places(const Places &places, const Rule &rule, Candidates *found) {
+    auto is_due = [&](const hr_connection &connection) {
+        return rule.is_due(connection.latest) || rule.is_due(connection.before);
+    };
+    for (const HeldPlace &each : places.held(is_due)) {
+        found->by_cookie[each.cookie] = {each.connection.latest, each.connection.before};
+        found->placed[each.netns]++;
+        found->on_their_way = true;
+    }
+}
+
 // What sockets had no room for, or all where the kernel gives them none: these
 // are known by their cookies alone, so every namespace has to be searched.
 std::vector<SpiltConnection> ask_overflow(const PinDirectory &pin, const Tables &tables,
@@ -196,7 +210,7 @@ class Ending {
     Ending(const PinDirectory &pin, const Tables &tables, Iterators *iterators, bool dry_run,
            LookedFor *looked_for = nullptr, const std::set<__u32> *as_if_gone = nullptr)
         : pin_(pin), tables_(tables), rule_(tables, as_if_gone), dry_run_(dry_run),
-          looked_for_(looked_for), connections_(open_pinned(pin.file("connections"))),
+          looked_for_(looked_for), connections_(open_pinned(pin.file("connections"))), places_(pin),
           iterators_(iterators) {}
 
     EndResult run() {
@@ -210,10 +224,12 @@ class Ending {
         for (int round = 0; round < kRounds && !result_.method.empty(); round++) {
             std::size_t before = result_.sockets.size();
             Candidates found = look();
-            if (dry_run_ && iterators_)
+            if (dry_run_ && iterators_) {
                 result_.sockets.insert(result_.sockets.end(), found.due.begin(), found.due.end());
-            else
-                visit(found);
+                found = {};
+            }
+            ask_places(places_, rule_, &found);
+            visit(found);
             if (dry_run_)
                 break;
             if (result_.sockets.size() > before)
@@ -260,26 +276,30 @@ class Ending {
     }
 
     Candidates look() {
-        if (iterators_)
-            return ask_iterators(*iterators_, rule_);
         Candidates found;
-        if (!connections_)
+        if (iterators_)
+            found = ask_iterators(*iterators_, rule_);
+        else if (!connections_)
             return found;
-        if (is_switched_off("pidfd") || !ask_processes(connections_.get(), rule_, &found))
+        else if (is_switched_off("pidfd") || !ask_processes(connections_.get(), rule_, &found))
             give_up("this kernel does not tell which sockets are a service's");
         return found;
     }
 
     // Only the namespaces that have candidates.
-    void visit(const Candidates &found) {
+    void visit(Candidates &found) {
         std::set<__u32> wanted;
         for (const auto &[netns, count] : found.by_netns)
             wanted.insert(netns);
-        Namespaces searched = iterators_ ? find_namespaces(wanted) : Namespaces();
-        const Namespaces &namespaces = iterators_ ? searched : found.open;
+        Namespaces searched = iterators_ ? find_namespaces(wanted) : std::move(found.open);
+        std::set<__u64> missing;
+        for (const auto &[cookie, count] : found.placed)
+            missing.insert(cookie);
+        Namespaces namespaces = find_namespaces_by_cookie(missing);
+        namespaces.merge(searched);
         std::set<__u32> closed = visit_namespaces(namespaces, [&](__u32 netns) {
             visited_.insert(netns);
-            if (result_.method == "bpf")
+            if (result_.method == "bpf" && !dry_run_)
                 end_by_walking();
             else
                 end_by_netlink(found, netns);
@@ -293,6 +313,11 @@ class Ending {
             result_.unreachable++;
             result_.left += count;
         }
+        for (const auto &[cookie, count] : found.placed)
+            if (cookie && missing.contains(cookie)) {
+                result_.unreachable++;
+                result_.left += count;
+            }
     }
 
     void end_by_walking() {
@@ -342,7 +367,8 @@ class Ending {
     const bool dry_run_;
     LookedFor *const looked_for_; // null for a dry run
     Fd connections_;              // none where sockets remember nothing
-    Iterators *const iterators_;  // null: the kernel has none
+    const Places places_;
+    Iterators *const iterators_; // null: the kernel has none
     EndResult result_;
     std::set<__u32> visited_;
     __u32 closed_ = 0; // namespaces that could not be searched for overflowed sockets

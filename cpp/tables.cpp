@@ -54,7 +54,8 @@ constexpr std::array kPinned = {
     Pinned{"flags", false, 3},          Pinned{"connections", false, 1},
     Pinned{"datagrams", false, 1},      Pinned{"more_datagrams", false, 2},
     Pinned{"overflow", false, 1},       Pinned{"listening", false, 3},
-    Pinned{"listeners", false, 3},      Pinned{"meta", false, HR_ABI_VERSION},
+    Pinned{"listeners", false, 3},      Pinned{"holders", false, 4},
+    Pinned{"places", false, 4},         Pinned{"meta", false, HR_ABI_VERSION},
 };
 
 // Where sockets cannot remember, the LRU is all there is.

@@ -37,7 +37,7 @@ from .objects import BpfObject, Function, Map
 from .walk import Walk
 
 TAIL_CALL = 12
-ATOMIC_ADD, LOAD_ACQUIRE, STORE_RELEASE = 0, 0x100, 0x110
+ATOMIC_ADD, EXCHANGE_IF, LOAD_ACQUIRE, STORE_RELEASE = 0, 0xF1, 0x100, 0x110
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Loader:
     clears: int = 0  # flags of maps
     replaces: frozenset[str] = frozenset()  # maps, by name: with some that every kernel has
     makes_static: bool = False  # global functions
+    takes_out_exchanges: bool = False  # atomic ones under a condition
 
 
 def faults(
@@ -82,6 +83,8 @@ def faults(
         if part is not function and part.is_global and not loader.makes_static:
             walk.object_to(part.name, "is a global function", kernels.GLOBAL_FUNCTION)
         for at in range(len(part.code)):
+            if loader.takes_out_exchanges and _exchanges(part.code[at]):
+                continue
             for what, since in _instruction_needs(part, at):
                 walk.object_to(f"{part.name}+{at}", what, since)
         for at in _loops(part):
@@ -134,6 +137,10 @@ def _map_needs(each: Map, cleared: int) -> Iterator[tuple[str, Since]]:
         left &= ~flag
     if left:
         yield f"is a map with flags {left:#x}, not in kernels.py", NEVER
+
+
+def _exchanges(each: Instruction) -> bool:
+    return each.kind == STX and each.mode == ATOMIC and each.immediate == EXCHANGE_IF
 
 
 def _instruction_needs(function: Function, at: int) -> Iterator[tuple[str, Since]]:

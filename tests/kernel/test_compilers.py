@@ -31,7 +31,7 @@ def can_load(name: str) -> bool:
         return " bpf_sock_destroy\n" in Path("/proc/kallsyms").read_text()
     found = kernel_features()
     names = "global_data sk_storage cookie netns_cookie cgroup_id set_retval sock_release mptcp"
-    return name == "legacy" or all(found[each] for each in names.split())
+    return name == "legacy" or all(found[each] for each in f"{names} places".split())
 
 
 @pytest.mark.parametrize("which", [0, -1], ids=["oldest", "newest"])

@@ -18,7 +18,7 @@ from .harness.bpf import pinned_maps
 
 MEGABYTE = 10**6
 CPUS = (2, 16, 128)
-LIMITS = {16: 64 * MEGABYTE, 128: 160 * MEGABYTE}
+LIMITS = {16: 72 * MEGABYTE, 128: 160 * MEGABYTE}
 
 _F_NO_PREALLOC = 1 << 0
 _F_MMAPABLE = 1 << 10

@@ -46,8 +46,9 @@ OLD = pytest.mark.parametrize("old", OLDER)
 
 
 @pytest.fixture
-def node(box: Box) -> Iterator[Node]:
-    """A TCP and a UDP service of each family, attached."""
+def node(box: Box, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    """A TCP and a UDP service of each family, attached; no socket has a place, as before."""
+    kernel.switch_off(monkeypatch, "places")
     with hostreach.open(str(box.pin), capacities=SIZES) as opened:
         serve(box, opened)
         opened.attach(cgroup=str(box.cgroup))
@@ -131,6 +132,41 @@ def test_sockets_keep_what_they_remember(box: Box, node: Node, old: int) -> None
             clients.send()
         clients.recv()
         clients.send()
+
+
+@OLD
+def test_sockets_of_before_and_after(
+    box: Box, node: Node, old: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of before stay where they are, those of after get places, and both count once."""
+
+    def converse(test: Line) -> None:
+        before = [new_socket(V4, kind) for kind in (TCP, UDP_CONNECTED)]
+        for each in before:
+            connect(each, VIP)
+        test.ask()
+        after = [new_socket(V4, kind) for kind in (TCP, UDP_CONNECTED)]
+        for each in after:
+            connect(each, VIP)
+        for each in before + after:
+            assert each.getpeername() == kernel.shown(VIP, V4.sockaddr_of(server_of(V4)))
+        connect(before[1], VIP)  # again, from where it is
+        test.ask()
+
+    def counts() -> list[list[int]]:
+        return [node.services.active(f"10.96.0.10:53/{p}") for p in ("tcp", "udp")]
+
+    with box.talk(converse) as clients:
+        clients.recv()
+        turn_back(box.pin, old)
+        kernel.switch_on(monkeypatch, "places")
+        assert node.attach(cgroup=str(box.cgroup)).migrated
+        assert counts() == [[1], [1]]
+        clients.send()
+        clients.recv()
+        assert counts() == [[2], [2]]
+        clients.send()
+    wait_until(lambda: counts() == [[0], [0]], "no socket counted")
 
 
 @OLD

@@ -26,6 +26,7 @@ LOADER = Loader(
             "get_current_comm",
         )
     ),
+    takes_out_exchanges=True,
     clears=BPF_F_MMAPABLE,
     replaces=frozenset(("listeners[]",)),
     makes_static=True,

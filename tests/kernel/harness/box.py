@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import os
 import shutil
+import struct
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -18,6 +19,7 @@ from hostreach.running import DIRECTORY, path_of
 from . import cgroup, child, linux
 from .line import Line, pair
 from .namespace import NetNamespace, packets_sent_out
+from .rawmap import RawMap
 from .servers import Servers
 from .timing import scaled, wait_until
 
@@ -170,7 +172,14 @@ class Box:
         return servers
 
     def starve(self) -> bool:
-        """Lets sockets have no option memory, of which socket storage is made; False: cannot."""
+        """Lets sockets have no option memory, of which socket storage is made; False: cannot.
+
+        The places that an instance has by now are all taken, by sockets that nobody has.
+        """
+        holders = self.pin / "holders"
+        if holders.exists():
+            with RawMap.pinned(holders) as every, every.mapped(writable=True) as words:
+                words[:] = struct.pack("=Q", 1 << 62) * every.shape.entries
 
         def limit() -> bool:
             if _OPTMEM.exists():

@@ -33,6 +33,13 @@ def switch_off(monkeypatch: pytest.MonkeyPatch, *features: str) -> None:
     monkeypatch.setenv("HOSTREACH_WITHOUT", ",".join(filter(None, off)))
 
 
+def switch_on(monkeypatch: pytest.MonkeyPatch, feature: str) -> None:
+    """What `switch_off` had switched off."""
+    off = os.environ.get("HOSTREACH_WITHOUT", "").split(",")
+    off.remove(feature)
+    monkeypatch.setenv("HOSTREACH_WITHOUT", ",".join(off))
+
+
 def variants() -> tuple[tuple[str, ...], bool]:
     """What to switch off, each after the one before, for other programs; and are all replaced?
 

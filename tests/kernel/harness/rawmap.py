@@ -90,12 +90,13 @@ class RawMap:
             key = found.raw
             yield key
 
-    def mapped(self) -> memoryview:
-        """An array's elements, read-only, as they are from now on."""
+    def mapped(self, *, writable: bool = False) -> memoryview:
+        """An array's elements, read-only unless told otherwise, as they are from now on."""
         stride = -(-self.shape.value // 8) * 8
         assert stride == self.shape.value, "the kernel pads this array's elements"
         size = -(-stride * self.shape.entries // mmap.PAGESIZE) * mmap.PAGESIZE
-        whole = mmap.mmap(self._fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+        access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        whole = mmap.mmap(self._fd, size, mmap.MAP_SHARED, access)
         return memoryview(whole)[: stride * self.shape.entries]
 
     def _element(self, command: int, key: bytes | int | None, value: int) -> None:

@@ -12,24 +12,31 @@ from .rawmap import ARRAY, MMAPABLE, RawMap, Shape
 META = struct.Struct("=4I4I Q 3I 3I Q 2I")
 _META_2 = struct.Struct("=4I 2Q 4I")
 _FLAG = struct.Struct("=Q")
-CURRENT, OLDER = 3, (1, 2)
+CURRENT, OLDER = 4, (1, 2, 3)
 _SINCE_2 = ("flags", "node_networks", "allowed", "more_datagrams")
 _SINCE_3 = ("listening", "listeners")
+_SINCE_4 = ("holders", "places")
 STAGED = ("services", "records", "slots", "backends", "active", "translations", "refusals")
 
 
 def turn_back(pin: Path, to: int) -> None:
-    """What is pinned there becomes that version. Attached programs go on with what they have."""
-    for name in _SINCE_3:
+    """What is pinned there becomes that version. Attached programs go on with what they have.
+
+    None of those versions had places: sockets that hold one are to be told apart, or not there.
+    """
+    for name in _SINCE_4 if to == 3 else _SINCE_3 + _SINCE_4:
         (pin / name).unlink(missing_ok=True)
     with RawMap.pinned(pin / "meta") as now, RawMap.pinned(pin / "flags") as all_flags:
         meta, mapped = now[0], now.shape.flags
         abi, services, backends, slots, generation, netns, *marks, levels = _META_2.unpack(meta)
         assert abi == CURRENT
         flags = [_FLAG.unpack(all_flags[n])[0] for n in range(3)]
-    if to == 2:
+    if to > 1:
         with RawMap.pinned(pin / "meta") as now:
-            now[0] = struct.pack("=I", 2) + meta[4:]
+            now[0] = struct.pack("=I", to) + meta[4:]
+    if to == 3:
+        return
+    if to == 2:
         with RawMap.create("flags", Shape(ARRAY, 4, _FLAG.size, 3, mapped)) as old:
             for n, flag in enumerate(flags):
                 old[n] = _FLAG.pack(flag)

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Places: where most sockets' connections are kept, for to make a socket's storage
+ * takes longer than all else that connect does. A socket's cookie says which place
+ * could be its own; whoever finds it taken uses storage, and marks the place, so
+ * that nobody has to look at storage who finds it neither his nor marked.
+ *
+ * Only what is sure to be released may hold one: the socket that the process
+ * itself has, and not a part of an MPTCP socket.
+ */
+#ifndef HR_PLACE_BPF_H
+#define HR_PLACE_BPF_H
+
+#define IPPROTO_MPTCP_SOCKET 262
+
+/*
+ * Compare and swap; what was there before. Written out, for clang knows it only
+ * together with 32-bit registers (-mcpu=v3). Where the kernel lacks it (below
+ * 5.12), cpp/skeleton.cpp takes it out.
+ */
+static __always_inline __u64 swap_if(__u64 *where, __u64 expected, __u64 wanted)
+{
+	__u64 found;
+
+	asm volatile("r0 = %[expected]\n"
+		     "r1 = %[where]\n"
+		     "r2 = %[wanted]\n"
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+		     ".byte 0xdb, 0x21, 0, 0, 0xf1, 0, 0, 0\n"
+#else
+		     ".byte 0xdb, 0x12, 0, 0, 0, 0, 0, 0xf1\n"
+#endif
+		     "%[found] = r0\n"
+		     : [found] "=r"(found)
+		     : [where] "r"(where), [expected] "r"(expected), [wanted] "r"(wanted)
+		     : "r0", "r1", "r2", "memory");
+	return found;
+}
+
+/* A socket's place, as it is seen from outside. */
+struct seat {
+	__u64 *holder; /* null: none */
+	__u64 held; /* what was there */
+	__u64 cookie;
+	__u32 at;
+};
+
+static __always_inline void find_seat(struct seat *seat, void *ctx)
+{
+	seat->cookie = bpf_get_socket_cookie(ctx);
+	seat->at = seat->cookie % HR_PLACES;
+	seat->holder = bpf_map_lookup_elem(&holders, &seat->at);
+	seat->held = seat->holder ? *(volatile __u64 *)seat->holder : 0;
+}
+
+static __always_inline bool is_held(const struct seat *seat)
+{
+	return seat->holder && (seat->held & ~HR_CROWDED) == seat->cookie;
+}
+
+static __always_inline struct hr_place *place_at(const struct seat *seat)
+{
+	return bpf_map_lookup_elem(&places, &seat->at);
+}
+
+/* How often to try again what another processor was quicker at. */
+#define SEAT_TRIES 4
+
+/* Takes it if it is free. */
+static __always_inline bool take_seat(const struct seat *seat)
+{
+	if (seat->held & ~HR_CROWDED)
+		return false;
+	return swap_if(seat->holder, seat->held, seat->held | seat->cookie) == seat->held;
+}
+
+/* Whoever finds it not his own is to look at storage from now on. */
+static __always_inline bool mark_seat(struct seat *seat)
+{
+	int i;
+
+#pragma unroll
+	for (i = 0; i < SEAT_TRIES; i++) {
+		if (seat->held & HR_CROWDED)
+			return true;
+		if (swap_if(seat->holder, seat->held, seat->held | HR_CROWDED) == seat->held)
+			return true;
+		seat->held = *(volatile __u64 *)seat->holder;
+	}
+	return false;
+}
+
+/* The next one finds it as new. */
+static __always_inline void leave_seat(struct seat *seat, struct hr_connection *c)
+{
+	int i;
+
+	c->latest.given_port = 0;
+	c->before.given_port = 0;
+	c->version = 0;
+#pragma unroll
+	for (i = 0; i < SEAT_TRIES; i++) {
+		if (swap_if(seat->holder, seat->held, seat->held & HR_CROWDED) == seat->held)
+			return;
+		seat->held = *(volatile __u64 *)seat->holder;
+	}
+}
+
+#endif /* HR_PLACE_BPF_H */

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "places.hpp"
+
+#include <netinet/in.h>
+
+#include <cstring>
+#include <map>
+#include <optional>
+
+#include "diag.hpp"
+#include "host.hpp"
+
+namespace hr {
+
+namespace {
+
+constexpr __u64 kCookie = ~HR_CROWDED;
+
+std::set<__u64> namespaces_of(const std::vector<HeldPlace> &held) {
+    std::set<__u64> cookies;
+    for (const HeldPlace &each : held)
+        cookies.insert(each.netns);
+    return cookies;
+}
+
+// Those of `from` that are in one of `wanted`, by their inodes; what was found is
+// taken out of `wanted`, but for 0, which may be any.
+std::set<std::uint32_t> choose(const Namespaces &from, std::set<__u64> &wanted) {
+    std::set<std::uint32_t> chosen;
+    const bool all = wanted.contains(0);
+    visit_namespaces(from, [&](std::uint32_t inode) {
+        const __u64 cookie = netns_cookie(std::nullopt);
+        if (all || !cookie || wanted.contains(cookie))
+            chosen.insert(inode);
+        wanted.erase(cookie);
+    });
+    return chosen;
+}
+
+void keep_only(Namespaces &namespaces, const std::set<std::uint32_t> &chosen) {
+    std::erase_if(namespaces, [&](const auto &each) { return !chosen.contains(each.first); });
+}
+
+bool leads_to(const hr_origin &origin, const DiagSocket &socket) {
+    return origin.given_port && origin.given_port == socket.id.idiag_dport &&
+           !std::memcmp(origin.given_ip, socket.peer_ip, sizeof(socket.peer_ip));
+}
+
+} // namespace
+
+Namespaces find_namespaces_by_cookie(std::set<__u64> &wanted) {
+    if (wanted.empty())
+        return {};
+    Namespaces likely = find_inhabited_namespaces();
+    keep_only(likely, choose(likely, wanted));
+    if (wanted.empty())
+        return likely;
+    Namespaces all = find_all_namespaces();
+    std::set<std::uint32_t> chosen = choose(all, wanted);
+    for (const auto &[inode, fd] : likely)
+        chosen.insert(inode);
+    keep_only(all, chosen);
+    return all;
+}
+
+Places::Places(const PinDirectory &pin) {
+    Fd holders = open_pinned(pin.file("holders"));
+    Fd places = open_pinned(pin.file("places"));
+    if (!holders || !places || !(map_info(places.get(), "places").flags & BPF_F_MMAPABLE))
+        return;
+    holders_ = {std::move(holders), "holders"};
+    places_ = {std::move(places), "places"};
+}
+
+std::vector<HeldPlace>
+Places::held(const std::function<bool(const hr_connection &)> &is_wanted) const {
+    std::vector<HeldPlace> found;
+    for (std::size_t at = 0; at < holders_.size(); at++) {
+        const __u64 cookie = holders_.load(at) & kCookie;
+        if (!cookie)
+            continue;
+        const hr_place place = places_.load(at);
+        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        if ((holders_.load(at) & kCookie) == cookie && place.connection.version &&
+            (!is_wanted || is_wanted(place.connection)))
+            found.push_back({cookie, place.netns, place.connection});
+    }
+    return found;
+}
+
+void Places::leave(__u64 cookie) {
+    const std::size_t at = cookie % HR_PLACES;
+    hr_connection &connection = places_.draft()[at].connection;
+    connection.incarnation = 0;
+    connection.version = 0;
+    connection.latest.given_port = 0;
+    connection.before.given_port = 0;
+    for (__u64 holder = holders_.load(at); (holder & kCookie) == cookie; holder = holders_.load(at))
+        if (holders_.exchange(at, holder, holder & HR_CROWDED))
+            return;
+}
+
+void Places::sweep() {
+    const std::vector<HeldPlace> all = held();
+    std::set<__u64> missing = namespaces_of(all), alive, seen;
+    const Namespaces namespaces = find_namespaces_by_cookie(missing);
+    visit_namespaces(namespaces, [&](std::uint32_t) {
+        SockDiag diag;
+        bool sees_all = true;
+        for (__u8 protocol : {IPPROTO_TCP, IPPROTO_UDP}) {
+            auto open = diag.open(protocol);
+            sees_all &= open.has_value();
+            for (const DiagSocket &socket : open.value_or(std::vector<DiagSocket>()))
+                alive.insert(socket.cookie());
+        }
+        if (sees_all)
+            seen.insert(netns_cookie(std::nullopt));
+    });
+    for (const HeldPlace &each : all) {
+        if (alive.contains(each.cookie))
+            continue;
+        if (seen.contains(each.netns) || seen.contains(0))
+            leave(each.cookie);
+        else
+            places_.draft()[each.cookie % HR_PLACES].connection.incarnation = 0;
+    }
+}
+
+void Places::crowd() {
+    for (std::size_t at = 0; at < holders_.size(); at++)
+        if (!(holders_.load(at) & HR_CROWDED))
+            __atomic_fetch_or(holders_.draft() + at, HR_CROWDED, __ATOMIC_ACQ_REL);
+}
+
+std::size_t count_connected(const std::vector<HeldPlace> &held) {
+    std::map<__u64, const HeldPlace *> by_cookie;
+    for (const HeldPlace &each : held)
+        by_cookie[each.cookie] = &each;
+    std::set<__u64> missing = namespaces_of(held);
+    const Namespaces namespaces = find_namespaces_by_cookie(missing);
+    std::size_t connected = 0;
+    visit_namespaces(namespaces, [&](std::uint32_t) {
+        SockDiag diag;
+        for (__u8 protocol : {IPPROTO_TCP, IPPROTO_UDP})
+            for (const DiagSocket &socket : diag.connected(protocol)) {
+                auto known = by_cookie.find(socket.cookie());
+                if (known == by_cookie.end())
+                    continue;
+                const hr_connection &connection = known->second->connection;
+                connected +=
+                    leads_to(connection.latest, socket) || leads_to(connection.before, socket);
+            }
+    });
+    for (const HeldPlace &each : held)
+        connected += missing.contains(each.netns) && each.netns;
+    return connected;
+}
+
+} // namespace hr

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where connections are kept: by socket cookie, and in socket storage where that place is taken."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .harness import Box, Line, kernel, wait_until
+from .harness.clients import TCP, UDP_CONNECTED, V4, connect
+from .harness.fates import ENDED, Place, fate
+from .harness.rawmap import RawMap
+
+if TYPE_CHECKING:
+    from hostreach.node import Node
+
+KIND = pytest.mark.parametrize("kind", [TCP, UDP_CONNECTED])
+PLACES, CROWDED = 65536, 1 << 63
+_SO_COOKIE = 57
+
+
+@pytest.fixture(autouse=True)
+def places(node: Node) -> None:  # noqa: ARG001 - it says what the kernel lacks, if it does
+    if not (kernel.has("places") and kernel.counts_connections() and kernel.has("mmap")):
+        pytest.skip("connections have no places on this kernel")
+
+
+def cookie(client: socket.socket) -> int:
+    return int(struct.unpack("=Q", client.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8))[0])
+
+
+class Holders:
+    """Who has which place."""
+
+    def __init__(self, map_: RawMap) -> None:
+        self._map = map_
+
+    def __getitem__(self, of: int) -> tuple[int, bool]:
+        """Of the place where that cookie belongs: the holder's cookie; has anybody found it so?"""
+        (word,) = struct.unpack("=Q", self._map[of % PLACES])
+        return word & ~CROWDED, bool(word & CROWDED)
+
+    def __setitem__(self, of: int, holder: tuple[int, bool]) -> None:
+        self._map[of % PLACES] = struct.pack("=Q", holder[0] | CROWDED * holder[1])
+
+
+@contextmanager
+def holders_of(box: Box) -> Iterator[Holders]:
+    with RawMap.pinned(box.pin / "holders") as found:
+        yield Holders(found)
+
+
+def count(node: Node, place: Place) -> int:
+    return sum(node.services.active(place.frontend))
+
+
+@KIND
+def test_held_until_the_last_close(box: Box, node: Node, kind: str) -> None:
+    """A place each, which is not held before connect and by nobody after close."""
+    place = Place(box, node, V4, kind)
+
+    def converse(test: Line) -> None:
+        sockets = [place.new() for _ in range(5)]
+        test.ask([cookie(each) for each in sockets])
+        for each in sockets:
+            place.reach(each, place.vip)
+        test.ask()
+        for each in sockets:
+            each.close()
+        test.ask()
+
+    with box.talk(converse) as test, holders_of(box) as holders:
+        cookies = test.recv()
+        assert [holders[each] for each in cookies] == [(0, False)] * 5
+        test.ask()
+        assert [holders[each] for each in cookies] == [(each, False) for each in cookies]
+        test.ask()
+        assert [holders[each] for each in cookies] == [(0, False)] * 5
+        test.send()
+
+
+@KIND
+def test_taken(box: Box, node: Node, kind: str) -> None:
+    """By another socket, long ago: the place is left alone, and nothing else differs."""
+    place = Place(box, node, V4, kind)
+
+    def converse(test: Line) -> None:
+        client = place.new()
+        test.ask(cookie(client))
+        place.reach(client, place.vip)
+        assert client.getpeername() == kernel.shown(place.vip, ("", 0))
+        test.ask()
+        test.ask(fate(client))
+
+    with box.talk(converse) as test, holders_of(box) as holders:
+        own = test.recv()
+        holders[own] = own + PLACES, False
+        test.ask()
+        assert holders[own] == (own + PLACES, True)
+        assert count(node, place) == 1
+        for backend in place.backends:
+            node.services.set_backend(place.frontend, f"{backend},state=down")
+        if kernel.ends_sockets():
+            assert test.ask() == ENDED
+        test.send()
+    wait_until(lambda: count(node, place) == 0, "no socket counted")
+
+
+def test_free_again(box: Box, node: Node) -> None:
+    """A socket that has storage stays there, and counts once, when its place becomes free."""
+    place = Place(box, node, V4, UDP_CONNECTED)
+
+    def converse(test: Line) -> None:
+        client = place.new()
+        test.ask(cookie(client))
+        place.reach(client, place.vip)
+        test.ask()
+        for address in (place.other_vip, place.vip):
+            place.reach(client, address)
+            assert client.getpeername() == kernel.shown(address, ("", 0))
+        test.ask()
+
+    with box.talk(converse) as test, holders_of(box) as holders:
+        own = test.recv()
+        holders[own] = own + PLACES, False
+        test.ask()
+        holders[own] = 0, True
+        test.ask()
+        assert holders[own] == (0, True)
+        assert count(node, place) == 1
+        test.send()
+    wait_until(lambda: count(node, place) == 0, "no socket counted")
+
+
+@KIND
+def test_swept_when_attached_again(box: Box, node: Node, kind: str) -> None:
+    """Who closed while nobody saw it holds no place; who is still there does, and remembers."""
+    if not kernel.counts_sockets():
+        pytest.skip("nobody can go over sockets on this kernel")
+    place = Place(box, node, V4, kind)
+
+    def converse(test: Line) -> None:
+        sockets = [place.new() for _ in range(4)]
+        for each in sockets:
+            place.reach(each, place.vip)
+        test.ask([cookie(each) for each in sockets])
+        for each in sockets[2:]:
+            each.close()
+        test.ask()
+        for each in sockets[:2]:
+            assert each.getpeername() == kernel.shown(place.vip, ("", 0))
+        test.ask()
+
+    with box.talk(converse) as test, holders_of(box) as holders:
+        cookies = test.recv()
+        node.detach()
+        test.ask()
+        node.attach(cgroup=str(box.cgroup))
+        assert [holders[each][0] for each in cookies] == [*cookies[:2], 0, 0]
+        assert count(node, place) == 2
+        test.ask()
+        test.send()
+    wait_until(lambda: count(node, place) == 0, "no socket counted")
+
+
+@KIND
+def test_programs_without_places_before(
+    box: Box, node: Node, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What sockets have in storage since then is found, and new ones get places."""
+    place = Place(box, node, V4, kind)
+    with monkeypatch.context() as without:
+        kernel.switch_off(without, "places")
+        node.attach(cgroup=str(box.cgroup))
+
+    def converse(test: Line) -> None:
+        before, after = place.new(), place.new()
+        connect(before, place.vip)
+        test.ask(cookie(before))
+        connect(after, place.vip)
+        for each in (before, after):
+            assert each.getpeername() == kernel.shown(place.vip, ("", 0))
+        test.ask(cookie(after))
+
+    with box.talk(converse) as test, holders_of(box) as holders:
+        before = test.recv()
+        assert holders[before] == (0, True)
+        node.attach(cgroup=str(box.cgroup))
+        after = test.ask()
+        assert holders[before] == (0, True)
+        assert holders[after] == (after, True)
+        assert count(node, place) == 2
+        test.send()
+    wait_until(lambda: count(node, place) == 0, "no socket counted")
