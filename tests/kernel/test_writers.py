@@ -127,7 +127,7 @@ def test_a_reader_sees_only_acknowledged_states(box: Box) -> None:
 
 def test_another_writer_is_waited_for(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock that is not let go of: a clear error. Its holder's death sets it free."""
-    monkeypatch.setattr("hostreach.datapath.LOCK_TIMEOUT", 0.3)
+    monkeypatch.setattr("hostreach.datapath.lock.LOCK_TIMEOUT", 0.3)
     with hostreach.open(str(box.pin), capacities=CAPACITIES) as node:
         node.services.add(Service.of("10.96.0.1:80/tcp"))
 
