@@ -4,14 +4,17 @@
 #include <bpf/bpf.h>
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <pthread.h>
 #include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
+#include <ctime>
 #include <fstream>
 #include <sstream>
 #include <thread>
@@ -23,6 +26,10 @@ namespace hr {
 namespace {
 
 constexpr char kBpffs[] = "/sys/fs/bpf";
+
+// For so long what was seen of the directory is believed, should something change that
+// its time does not show: another file system mounted over it.
+constexpr std::chrono::seconds kSeenAge(1);
 
 bool on_bpffs(const std::string &path) {
     struct statfs fs;
@@ -107,6 +114,16 @@ void require_ours(const Fd &directory, const std::string &path) {
     require_safe_above(directory, path);
 }
 
+// How many forks lie between this process and the one that it was at first. What a
+// lock is on is shared with the process before.
+unsigned forks() {
+    static std::atomic<unsigned> count = 0;
+    static const int err = ::pthread_atfork(nullptr, nullptr, [] { count++; });
+    if (err)
+        raise_errno("pin directory", "tell forks", err);
+    return count;
+}
+
 // Could the directory be made? It could not where nothing above it is on bpffs,
 // unless bpffs itself is only not mounted.
 void require_possible(const std::string &path) {
@@ -143,39 +160,79 @@ void PinDirectory::create() {
     make_directory(path_);
 }
 
+void PinDirectory::open() {
+    directory_ = Fd(::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!directory_ && (errno == ENOENT || errno == ENOTDIR)) {
+        require_possible(path_);
+        throw Error(Kind::not_found, path_, "no tables here; `attach` and `svc add` make them",
+                    ENOENT);
+    }
+    if (!directory_)
+        raise_errno(path_, "open the pin directory", errno);
+    forks_ = forks();
+    seen_.reset();
+    require_ours(directory_, path_);
+}
+
+// Is this directory, which stayed open, still at its path, with what was in it? Pins
+// that come, go or are replaced change its time, and so do a new owner, a new name,
+// and its removal.
+bool PinDirectory::is_as_seen(const struct stat &now) const {
+    return seen_ && seen_->st_ctim.tv_sec == now.st_ctim.tv_sec &&
+           seen_->st_ctim.tv_nsec == now.st_ctim.tv_nsec;
+}
+
+// The kernel's time for this moves on with its ticks (current_time() in fs/inode.c):
+// within the same one, another change would not show.
+void PinDirectory::note(const struct stat &now) {
+    timespec tick;
+    ::clock_gettime(CLOCK_REALTIME_COARSE, &tick);
+    const bool is_over =
+        std::pair(now.st_ctim.tv_sec, now.st_ctim.tv_nsec) < std::pair(tick.tv_sec, tick.tv_nsec);
+    seen_ = is_over ? std::optional(now) : std::nullopt;
+    seen_at_ = std::chrono::steady_clock::now();
+    changes_++;
+}
+
 void PinDirectory::lock(Lock mode, std::chrono::milliseconds timeout) {
-    auto deadline = std::chrono::steady_clock::now() + timeout;
+    const auto begin = std::chrono::steady_clock::now(), deadline = begin + timeout;
     auto pause = std::chrono::milliseconds(1);
-    Fd fd;
+    if (forks_ != forks())
+        directory_.close(); // its lock is that of the process before the fork
+    if (begin - seen_at_ > kSeenAge)
+        seen_.reset();
     for (;;) {
-        if (!fd) {
-            fd = Fd(::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-            if (!fd && (errno == ENOENT || errno == ENOTDIR)) {
-                require_possible(path_);
-                throw Error(Kind::not_found, path_,
-                            "no tables here; `attach` and `svc add` make them", ENOENT);
-            }
-            if (!fd)
-                raise_errno(path_, "open the pin directory", errno);
-            require_ours(fd, path_);
-        }
-        if (::flock(fd.get(), (mode == Lock::shared ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0) {
-            // purged and made again while we waited? then this is the wrong directory
+        if (!directory_)
+            open();
+        if (::flock(directory_.get(), (mode == Lock::shared ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0) {
             struct stat held, now;
-            if (::fstat(fd.get(), &held) == 0 && ::stat(path_.c_str(), &now) == 0 &&
-                held.st_ino == now.st_ino && held.st_dev == now.st_dev)
-                break;
-            fd.close();
+            if (::fstat(directory_.get(), &held)) {
+                directory_.close();
+                raise_errno(path_, "look at the pin directory", errno);
+            }
+            if (is_as_seen(held))
+                return;
+            // purged and made again while we waited? then this is the wrong directory
+            if (!seen_ && ::stat(path_.c_str(), &now) == 0 && held.st_ino == now.st_ino &&
+                held.st_dev == now.st_dev) {
+                note(held);
+                return;
+            }
+            directory_.close();
             continue;
         }
         if (errno != EWOULDBLOCK && errno != EINTR)
             raise_errno(path_, "lock the tables", errno);
         if (std::chrono::steady_clock::now() >= deadline)
-            throw Error(Kind::table_busy, path_, "the tables are locked" + holder_of(fd));
+            throw Error(Kind::table_busy, path_, "the tables are locked" + holder_of(directory_));
         std::this_thread::sleep_for(pause);
         pause = std::min(pause * 2, std::chrono::milliseconds(20));
     }
-    locked_ = std::move(fd);
+}
+
+void PinDirectory::unlock() {
+    if (directory_ && (forks_ != forks() || ::flock(directory_.get(), LOCK_UN)))
+        directory_.close();
 }
 
 bool PinDirectory::try_lock() {
@@ -189,7 +246,7 @@ bool PinDirectory::try_lock() {
 
 std::string PinDirectory::identity() const {
     struct stat st = {};
-    ::fstat(locked_.get(), &st);
+    ::fstat(directory_.get(), &st);
     return std::to_string(st.st_ino) + "@" + std::to_string(st.st_ctim.tv_sec) + "." +
            std::to_string(st.st_ctim.tv_nsec);
 }

@@ -32,16 +32,16 @@ bool Table::create(const Capacities &asked) {
 void Table::lock(Lock mode) {
     pin_.lock(mode, timeout_);
     try {
-        if (mode == Lock::exclusive)
+        const unsigned changes = pin_.changes();
+        if (mode == Lock::exclusive && recovered_at_ != changes) {
             recover_replacement(pin_, cgroup_mount_);
-        std::string identity = pin_.identity();
-        if (!tables_ || identity != tables_of_) {
-            generation_.reset();
-            tables_ = Tables::open(pin_);
-            tables_of_ = identity;
-        } else {
-            tables_->refresh();
+            recovered_at_ = changes;
         }
+        if (!tables_ || opened_at_ != changes)
+            open_tables();
+        else
+            tables_->refresh();
+        opened_at_ = changes;
         held_ = mode;
         if (mode == Lock::exclusive && is_interrupted())
             refresh(); // mends what a killed writer left
@@ -50,6 +50,18 @@ void Table::lock(Lock mode) {
         pin_.unlock();
         throw;
     }
+}
+
+// Unless they are those that are open.
+void Table::open_tables() {
+    std::string identity = pin_.identity();
+    if (tables_ && identity == tables_of_) {
+        tables_->refresh();
+        return;
+    }
+    generation_.reset();
+    tables_ = Tables::open(pin_);
+    tables_of_ = identity;
 }
 
 bool Table::grow(const Capacities &asked) {
@@ -82,6 +94,8 @@ void Table::close() {
     index_.clear();
     to_end_.clear();
     iterators_.drop();
+    if (!held_)
+        pin_.close();
 }
 
 void Table::unlock() {

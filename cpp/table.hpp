@@ -135,6 +135,7 @@ class Table {
     std::optional<__u32> find(const hr_key &key);
     Block read(__u32 index) const;
 
+    void open_tables();
     void refresh();
     void mend();
     void begin_write();
@@ -169,6 +170,7 @@ class Table {
     std::string cgroup_mount_;
     std::optional<Tables> tables_;
     std::string tables_of_; // the directory's identity when tables_ were opened
+    std::optional<unsigned> opened_at_, recovered_at_; // pin_.changes()
     std::optional<Lock> held_;
     GracePeriod grace_;
     IteratorCache iterators_;
