@@ -18,6 +18,7 @@ from .options import AttachOptions, Capacities
 from .own_mount import root_to_attach
 from .plain import PlainFrontend
 from .rates import Survey
+from .rules import removal
 from .syntax import parse_frontend
 from .table import Change, PlainTable, Services
 from .tracing import BUFFER, Tracer, Wanted
@@ -271,7 +272,7 @@ class Node:
 
         For what `Services` gives back with ``dry_run``. Raises `PermissionDenied`, `KernelError`.
         """
-        going = [(change.frontend, gone) for change in changes if (gone := _resets(change))]
+        going = [(change.key, gone) for change in changes if (gone := _resets(change))]
         return self._table.would_end(going) if going else EndResult(dry_run=True)
 
     def explain(self, asked: str, from_cgroup: str | None = None) -> Explanation:
@@ -328,11 +329,12 @@ class Node:
 
 def _resets(change: Change) -> list[str]:
     """The addresses of those backends whose sockets the change ends."""
-    rule = change.after or change.before
-    if change.before is None or rule is None or rule.removal == "keep":
+    before, after = change.plain_before, change.plain_after
+    rule = after or before
+    if before is None or rule is None or removal(rule[2], rule[10]) == "keep":
         return []
-    left = {b.address for b in change.after.backends if b.state != "down"} if change.after else ()
-    return [backend.address for backend in change.before.backends if backend.address not in left]
+    left = {address for address, _, state in after[6] if state != "down"} if after else ()
+    return [address for address, _, _ in before[6] if address not in left]
 
 
 def _others(run: Sequence[tuple[int, str]], ours: int) -> list[OtherProgram]:

@@ -12,7 +12,7 @@ from hostreach.cgroup import find_root
 from hostreach.ending import EndResult
 from hostreach.errors import NotFound, Refused
 from hostreach.explain import Facts, Found
-from hostreach.plain import PlainFrontend, plain_frontend
+from hostreach.plain import PlainFrontend
 from hostreach.rates import Counters, Survey
 from hostreach.syntax import parse_frontend
 from hostreach.table import Row
@@ -23,7 +23,6 @@ from .lock import end_result
 from .services import ServiceTable
 
 if TYPE_CHECKING:
-    from hostreach.models import Frontend
     from hostreach.tracing import Wanted
 
 _SURVEYED_AT_ONCE = 512
@@ -131,19 +130,18 @@ class AskedTable(ServiceTable):
 
     def end_sockets(self, dry_run: bool) -> EndResult:
         """See `hostreach.node.Node.end_sockets`; raises `NotFound` if there are no tables."""
-        with self._thread:
+        with self.thread:
             with self.locked(exclusive=True):
                 pass  # opens the tables, and mends them; writers need not wait for the rest
             return self._end_sockets(dry_run)
 
-    def would_end(self, going: Sequence[tuple[Frontend, Sequence[str]]]) -> EndResult:
+    def would_end(self, going: Sequence[tuple[PlainFrontend, Sequence[str]]]) -> EndResult:
         """See `hostreach.node.Node.would_end`: services and the addresses of backends that go."""
         ids = set[int]()
-        with self._thread:
+        with self.thread:
             try:
                 with self.locked(exclusive=False):
-                    for frontend, addresses in going:
-                        key = plain_frontend(frontend)
+                    for key, addresses in going:
                         found = self._core.get(key)
                         had = [address for address, _, _ in found[6]] if found else []
                         numbers = dict(zip(had, self._core.backend_ids(key), strict=True))

@@ -34,7 +34,7 @@ class AttachedTable(LockedTable):
         See `hostreach.node.Node.attach`.
         """
         o = options
-        if self._cgroup_mount != o.cgroup_mount and not self._depth:  # it was mounted since
+        if self._cgroup_mount != o.cgroup_mount and not self.depth:  # it was mounted since
             self._cgroup_mount = o.cgroup_mount
             self._core = _core.Table(self._pin, LOCK_SLICE_MS, o.cgroup_mount)
         tcp, udp = "tcp" in o.protocols, "udp" in o.protocols
@@ -68,7 +68,7 @@ class AttachedTable(LockedTable):
         Also how many sockets are open that a service's connect sent somewhere.
         Raises `NotFound` if there is no such instance.
         """
-        with self._thread:
+        with self.thread:
             self._retry(lambda: self._core.lock_only())
             try:
                 hooks = _core.detach(self._core)
@@ -107,7 +107,7 @@ class AttachedTable(LockedTable):
     def admit(self) -> int:
         """See `hostreach.node.Node.admit`."""
         try:
-            with self._thread:
+            with self.thread:
                 with self.locked(exclusive=False):
                     if not self._core.admits():
                         return 0

@@ -12,6 +12,7 @@ from hostreach.cgroup import find_root
 from hostreach.errors import InvalidInput, NotFound, Refused
 from hostreach.options import Capacities
 from hostreach.plain import PlainFrontend, PlainService, model_of, plain_frontend, plain_service
+from hostreach.syntax import NODE
 from hostreach.table import Row
 
 from .kernel import NO_CGROUPS, cgroup_of, mounted_root, programs_know
@@ -28,6 +29,8 @@ Numbers: TypeAlias = list[int]
 Paths: TypeAlias = list[str]
 Rows: TypeAlias = list[Row]
 Services: TypeAlias = "list[Service]"
+PlainServices: TypeAlias = list[PlainService]
+Changes: TypeAlias = list[tuple[int, PlainService | None]]
 
 
 class ServiceTable(LockedTable):
@@ -38,34 +41,80 @@ class ServiceTable(LockedTable):
 
     def __init__(self, pin: str, capacities: Capacities) -> None:
         super().__init__(pin, capacities)
-        self._addresses_read = float("-inf")
+        self.addresses_read = float("-inf")
+        self._cgroups_known: bool | None = None
 
-    def get(self, frontend: Frontend) -> Service | None:
+    def plain(self, service: Service) -> PlainService:
+        """See `hostreach.table.PlainTable.plain`."""
+        if service.from_cgroup is not None and not self._knows_cgroups():
+            raise Refused(f"{NO_CGROUPS}; leave out from_cgroup", object=str(service.frontend))
+        return plain_service(service, cgroup_of)
+
+    def _knows_cgroups(self) -> bool:
+        if self._cgroups_known is None:
+            self._cgroups_known = programs_know("cgroup_id")
+        return self._cgroups_known
+
+    def plain_get(self, frontend: PlainFrontend) -> PlainService | None:
+        """See `hostreach.table.PlainTable.plain_get`."""
         try:
             with self.locked(exclusive=False):
-                found = self._core.get(plain_frontend(frontend))
+                return self._core.get(frontend)
         except NotFound:
             return None
-        return model_of(found) if found else None
+
+    def plain_owner(self, frontend: PlainFrontend) -> str | None:
+        """See `hostreach.table.PlainTable.plain_owner`."""
+        found = self.plain_get(frontend)
+        return found[4] if found else None
+
+    def plain_list(self, owner: str | None = None) -> PlainServices:
+        """See `hostreach.table.PlainTable.plain_list`."""
+        try:
+            with self.locked(exclusive=False):
+                return self._core.list(owner)
+        except NotFound:
+            return []
+
+    def plain_differing(self, services: Sequence[PlainService]) -> Numbers:
+        """See `hostreach.table.PlainTable.plain_differing`."""
+        try:
+            with self.locked(exclusive=False):
+                return self._core.differing([*services])
+        except NotFound:
+            return [*range(len(services))]
+
+    def plain_changes(self, services: Sequence[PlainService]) -> Changes:
+        """See `hostreach.table.PlainTable.plain_changes`."""
+        try:
+            with self.locked(exclusive=False):
+                differing = self._core.differing([*services])
+                return [(i, self._core.get(services[i][:3])) for i in differing]
+        except NotFound:
+            return [(i, None) for i in range(len(services))]
+
+    def plain_write(
+        self, put: Sequence[PlainService], remove: Sequence[PlainFrontend] = ()
+    ) -> None:
+        """See `hostreach.table.PlainTable.plain_write`."""
+        with self.exclusive():
+            self._refresh_addresses(put)
+            self._core.write([*put], [*remove])
+
+    def _refresh_addresses(self, put: Sequence[PlainService]) -> None:
+        """Of this node, which may have changed; for a stream of changes now and then will do."""
+        due = time.monotonic() - self.addresses_read > ADDRESSES_AGE
+        if put and (due or any(service[0] == NODE for service in put)):
+            self._core.refresh_node_addresses()
+            self.addresses_read = time.monotonic()
 
     def rows(self, owner: str | None = None) -> Rows:
+        """See `hostreach.table.PlainTable.rows`."""
         try:
             with self.locked(exclusive=False):
                 return [Row(*row) for row in self._core.rows(owner)]
         except NotFound:
             return []
-
-    def differing(self, services: Sequence[Service]) -> Services:
-        """See `hostreach.table.Table.differing`; raises `Refused` as `write` does."""
-        refuse_subtrees(services)
-        try:
-            with self.locked(exclusive=False):
-                indexes = self._core.differing(
-                    [plain_service(service, cgroup_of) for service in services]
-                )
-        except NotFound:
-            return [*services]
-        return [services[i] for i in indexes]
 
     def shares(self, frontend: Frontend) -> Numbers:
         """See `hostreach.table.Table.shares`."""
@@ -83,53 +132,18 @@ class ServiceTable(LockedTable):
         except NotFound:
             return []
 
+    def get(self, frontend: Frontend) -> Service | None:
+        """See `hostreach.table.Table.get`."""
+        found = self.plain_get(plain_frontend(frontend))
+        return model_of(found) if found else None
+
+    def differing(self, services: Sequence[Service]) -> Services:
+        """See `hostreach.table.Table.differing`; raises as `plain` does."""
+        return [services[i] for i in self.plain_differing([*map(self.plain, services)])]
+
     def write(self, put: Sequence[Service], remove: Sequence[Frontend] = ()) -> None:
-        """See `hostreach.table.Table.write`.
-
-        Raises `Refused` for ``from_cgroup`` where programs do not know a task's cgroup.
-        """
-        refuse_subtrees(put)
-        with self.exclusive():
-            self._refresh_addresses(put)
-            self._core.write(
-                [plain_service(s, cgroup_of) for s in put], [plain_frontend(f) for f in remove]
-            )
-
-    def _refresh_addresses(self, put: Sequence[Service]) -> None:
-        """Of this node, which may have changed; for a stream of changes now and then will do."""
-        due = time.monotonic() - self._addresses_read > ADDRESSES_AGE
-        if put and (due or any(service.frontend.address == "node" for service in put)):
-            self._core.refresh_node_addresses()
-            self._addresses_read = time.monotonic()
-
-    def plain(self, service: Service) -> PlainService:
-        """See `hostreach.table.PlainTable.plain`."""
-        refuse_subtrees([service])
-        return plain_service(service, cgroup_of)
-
-    def plain_owner(self, frontend: PlainFrontend) -> str | None:
-        """See `hostreach.table.PlainTable.plain_owner`."""
-        try:
-            with self.locked(exclusive=False):
-                found = self._core.get(frontend)
-        except NotFound:
-            return None
-        return found[4] if found else None
-
-    def plain_differing(self, services: Sequence[PlainService]) -> Numbers:
-        """See `hostreach.table.PlainTable.plain_differing`."""
-        try:
-            with self.locked(exclusive=False):
-                return self._core.differing([*services])
-        except NotFound:
-            return [*range(len(services))]
-
-    def plain_write(
-        self, put: Sequence[PlainService], remove: Sequence[PlainFrontend] = ()
-    ) -> None:
-        """See `hostreach.table.PlainTable.plain_write`; `follow_addresses` is the caller's."""
-        with self.exclusive():
-            self._core.write([*put], [*remove])
+        """See `hostreach.table.Table.write`; raises as `plain` does."""
+        self.plain_write([*map(self.plain, put)], [*map(plain_frontend, remove)])
 
     def exempt(self, cgroup: str) -> bool:
         """Leave this cgroup's tasks alone; False if that was so before.
@@ -170,14 +184,5 @@ class ServiceTable(LockedTable):
         return sorted(path for path in paths if path is not None)
 
     def list(self, owner: str | None = None) -> list[Service]:
-        try:
-            with self.locked(exclusive=False):
-                return [model_of(found) for found in self._core.list(owner)]
-        except NotFound:
-            return []
-
-
-def refuse_subtrees(services: Sequence[Service]) -> None:
-    named = [service for service in services if service.from_cgroup is not None]
-    if named and not programs_know("cgroup_id"):
-        raise Refused(f"{NO_CGROUPS}; leave out from_cgroup", object=str(named[0].frontend))
+        """See `hostreach.table.Table.list`."""
+        return [*map(model_of, self.plain_list(owner))]
