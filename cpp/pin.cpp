@@ -4,14 +4,12 @@
 #include <bpf/bpf.h>
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <pthread.h>
 #include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
 
-#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <ctime>
@@ -42,9 +40,9 @@ std::string parent_of(const std::string &path) {
 }
 
 // "; process 123 (hostreach) holds it", if /proc/locks tells.
-std::string holder_of(const Fd &fd) {
+std::string holder_of(int fd) {
     struct stat st;
-    if (::fstat(fd.get(), &st))
+    if (::fstat(fd, &st))
         return "";
     char place[64]; // MAJOR:MINOR:INODE, the first two in hexadecimal
     std::snprintf(place, sizeof(place), "%02x:%02x:%lu", major(st.st_dev), minor(st.st_dev),
@@ -80,12 +78,12 @@ void make_directory(const std::string &path) {
 
 // Who may write to a directory above ours could put another in its place, unless
 // the sticky bit keeps them to their own.
-void require_safe_above(const Fd &directory, const std::string &path) {
+void require_safe_above(int directory, const std::string &path) {
     struct stat st, above;
     std::string up = "..";
-    if (::fstat(directory.get(), &st))
+    if (::fstat(directory, &st))
         raise_errno(path, "look at the pin directory", errno);
-    while (!::fstatat(directory.get(), up.c_str(), &above, 0) && above.st_dev == st.st_dev) {
+    while (!::fstatat(directory, up.c_str(), &above, 0) && above.st_dev == st.st_dev) {
         bool is_open = (above.st_mode & (S_IWGRP | S_IWOTH)) && !(above.st_mode & S_ISVTX);
         if (is_open || (above.st_uid && above.st_uid != ::geteuid()))
             throw Error(Kind::refused, path,
@@ -96,11 +94,11 @@ void require_safe_above(const Fd &directory, const std::string &path) {
 
 // A directory of ours is on bpffs, below its root, and nobody else's: where all
 // may write to the root, somebody else may have made it.
-void require_ours(const Fd &directory, const std::string &path) {
+void require_ours(int directory, const std::string &path) {
     struct statfs fs;
     struct stat st, above;
-    if (::fstatfs(directory.get(), &fs) || ::fstat(directory.get(), &st) ||
-        ::fstatat(directory.get(), "..", &above, 0))
+    if (::fstatfs(directory, &fs) || ::fstat(directory, &st) ||
+        ::fstatat(directory, "..", &above, 0))
         raise_errno(path, "look at the pin directory", errno);
     if (fs.f_type != BPF_FS_MAGIC)
         refuse_place(path);
@@ -112,16 +110,6 @@ void require_ours(const Fd &directory, const std::string &path) {
                     "the pin directory belongs to user " + std::to_string(st.st_uid) +
                         " or others may write to it; remove it, or use another --pin");
     require_safe_above(directory, path);
-}
-
-// How many forks lie between this process and the one that it was at first. What a
-// lock is on is shared with the process before.
-unsigned forks() {
-    static std::atomic<unsigned> count = 0;
-    static const int err = ::pthread_atfork(nullptr, nullptr, [] { count++; });
-    if (err)
-        raise_errno("pin directory", "tell forks", err);
-    return count;
 }
 
 // Could the directory be made? It could not where nothing above it is on bpffs,
@@ -161,17 +149,17 @@ void PinDirectory::create() {
 }
 
 void PinDirectory::open() {
-    directory_ = Fd(::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (!directory_ && (errno == ENOENT || errno == ENOTDIR)) {
+    PrivateFd fd(::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!fd && (errno == ENOENT || errno == ENOTDIR)) {
         require_possible(path_);
         throw Error(Kind::not_found, path_, "no tables here; `attach` and `svc add` make them",
                     ENOENT);
     }
-    if (!directory_)
+    if (!fd)
         raise_errno(path_, "open the pin directory", errno);
-    forks_ = forks();
+    require_ours(fd.get(), path_);
+    directory_ = std::move(fd);
     seen_.reset();
-    require_ours(directory_, path_);
 }
 
 // Is this directory, which stayed open, still at its path, with what was in it? Pins
@@ -197,8 +185,6 @@ void PinDirectory::note(const struct stat &now) {
 void PinDirectory::lock(Lock mode, std::chrono::milliseconds timeout) {
     const auto begin = std::chrono::steady_clock::now(), deadline = begin + timeout;
     auto pause = std::chrono::milliseconds(1);
-    if (forks_ != forks())
-        directory_.close(); // its lock is that of the process before the fork
     if (begin - seen_at_ > kSeenAge)
         seen_.reset();
     for (;;) {
@@ -224,14 +210,15 @@ void PinDirectory::lock(Lock mode, std::chrono::milliseconds timeout) {
         if (errno != EWOULDBLOCK && errno != EINTR)
             raise_errno(path_, "lock the tables", errno);
         if (std::chrono::steady_clock::now() >= deadline)
-            throw Error(Kind::table_busy, path_, "the tables are locked" + holder_of(directory_));
+            throw Error(Kind::table_busy, path_,
+                        "the tables are locked" + holder_of(directory_.get()));
         std::this_thread::sleep_for(pause);
         pause = std::min(pause * 2, std::chrono::milliseconds(20));
     }
 }
 
 void PinDirectory::unlock() {
-    if (directory_ && (forks_ != forks() || ::flock(directory_.get(), LOCK_UN)))
+    if (directory_ && ::flock(directory_.get(), LOCK_UN))
         directory_.close();
 }
 

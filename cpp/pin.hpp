@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "fd.hpp"
+#include "private_fd.hpp"
 
 namespace hr {
 
@@ -52,8 +53,7 @@ class PinDirectory {
     void note(const struct stat &now);
 
     std::string path_;
-    Fd directory_;
-    unsigned forks_ = 0; // when it was opened
+    PrivateFd directory_;
     unsigned changes_ = 0;
     // Unless a change might not show in it.
     std::optional<struct stat> seen_;

@@ -7,7 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <string_view>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "attachment.hpp"
@@ -41,20 +41,16 @@ __u8 resets_sockets(const ServiceSpec &spec) {
     return spec.on_removal == HR_RESET;
 }
 
-// What each backend's id is or, where the service had no such backend, kNew.
-std::vector<__u32> match(const ServiceSpec &spec, const Block &old) {
-    auto bytes = [](const BackendSpec &b) {
-        return std::string_view(reinterpret_cast<const char *>(&b.endpoint),
-                                sizeof(b.endpoint.ip) + sizeof(b.endpoint.port));
-    };
-    std::unordered_map<std::string_view, __u32> known;
-    for (std::size_t i = 0; i < old.ids.size(); i++)
-        known.emplace(bytes(old.spec.backends[i]), old.ids[i]);
-    std::vector<__u32> ids(spec.backends.size(), kNew);
-    for (std::size_t i = 0; i < ids.size(); i++)
-        if (auto id = known.find(bytes(spec.backends[i])); id != known.end())
-            ids[i] = id->second;
-    return ids;
+bool is_at(const BackendSpec &spec, const hr_backend &backend) {
+    return spec.endpoint.port == backend.port &&
+           std::equal(std::begin(backend.ip), std::end(backend.ip), spec.endpoint.ip);
+}
+
+Endpoint endpoint_of(const hr_backend &backend) {
+    Endpoint endpoint;
+    std::copy(std::begin(backend.ip), std::end(backend.ip), endpoint.ip);
+    endpoint.port = backend.port;
+    return endpoint;
 }
 
 } // namespace
@@ -62,7 +58,7 @@ std::vector<__u32> match(const ServiceSpec &spec, const Block &old) {
 // What one write took from the heaps; given back unless it was published.
 class Table::Claims {
   public:
-    explicit Claims(Table &table) : table_(table) {}
+    Claims(Table &table, std::size_t expected) : table_(table) { taken_.reserve(expected); }
     Claims(const Claims &) = delete;
     Claims &operator=(const Claims &) = delete;
     ~Claims() {
@@ -104,7 +100,7 @@ void Table::write(std::vector<ServiceSpec> to_put, const std::vector<hr_key> &to
     refresh();
     const bool any_listed =
         std::ranges::any_of(to_put, [](const auto &spec) { return !spec.ranges.empty(); });
-    if (any_listed && !knows_clients())
+    if (any_listed && !can_list_clients())
         throw Error(Kind::refused, "source ranges",
                     "this kernel does not tell network namespaces apart (Linux 5.14 or later is "
                     "needed)");
@@ -112,25 +108,39 @@ void Table::write(std::vector<ServiceSpec> to_put, const std::vector<hr_key> &to
     check_room(to_put, to_remove);
     clients_ = any_listed ? find_clients() : std::vector<Client>();
     check_room_for_clients(to_put);
-    // What gives back comes first, so that the rest finds room.
-    std::stable_sort(to_put.begin(), to_put.end(),
-                     [&](const auto &a, const auto &b) { return growth(a) < growth(b); });
     try {
         for (const hr_key &key : to_remove)
             remove(key);
-        for (const ServiceSpec &spec : to_put)
-            put(spec);
+        for (const ServiceSpec *spec : in_order(to_put))
+            put(*spec);
     } catch (...) {
         failed_ = true; // the next writer mends what we left
         throw;
     }
 }
 
-// How many more backends the service would have.
-__s64 Table::growth(const ServiceSpec &spec) const {
-    auto at = index_.find(spec.key);
-    __s64 had = at == index_.end() ? 0 : static_cast<__s64>(read(at->second).ids.size());
-    return static_cast<__s64>(spec.backends.size()) - had;
+// What gives back comes first, so that the rest finds room.
+std::vector<const ServiceSpec *> Table::in_order(const std::vector<ServiceSpec> &specs) const {
+    std::vector<std::pair<__s64, const ServiceSpec *>> by_growth;
+    by_growth.reserve(specs.size());
+    for (const ServiceSpec &spec : specs) {
+        auto at = index_.find(spec.key);
+        const __s64 had = at == index_.end() ? 0 : view(at->second).details.members;
+        by_growth.emplace_back(static_cast<__s64>(spec.backends.size()) - had, &spec);
+    }
+    std::ranges::stable_sort(by_growth, {}, [](const auto &each) { return each.first; });
+    std::vector<const ServiceSpec *> ordered;
+    ordered.reserve(specs.size());
+    for (const auto &[growth, spec] : by_growth)
+        ordered.push_back(spec);
+    return ordered;
+}
+
+// Found out once: it loads programs, and writers wait meanwhile.
+bool Table::can_list_clients() {
+    if (!knows_clients_)
+        knows_clients_ = knows_clients();
+    return *knows_clients_;
 }
 
 // A cgroup that is gone, which has no id, keeps that of the same service.
@@ -154,9 +164,9 @@ void Table::check_room(const std::vector<ServiceSpec> &to_put,
         auto at = index_.find(key);
         if (at == index_.end() || !gone.insert(key).second)
             return;
-        Block old = read(at->second);
+        const BlockView old = view(at->second);
         services--;
-        backends -= old.ids.size();
+        backends -= old.details.members;
         slots -= old.selection;
         used -= old.words;
     };
@@ -164,7 +174,7 @@ void Table::check_room(const std::vector<ServiceSpec> &to_put,
         without(key);
     for (const ServiceSpec &spec : to_put) {
         without(spec.key);
-        std::size_t selection = select(spec).size();
+        std::size_t selection = selection_size(spec);
         services++;
         backends += spec.backends.size();
         slots += selection;
@@ -186,20 +196,23 @@ void Table::check_room(const std::vector<ServiceSpec> &to_put,
     check("slots", used, word_count() - kLargestBlock);
 }
 
-void Table::put(const ServiceSpec &spec) {
-    auto existing = index_.find(spec.key);
-    const bool is_new = existing == index_.end();
-    const Selection selection = select(spec);
-    const __u32 length = block_words(spec, selection.size());
-
-    // Nothing below is reached by any program before it is published.
-    begin_write();
-    Claims claims(*this);
-    const __u32 base = claims.take(free_words_, length, &hr_meta::slots_mark); // may move blocks
-    const __u32 service =
-        is_new ? claims.take(free_services_, 1, &hr_meta::services_mark) : existing->second;
-    const Block old = is_new ? Block{} : read(service);
-    std::vector<__u32> ids = match(spec, old);
+// What each backend's id is: that which it had or, where the service had no such
+// backend, a new one.
+void Table::claim_backends(const ServiceSpec &spec, __u32 service, std::vector<__u32> &ids,
+                           const std::vector<__u32> &old, Claims &claims) {
+    std::unordered_map<Endpoint, __u32, EndpointHash> moved; // made where the order changed
+    for (std::size_t i = 0; i < ids.size() && !old.empty(); i++) {
+        if (i < old.size() && is_at(spec.backends[i], tables_->backends[old[i]])) {
+            ids[i] = old[i];
+            continue;
+        }
+        if (moved.empty())
+            for (__u32 id : old)
+                moved.emplace(endpoint_of(tables_->backends[id]), id);
+        if (auto at = moved.find(spec.backends[i].endpoint); at != moved.end())
+            ids[i] = at->second;
+    }
+    const __u8 resets = resets_sockets(spec);
     for (std::size_t i = 0; i < ids.size(); i++) {
         if (ids[i] != kNew)
             continue;
@@ -215,18 +228,36 @@ void Table::put(const ServiceSpec &spec) {
         std::copy(std::begin(from.endpoint.ip), std::end(from.endpoint.ip), backend.ip);
         backend.port = from.endpoint.port;
         backend.state = from.state;
-        backend.reset = resets_sockets(spec);
+        backend.reset = resets;
         tables_->active.store(ids[i], __u64{0});
         // last: a program reads it first
         tables_->backends.store(ids[i], &hr_backend::service, service);
     }
+}
+
+void Table::put(const ServiceSpec &spec) {
+    auto existing = index_.find(spec.key);
+    const bool is_new = existing == index_.end();
+    const Selection selection = select(spec);
+    const __u32 length = block_words(spec, selection.size());
+
+    // Nothing below is reached by any program before it is published.
+    begin_write();
+    Claims claims(*this, spec.backends.size() + 2);
+    const __u32 base = claims.take(free_words_, length, &hr_meta::slots_mark); // may move blocks
+    const __u32 used_before = tables_->meta[0].services_mark;
+    const __u32 service =
+        is_new ? claims.take(free_services_, 1, &hr_meta::services_mark) : existing->second;
+    const Old old = is_new ? Old() : remembered(service);
+    std::vector<__u32> ids(spec.backends.size(), kNew);
+    claim_backends(spec, service, ids, old.ids, claims);
     const std::vector<__u32> block = encode_block(spec, ids, selection);
     std::copy(block.begin(), block.end(), tables_->slots.draft()->word + base);
     const __u32 first = base / HR_LINE_WORDS;
     tables_->slots.push(first, (base + length - 1) / HR_LINE_WORDS - first + 1);
 
     const std::vector<hr_network> ranges = parse_ranges(spec.ranges);
-    if (!ranges.empty() && old.spec.ranges.empty())
+    if (!ranges.empty() && !old.has_ranges)
         keep_clients(service, {}); // those of one that had this index before
     for (const Client &client : clients_of(ranges)) {
         hr_allowed_key key = {client.netns, service, 0};
@@ -234,7 +265,7 @@ void Table::put(const ServiceSpec &spec) {
     }
     publish_set(service, spec.key, set_word(spec, base, selection));
     if (is_new)
-        add_key(spec, service);
+        add_key(spec, service, service >= used_before);
     claims.keep();
 
     // The service is as asked; the rest is housekeeping, and mend() can do it too.
@@ -244,9 +275,10 @@ void Table::put(const ServiceSpec &spec) {
         if (spec.backends[i].state == HR_DOWN && resets_sockets(spec))
             to_end_.push_back(ids[i]);
     }
+    const __u8 resets = resets_sockets(spec);
     for (__u32 id : old.ids) // what goes with this change goes by its rule
-        if (tables_->backends[id].reset != resets_sockets(spec))
-            tables_->backends.store(id, &hr_backend::reset, resets_sockets(spec));
+        if (tables_->backends[id].reset != resets)
+            tables_->backends.store(id, &hr_backend::reset, resets);
     if (!ranges.empty())
         keep_clients(service, clients_of(ranges));
     if (!is_new)
@@ -266,18 +298,24 @@ void Table::publish_set(__u32 service, const hr_key &key, __u64 set) {
     tables_->records.store(service, &hr_record::set, set);
 }
 
-// A new service becomes reachable by its key, with counters at zero.
-void Table::add_key(const ServiceSpec &spec, __u32 service) {
-    std::vector<__u64> zeros(libbpf_num_possible_cpus());
-    if (bpf_map_update_elem(tables_->translations.get(), &service, zeros.data(), BPF_ANY))
-        raise_errno(format_key(spec.key), "clear the counters", errno);
-    tables_->refusals.store(service, __u64{0});
+// A new service becomes reachable by its key, with counters at zero; those of an index
+// that was never used are.
+void Table::add_key(const ServiceSpec &spec, __u32 service, bool is_fresh) {
+    if (!is_fresh)
+        clear_counters(spec, service);
     open_port(spec.key); // first: programs look here before they look further
     if (bpf_map_update_elem(tables_->services.get(), &spec.key, &service, BPF_NOEXIST))
         raise_errno(format_key(spec.key), "add the service", errno);
     index_.emplace(spec.key, service);
     port_users_[port_of(spec.key)]++;
     counts_.services++;
+}
+
+void Table::clear_counters(const ServiceSpec &spec, __u32 service) {
+    const std::vector<__u64> zeros(libbpf_num_possible_cpus());
+    if (bpf_map_update_elem(tables_->translations.get(), &service, zeros.data(), BPF_ANY))
+        raise_errno(format_key(spec.key), "clear the counters", errno);
+    tables_->refusals.store(service, __u64{0});
 }
 
 void Table::open_port(const hr_key &key) {
@@ -295,8 +333,17 @@ void Table::close_port(const hr_key &key) {
     tables_->ports.push(at.line, 1);
 }
 
+Table::Old Table::remembered(__u32 service) const {
+    const BlockView block = view(service);
+    Old old = {{block.base, block.words}, block.selection, block.details.ranges_length != 0, {}};
+    old.ids.reserve(block.details.members);
+    for (std::size_t i = 0; i < block.details.members; i++)
+        old.ids.push_back(block.member(i).backend);
+    return old;
+}
+
 // The old block and those of its backends that are not kept.
-void Table::retire(const Block &old, const std::vector<__u32> &kept) {
+void Table::retire(const Old &old, const std::vector<__u32> &kept) {
     std::vector<__u32> sorted = kept;
     std::sort(sorted.begin(), sorted.end());
     for (__u32 id : old.ids) {
@@ -307,10 +354,10 @@ void Table::retire(const Block &old, const std::vector<__u32> &kept) {
             to_end_.push_back(id);
         free_backends_.retire({id, 1});
     }
-    free_words_.retire({old.base, old.words});
+    free_words_.retire(old.range);
     counts_.backends -= static_cast<__u32>(old.ids.size());
     counts_.slots -= old.selection;
-    words_used_ -= old.words;
+    words_used_ -= old.range.length;
 }
 
 void Table::remove(const hr_key &key) {
@@ -318,7 +365,7 @@ void Table::remove(const hr_key &key) {
     if (at == index_.end())
         return;
     const __u32 service = at->second;
-    const Block old = read(service);
+    const Old old = remembered(service);
     begin_write();
     // before the key goes: a socket that remembers a backend asks it for its
     // service, and not the hash
@@ -389,14 +436,14 @@ void Table::refresh() {
     for_each_service(tables_->services.get(), capacities().services,
                      [&](const hr_key &key, __u32 service) { index_.emplace(key, service); });
     for (const auto &[key, service] : index_) {
-        Block block = read(service);
+        const BlockView block = view(service);
         services.push_back({service, 1});
         port_users_[port_of(key)]++;
-        for (__u32 id : block.ids)
-            backends.push_back({id, 1});
+        for (std::size_t i = 0; i < block.details.members; i++)
+            backends.push_back({block.member(i).backend, 1});
         used.push_back({block.base, block.words});
         counts_.services++;
-        counts_.backends += static_cast<__u32>(block.ids.size());
+        counts_.backends += block.details.members;
         counts_.slots += block.selection;
         words_used_ += block.words;
     }

@@ -66,6 +66,32 @@ def versions(services: Sequence[Service]) -> list[int]:
     return found
 
 
+def test_a_forked_child_keeps_no_lock(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock is on an open file, which a fork shares; and it is to die with who took it."""
+    monkeypatch.setattr("hostreach.datapath.lock.LOCK_TIMEOUT", scaled(2.0))
+    node = hostreach.open(str(box.pin), capacities=CAPACITIES)
+    node.services.add(service(1, 1))
+    reader, writer = os.pipe()
+    killed = os.fork()
+    if not killed:
+        with node.plain.exclusive():
+            child = os.fork()
+            if child:
+                os.write(writer, str(child).encode())
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(scaled(60.0))
+            os._exit(0)
+    os.waitpid(killed, 0)
+    child = int(os.read(reader, 20))
+    try:
+        node.services.add(service(1, 2))
+        assert versions(node.services.list()) == [1, 1]
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.close(reader)
+        os.close(writer)
+
+
 def test_two_writers_at_once(box: Box) -> None:
     """Both do all of their work, and nothing of it is lost."""
 
