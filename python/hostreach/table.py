@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
+from . import collector
 from .errors import AlreadyExists, InvalidInput, NotFound, OwnerConflict
 from .plain import plain_frontend
 from .rules import check_backends
@@ -246,11 +247,13 @@ class Services:
         owner: str = "manual",
         prune: bool = False,
         dry_run: bool = False,
+        remove: Iterable[str | Frontend] = (),
     ) -> list[Change]:
-        """Make the table hold ``services``; give back what changed, sorted.
+        """Make the table hold ``services`` and not those to ``remove``; give back what changed.
 
-        Nothing is taken over from another owner. ``prune`` also removes those of ``owner``'s
-        services that are not among ``services``; ``dry_run`` changes nothing and tells what would.
+        Sorted. Nothing is taken over from another owner, nor taken away. ``prune`` also removes
+        those of ``owner``'s services that are not among ``services``; ``dry_run`` changes nothing
+        and tells what would.
         """
         wanted: dict[PlainFrontend, Service] = {}
         for service in services:
@@ -258,8 +261,11 @@ class Services:
             if key in wanted:
                 raise InvalidInput("this service is given twice", object=str(service.frontend))
             wanted[key] = service
+        gone = dict.fromkeys(map(_key, remove))
+        if both := wanted.keys() & gone.keys():
+            raise InvalidInput("this service is given twice", object=format_frontend(*min(both)))
         table = self._table
-        with self._writing(dry_run):
+        with collector.paused(), self._writing(dry_run):
             listed = [table.plain(service) for service in wanted.values()]
             changes: list[Change] = []
             for i, before in table.plain_changes(listed):
@@ -267,11 +273,15 @@ class Services:
                 if before is not None:
                     _check_owner(before, after[4])
                 changes.append(Change("set" if before else "add", before, after))
+            for key in gone:
+                if (old := table.plain_get(key)) is not None:
+                    _check_owner(old, owner)
+                    changes.append(Change("remove", old, None))
             if prune:
                 changes += [
                     Change("remove", old, None)
                     for old in table.plain_list(owner)
-                    if old[:3] not in wanted
+                    if old[:3] not in wanted and old[:3] not in gone
                 ]
             if not dry_run:
                 self._write(changes)
@@ -280,10 +290,11 @@ class Services:
 
     def list(self, owner: str | None = None) -> list[Service]:
         """All services, or one owner's, sorted."""
-        return self._table.list(owner)
+        with collector.paused():
+            return self._table.list(owner)
 
     def __iter__(self) -> Iterator[Service]:
-        return iter(self._table.list())
+        return iter(self.list())
 
     def __len__(self) -> int:
         return len(self._table.rows())
