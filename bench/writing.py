@@ -174,20 +174,26 @@ def starts(pin: Path, rounds: int) -> list[Row]:
     ]
 
 
+_SPAWN = """
+import os, sys, time
+null = os.open(os.devnull, os.O_RDWR)
+begin = time.perf_counter()
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ,
+    file_actions=[(os.POSIX_SPAWN_DUP2, null, to) for to in (0, 1)])
+_, status, usage = os.wait4(pid, 0)
+print(time.perf_counter() - begin, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
 def run(command: list[str]) -> Ran:
-    """Raises CalledProcessError."""
-    begin = time.perf_counter()
-    null = os.open(os.devnull, os.O_RDWR)
-    try:
-        actions = [(os.POSIX_SPAWN_DUP2, null, to) for to in (0, 1)]
-        pid = os.posix_spawn(command[0], command, os.environ, file_actions=actions)
-    finally:
-        os.close(null)
-    _, status, usage = os.wait4(pid, 0)
-    seconds = time.perf_counter() - begin
-    if status:
-        raise subprocess.CalledProcessError(os.waitstatus_to_exitcode(status), command)
-    return Ran(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    """By a small process: a child's greatest resident set begins with its parent's.
+
+    Raises CalledProcessError.
+    """
+    between = [sys.executable, "-I", "-S", "-c", _SPAWN, *command]
+    done = subprocess.run(between, check=True, stdout=subprocess.PIPE, text=True)
+    return Ran(*map(float, done.stdout.split()))
 
 
 def _spread(values: Iterable[float], digits: int = 1) -> str:

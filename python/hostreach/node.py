@@ -7,21 +7,23 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 from .datapath import KernelTable, knows_host, mounted_root, netns_cookie
 from .ending import EndResult
 from .errors import InvalidInput, NotFound
 from .exempt import Exemptions
-from .explain import Explanation, caller, explain
 from .options import AttachOptions, Capacities
 from .own_mount import root_to_attach
 from .plain import PlainFrontend
-from .rates import Survey
 from .rules import removal
 from .syntax import parse_frontend
 from .table import Change, PlainTable, Services
-from .tracing import BUFFER, Tracer, Wanted
+
+if TYPE_CHECKING:
+    from .explain import Explanation
+    from .rates import Survey
+    from .tracing import Tracer, Wanted
 
 __all__ = [
     "DEFAULT_PIN",
@@ -281,18 +283,22 @@ class Node:
         The caller is this process or, with ``from_cgroup``, a task of that cgroup, in the network
         namespace of one that is there. Raises `InvalidInput`, `PermissionDenied`.
         """
+        from .explain import caller, explain
+
         wanted = parse_frontend(asked)
         calls = caller(from_cgroup, mounted_root(), netns_cookie)
         return explain(wanted, calls, self._table.facts(wanted, calls.netns))
 
-    def trace(self, wanted: Wanted = Wanted(), size: int = BUFFER) -> Tracer:  # noqa: B008 - immutable
+    def trace(self, wanted: Wanted | None = None, size: int | None = None) -> Tracer:
         """Hear of each call that is translated or refused, from now on.
 
         ``size`` is that of the buffer, in bytes. Up to eight may listen at once. Raises `NotFound`
         if there are no tables, `Refused` where the kernel has no ring buffer (Linux 5.8) and when
         eight listen, `InvalidInput`, `PermissionDenied`.
         """
-        return Tracer(self._table, wanted, size)
+        from .tracing import BUFFER, Tracer, Wanted
+
+        return Tracer(self._table, wanted or Wanted(), BUFFER if size is None else size)
 
     def status(self) -> Status:
         """What is attached and what the tables hold; raises `PermissionDenied`, `AbiMismatch`."""

@@ -57,12 +57,14 @@ class Change:
         action: Literal["add", "set", "remove"],
         before: PlainService | None,
         after: PlainService | None,
+        model: Service | None = None,
     ) -> None:
+        """``model`` is ``after``, where there is one already."""
         self.action = action
         self.plain_before = before
         self.plain_after = after
         self._before: Service | None = None
-        self._after: Service | None = None
+        self._after = model
 
     @property
     def key(self) -> PlainFrontend:
@@ -266,13 +268,14 @@ class Services:
             raise InvalidInput("this service is given twice", object=format_frontend(*min(both)))
         table = self._table
         with collector.paused(), self._writing(dry_run):
-            listed = [table.plain(service) for service in wanted.values()]
+            models = [*wanted.values()]
+            listed = [*map(table.plain, models)]
             changes: list[Change] = []
             for i, before in table.plain_changes(listed):
                 after = listed[i]
                 if before is not None:
                     _check_owner(before, after[4])
-                changes.append(Change("set" if before else "add", before, after))
+                changes.append(Change("set" if before else "add", before, after, models[i]))
             for key in gone:
                 if (old := table.plain_get(key)) is not None:
                     _check_owner(old, owner)

@@ -11,18 +11,17 @@ from hostreach import _core
 from hostreach.cgroup import find_root
 from hostreach.ending import EndResult
 from hostreach.errors import NotFound, Refused
-from hostreach.explain import Facts, Found
 from hostreach.plain import PlainFrontend
-from hostreach.rates import Counters, Survey
 from hostreach.syntax import parse_frontend
 from hostreach.table import Row
-from hostreach.tracing import VERDICTS
 
 from .kernel import NO_CGROUPS, knows_host, mounted_root, programs_know
 from .lock import end_result
 from .services import ServiceTable
 
 if TYPE_CHECKING:
+    from hostreach.explain import Facts, Found
+    from hostreach.rates import Counters, Survey
     from hostreach.tracing import Wanted
 
 _SURVEYED_AT_ONCE = 512
@@ -34,6 +33,8 @@ class AskedTable(ServiceTable):
 
     def facts(self, asked: PlainFrontend, netns: int) -> Facts:
         """See `hostreach.explain.Table.facts`."""
+        from hostreach.explain import Facts
+
         try:
             with self.locked(exclusive=False):
                 host, _ = self._core.host()
@@ -64,6 +65,8 @@ class AskedTable(ServiceTable):
         return address in self._core.node_addresses()
 
     def _found(self, key: PlainFrontend, asked: PlainFrontend, netns: int) -> Found | None:
+        from hostreach.explain import Found
+
         service = self._core.get(key)
         if service is None:
             return None
@@ -79,6 +82,8 @@ class AskedTable(ServiceTable):
 
     def listen(self, wanted: Wanted, size: int) -> _core.Listener:
         """See `hostreach.tracing.Table.listen`."""
+        from hostreach.tracing import VERDICTS
+
         service = parse_frontend(wanted.service) if wanted.service else None
         cgroup = _core.cgroup(wanted.cgroup, find_root()) if wanted.cgroup else None
         if cgroup and not programs_know("cgroup_id"):
@@ -112,6 +117,8 @@ class AskedTable(ServiceTable):
 
     def survey(self) -> Survey:
         """See `hostreach.node.Node.survey`."""
+        from hostreach.rates import Survey
+
         rows = self.rows()
         found: list[Counters] = []
         try:
@@ -125,6 +132,8 @@ class AskedTable(ServiceTable):
         return Survey(time.monotonic(), found)
 
     def _counters(self, row: Row) -> Counters:
+        from hostreach.rates import Counters
+
         key = parse_frontend(row.frontend)
         return Counters(*row, *self._core.traffic(key), sum(self._core.active(key)))
 
