@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "spec.hpp"
 
+#include <netinet/in.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -25,6 +27,12 @@ std::string text_of(const ServiceSpec &spec) {
 }
 
 } // namespace
+
+bool ServiceSpec::resets_sockets() const {
+    if (on_removal == HR_BY_PROTOCOL)
+        return key.protocol == IPPROTO_UDP;
+    return on_removal == HR_RESET;
+}
 
 __u32 block_words(const ServiceSpec &spec, std::size_t selection) {
     return static_cast<__u32>(selection) + kDetailsWords +

@@ -41,6 +41,10 @@ struct ServiceSpec {
     Subtree subtree;    // no path: everywhere
     std::string ranges; // of its clients' addresses, "10.0.0.0/8,fd00::/8"; empty: all
     std::vector<BackendSpec> backends;
+
+    // What becomes of a backend's sockets when it goes. A connected UDP socket would
+    // never learn of it; TCP does.
+    bool resets_sockets() const;
 };
 
 // A block read back. `ids` runs beside `spec.backends`.

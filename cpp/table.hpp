@@ -144,6 +144,11 @@ class Table {
         std::vector<__u32> ids;
     };
 
+    // The same for services that share a bit of `ports`.
+    static __u32 port_of(const hr_key &key) {
+        return key.scope << 24 | key.protocol << 16 | key.port;
+    }
+
     std::optional<__u32> find(const hr_key &key);
     const hr_record &record(__u32 index) const;
     Traffic traffic_of(__u32 index);
