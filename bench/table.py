@@ -26,13 +26,13 @@ class Writing(NamedTuple):
 
 def measure(pin: Path, services: int, rounds: int) -> Writing:
     """Writes to tables of their own, with the default capacities, which nothing is attached to."""
-    wanted = [_service(n) for n in range(services)]
+    wanted = [service(n) for n in range(services)]
     gc.freeze()  # so many models would be walked by each collection from now on
     put, unchanged, one_change = [], [], []
     for _ in range(rounds):
         with hostreach.open(str(pin)) as node:
             try:
-                node.services.add(_service(services))  # makes the tables
+                node.services.add(service(services))  # makes the tables
                 put.append(_time(node.services.apply, wanted))
                 unchanged.append(_time(node.services.apply, wanted))
                 one_change += _change_backends(node, wanted[:: max(1, services // 200)])
@@ -41,10 +41,11 @@ def measure(pin: Path, services: int, rounds: int) -> Writing:
     return Writing(services, put, unchanged, one_change)
 
 
-def _service(number: int) -> Service:
+def service(number: int, backends: int = BACKENDS) -> Service:
+    """The service of that number, with backends of its own."""
     high, low = divmod(number, 250)
-    backends = [f"10.{n}.{high}.{low + 1}:8080" for n in range(BACKENDS)]
-    return Service.of(f"172.16.{high}.{low + 1}:80/tcp", *backends, name=f"bench/service-{number}")
+    each = [f"10.{n % 250}.{high}.{low + 1}:{8080 + n // 250}" for n in range(backends)]
+    return Service.of(f"172.16.{high}.{low + 1}:80/tcp", *each, name=f"bench/service-{number}")
 
 
 def _change_backends(node: hostreach.Node, services: list[Service]) -> list[int]:

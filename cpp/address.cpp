@@ -29,8 +29,16 @@ void parse_ip(std::string_view text, __u32 (&ip)[4]) {
 
 std::string format_ip(const __u32 (&ip)[4]) {
     char buffer[INET6_ADDRSTRLEN];
-    if (is_v4(ip))
-        return inet_ntop(AF_INET, &ip[3], buffer, sizeof(buffer));
+    if (is_v4(ip)) { // inet_ntop() goes by sprintf()
+        unsigned char bytes[4];
+        std::memcpy(bytes, &ip[3], sizeof(bytes));
+        char *at = buffer;
+        for (unsigned char byte : bytes) {
+            at = std::to_chars(at, std::end(buffer), byte).ptr;
+            *at++ = '.';
+        }
+        return {buffer, at - 1};
+    }
     return inet_ntop(AF_INET6, ip, buffer, sizeof(buffer));
 }
 
@@ -77,16 +85,23 @@ std::string format_key(const hr_key &key) {
     return endpoint + (key.protocol == IPPROTO_TCP ? "/tcp" : "/udp");
 }
 
-std::size_t KeyHash::operator()(const hr_key &key) const {
-    // multiply and fold (Fibonacci hashing): addresses differ in few low bits
+// Multiply and fold (Fibonacci hashing): addresses differ in few low bits.
+static std::size_t hash_of(const __u32 (&ip)[4], __u64 rest) {
     __u64 a, b;
-    std::memcpy(&a, &key.ip[0], sizeof(a));
-    std::memcpy(&b, &key.ip[2], sizeof(b));
-    __u64 rest = static_cast<__u64>(key.port) << 16 | key.protocol << 8 | key.scope;
+    std::memcpy(&a, &ip[0], sizeof(a));
+    std::memcpy(&b, &ip[2], sizeof(b));
     __u64 h = (a * 0x9e3779b97f4a7c15ULL) ^ (b * 0xc2b2ae3d27d4eb4fULL) ^ rest;
     h ^= h >> 32;
     h *= 0x9e3779b97f4a7c15ULL;
     return h ^ (h >> 29);
+}
+
+std::size_t EndpointHash::operator()(const Endpoint &endpoint) const {
+    return hash_of(endpoint.ip, endpoint.port);
+}
+
+std::size_t KeyHash::operator()(const hr_key &key) const {
+    return hash_of(key.ip, static_cast<__u64>(key.port) << 16 | key.protocol << 8 | key.scope);
 }
 
 } // namespace hr

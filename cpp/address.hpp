@@ -34,6 +34,10 @@ bool key_less(const hr_key &a, const hr_key &b);
 // "10.96.0.10:53/udp" or "node:30080/tcp"
 std::string format_key(const hr_key &key);
 
+struct EndpointHash {
+    std::size_t operator()(const Endpoint &endpoint) const;
+};
+
 struct KeyHash {
     std::size_t operator()(const hr_key &key) const;
 };

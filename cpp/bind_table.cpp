@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// The table for Python. A service crosses as one tuple of plain values, which
-// python/hostreach/plain.py describes.
-#include <netinet/in.h>
+// The table for Python. A service crosses as one tuple of plain values (plain.hpp).
 #include <pybind11/stl.h>
 
-#include <array>
 #include <tuple>
 
 #include "bindings.hpp"
 #include "clients.hpp"
 #include "error.hpp"
 #include "host.hpp"
+#include "plain.hpp"
 #include "selection.hpp"
 #include "table.hpp"
 
@@ -20,146 +18,29 @@ namespace hr {
 
 namespace {
 
-using PyBackend = std::tuple<std::string, __u16, std::string>;
 using PyNetwork = std::tuple<std::string, unsigned>;
-using PySubtree = std::tuple<std::string, __u64, __u8>;
-using PyService =
-    std::tuple<std::string, __u16, std::string, std::optional<std::string>, std::string,
-               std::string, std::vector<PyBackend>, __u32, bool, std::optional<PySubtree>,
-               std::optional<std::string>, std::optional<std::string>>;
 
-constexpr std::array kAlgorithms = {"random", "maglev", "least-conn"};
-constexpr std::array kStates = {"active", "draining", "down"};
-constexpr std::array kOnRemoval = {"", "reset", "keep"};
-
-// The number that the tables have for a word.
-template <typename Words>
-__u8 number_of(const Words &words, const std::string &word) {
-    for (std::size_t i = 0; i < words.size(); i++)
-        if (word == words[i])
-            return static_cast<__u8>(i);
-    throw Error(Kind::invalid_input, word, "unknown");
-}
-
-// The word for a number; the first for one that a later version wrote.
-template <typename Words>
-const char *word_for(const Words &words, __u8 number) {
-    return words[number < words.size() ? number : 0];
-}
-
-hr_key make_key(const std::string &address, __u16 port, const std::string &protocol) {
-    hr_key key = {};
-    if (address == "node")
-        key.scope = HR_NODE;
-    else
-        parse_ip(address, key.ip);
-    key.port = htons(port);
-    if (protocol != "tcp" && protocol != "udp")
-        throw Error(Kind::invalid_input, protocol, "not tcp or udp");
-    key.protocol = protocol == "tcp" ? IPPROTO_TCP : IPPROTO_UDP;
-    return key;
-}
-
-ServiceSpec to_spec(const PyService &service) {
-    const auto &[address, port, protocol, name, owner, algorithm, backends, affinity_ms, host_only,
-                 subtree, on_removal, ranges] = service;
-    ServiceSpec spec;
-    spec.key = make_key(address, port, protocol);
-    spec.name = name.value_or("");
-    spec.owner = owner;
-    spec.algorithm = number_of(kAlgorithms, algorithm);
-    spec.affinity_ms = affinity_ms;
-    spec.host_only = host_only;
-    spec.on_removal = number_of(kOnRemoval, on_removal.value_or(""));
-    spec.ranges = ranges.value_or("");
-    parse_ranges(spec.ranges); // or they could not be read later
-    if (subtree) {
-        const auto &[path, id, level] = *subtree;
-        spec.subtree = {path, id, level};
-    }
-    if (spec.name.size() > 255 || spec.owner.size() > 255 || spec.subtree.path.size() > 4096 ||
-        spec.ranges.size() > 4096)
-        throw Error(Kind::invalid_input, format_key(spec.key), "a name, path or list is too long");
-    if (backends.size() > HR_SLOTS_PER_SERVICE)
-        throw Error(Kind::invalid_input, format_key(spec.key),
-                    "more than " + std::to_string(HR_SLOTS_PER_SERVICE) + " backends");
-    if (spec.algorithm == HR_MAGLEV && backends.size() > 4093)
-        throw Error(Kind::invalid_input, format_key(spec.key),
-                    "maglev takes at most 4093 backends");
-    for (const auto &[endpoint, weight, state] : backends)
-        spec.backends.push_back({parse_endpoint(endpoint), weight, number_of(kStates, state)});
-    return spec;
-}
-
-std::vector<ServiceSpec> to_specs(const std::vector<PyService> &services) {
-    std::vector<ServiceSpec> specs;
-    specs.reserve(services.size());
-    for (const PyService &service : services)
-        specs.push_back(to_spec(service));
-    return specs;
-}
-
-const char *protocol_name(const hr_key &key) { return key.protocol == IPPROTO_TCP ? "tcp" : "udp"; }
-
-std::optional<std::string> name_of(const ServiceSpec &spec) {
-    return spec.name.empty() ? std::nullopt : std::optional(spec.name);
-}
-
-PyService from_block(const Block &block) {
-    const ServiceSpec &spec = block.spec;
-    std::vector<PyBackend> backends;
-    backends.reserve(spec.backends.size());
-    for (const BackendSpec &backend : spec.backends)
-        backends.emplace_back(format_endpoint(backend.endpoint.ip, backend.endpoint.port),
-                              backend.weight, word_for(kStates, backend.state));
-    std::optional<PySubtree> subtree;
-    if (!spec.subtree.path.empty())
-        subtree.emplace(spec.subtree.path, spec.subtree.id, spec.subtree.level);
-    std::optional<std::string> on_removal;
-    if (spec.on_removal)
-        on_removal = word_for(kOnRemoval, spec.on_removal);
-    return {spec.key.scope == HR_NODE ? "node" : format_ip(spec.key.ip),
-            ntohs(spec.key.port),
-            protocol_name(spec.key),
-            name_of(spec),
-            spec.owner,
-            word_for(kAlgorithms, spec.algorithm),
-            std::move(backends),
-            spec.affinity_ms,
-            spec.host_only,
-            std::move(subtree),
-            std::move(on_removal),
-            spec.ranges.empty() ? std::nullopt : std::optional(spec.ranges)};
-}
-
-std::vector<Block> blocks(Table &table, const std::optional<std::string> &owner) {
-    py::gil_scoped_release release;
-    std::vector<Block> all;
-    for (const hr_key &key : table.keys())
-        if (std::optional<Block> block = table.get(key); !owner || block->spec.owner == *owner)
-            all.push_back(std::move(*block));
-    return all;
-}
-
-std::vector<PyService> list(Table &table, const std::optional<std::string> &owner) {
-    std::vector<PyService> services;
-    for (const Block &block : blocks(table, owner))
-        services.push_back(from_block(block));
+py::list list(Table &table, const std::optional<std::string> &owner) {
+    py::list services;
+    table.for_each_sorted([&](__u32 index) {
+        if (!owner || table.view(index).owner() == *owner)
+            services.append(to_plain(table.read(index)));
+    });
     return services;
 }
 
-using PyRow = std::tuple<std::string, std::optional<std::string>, std::string, std::string, size_t>;
-
-std::vector<PyRow> rows(Table &table, const std::optional<std::string> &owner) {
-    std::vector<PyRow> rows;
-    for (const Block &block : blocks(table, owner))
-        rows.emplace_back(format_key(block.spec.key), name_of(block.spec), block.spec.owner,
-                          word_for(kAlgorithms, block.spec.algorithm), block.spec.backends.size());
+py::list rows(Table &table, const std::optional<std::string> &owner) {
+    py::list rows;
+    table.for_each_sorted([&](__u32 index) {
+        const BlockView block = table.view(index);
+        if (!owner || block.owner() == *owner)
+            rows.append(to_row(table.key(index), block));
+    });
     return rows;
 }
 
-std::vector<std::size_t> differing(Table &table, const std::vector<PyService> &services) {
-    std::vector<ServiceSpec> specs = to_specs(services);
+std::vector<std::size_t> differing(Table &table, py::handle services) {
+    std::vector<ServiceSpec> specs = from_plain_list(services);
     py::gil_scoped_release release;
     std::vector<std::size_t> indexes;
     for (std::size_t i = 0; i < specs.size(); i++)
@@ -168,8 +49,8 @@ std::vector<std::size_t> differing(Table &table, const std::vector<PyService> &s
     return indexes;
 }
 
-void write(Table &table, const std::vector<PyService> &put, const std::vector<PyKey> &remove) {
-    std::vector<ServiceSpec> specs = to_specs(put);
+void write(Table &table, py::handle put, const std::vector<PyKey> &remove) {
+    std::vector<ServiceSpec> specs = from_plain_list(put);
     std::vector<hr_key> keys;
     for (const PyKey &frontend : remove)
         keys.push_back(to_key(frontend));
@@ -218,9 +99,9 @@ void bind_table(py::module_ &module) {
         .def("purge", &Table::purge, Unlocked())
         .def(
             "get",
-            [](Table &table, const PyKey &key) -> std::optional<PyService> {
+            [](Table &table, const PyKey &key) -> py::object {
                 std::optional<Block> block = table.get(to_key(key));
-                return block ? std::optional(from_block(*block)) : std::nullopt;
+                return block ? to_plain(*block) : py::none();
             },
             py::arg("frontend"))
         .def("list", list, py::arg("owner"))

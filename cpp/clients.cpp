@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <charconv>
 #include <optional>
-#include <sstream>
 
 #include "error.hpp"
 #include "features.hpp"
@@ -38,8 +37,10 @@ std::vector<Client> find_clients() {
 
 std::vector<hr_network> parse_ranges(const std::string &text) {
     std::vector<hr_network> ranges;
-    std::istringstream parts(text);
-    for (std::string part; std::getline(parts, part, ',');) {
+    for (std::size_t at = 0; at < text.size();) {
+        const std::size_t comma = std::min(text.find(',', at), text.size());
+        const std::string part = text.substr(at, comma - at);
+        at = comma + 1;
         std::size_t slash = part.find('/');
         unsigned bits = 0;
         const char *end = part.data() + part.size();

@@ -57,7 +57,7 @@ bool Table::make_room(__u32 words) {
 std::vector<std::pair<Range, __u32>> Table::blocks_by_place() const {
     std::vector<std::pair<Range, __u32>> blocks;
     for (const auto &[key, service] : index_) {
-        const Block block = read(service);
+        const BlockView block = view(service);
         blocks.push_back({{block.base, block.words}, service});
     }
     std::ranges::sort(blocks, {}, [](const auto &block) { return block.first.start; });

@@ -5,7 +5,8 @@
 
 namespace hr {
 
-Heap::Heap(std::uint32_t size, std::uint32_t mark, std::vector<Range> used) : mark_(mark) {
+Heap::Heap(std::uint32_t size, std::uint32_t mark, std::vector<Range> used)
+    : tail_(size), size_(size), mark_(mark) {
     std::sort(used.begin(), used.end(),
               [](const Range &a, const Range &b) { return a.start < b.start; });
     std::uint32_t at = 0;
@@ -19,14 +20,18 @@ Heap::Heap(std::uint32_t size, std::uint32_t mark, std::vector<Range> used) : ma
     }
     gap_until(size);
     mark_ = std::max(mark_, at);
-    if (mark_ < size)
-        release({mark_, size - mark_});
+    tail_ = std::min(mark_, size);
 }
 
 std::optional<std::uint32_t> Heap::take(std::uint32_t length) {
     auto fit = by_length_.lower_bound({length, 0});
-    if (fit == by_length_.end())
-        return std::nullopt;
+    if (fit == by_length_.end()) {
+        if (size_ - tail_ < length)
+            return std::nullopt;
+        tail_ += length;
+        mark_ = std::max(mark_, tail_);
+        return tail_ - length;
+    }
     std::uint32_t start = fit->second, rest = fit->first - length;
     erase(by_start_.find(start));
     if (rest) {
@@ -51,6 +56,11 @@ void Heap::flush() {
 std::vector<Range> Heap::withdraw(Range range) {
     const std::uint32_t end = range.start + range.length;
     std::vector<Range> found, around;
+    if (end > tail_) { // of the tail too: then there is none
+        const Range tail = {tail_, size_ - tail_};
+        tail_ = size_;
+        release(tail);
+    }
     auto at = by_start_.upper_bound(range.start);
     if (at != by_start_.begin())
         --at;
@@ -87,6 +97,10 @@ void Heap::release(Range range) {
             range = {before->first, before->second + range.length};
             erase(before);
         }
+    }
+    if (range.start + range.length == tail_ && tail_ != size_) {
+        tail_ = range.start;
+        return;
     }
     by_start_[range.start] = range.length;
     by_length_.emplace(range.length, range.start);

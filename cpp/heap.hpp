@@ -45,9 +45,12 @@ class Heap {
     void release(Range range);
     void erase(std::map<std::uint32_t, std::uint32_t>::iterator at);
 
+    // Free ranges below the tail, which begins where nothing is in use any more: there
+    // a table that fills takes one after the other.
     std::map<std::uint32_t, std::uint32_t> by_start_; // start -> length, no two adjacent
     std::set<std::pair<std::uint32_t, std::uint32_t>> by_length_; // (length, start): best fit
     std::vector<Range> retired_;
+    std::uint32_t tail_ = 0, size_ = 0;
     std::uint32_t mark_ = 0;
 };
 

@@ -12,6 +12,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <ctime>
 #include <fstream>
 #include <sstream>
 #include <thread>
@@ -24,6 +25,10 @@ namespace {
 
 constexpr char kBpffs[] = "/sys/fs/bpf";
 
+// For so long what was seen of the directory is believed, should something change that
+// its time does not show: another file system mounted over it.
+constexpr std::chrono::seconds kSeenAge(1);
+
 bool on_bpffs(const std::string &path) {
     struct statfs fs;
     return ::statfs(path.c_str(), &fs) == 0 && fs.f_type == BPF_FS_MAGIC;
@@ -35,9 +40,9 @@ std::string parent_of(const std::string &path) {
 }
 
 // "; process 123 (hostreach) holds it", if /proc/locks tells.
-std::string holder_of(const Fd &fd) {
+std::string holder_of(int fd) {
     struct stat st;
-    if (::fstat(fd.get(), &st))
+    if (::fstat(fd, &st))
         return "";
     char place[64]; // MAJOR:MINOR:INODE, the first two in hexadecimal
     std::snprintf(place, sizeof(place), "%02x:%02x:%lu", major(st.st_dev), minor(st.st_dev),
@@ -73,12 +78,12 @@ void make_directory(const std::string &path) {
 
 // Who may write to a directory above ours could put another in its place, unless
 // the sticky bit keeps them to their own.
-void require_safe_above(const Fd &directory, const std::string &path) {
+void require_safe_above(int directory, const std::string &path) {
     struct stat st, above;
     std::string up = "..";
-    if (::fstat(directory.get(), &st))
+    if (::fstat(directory, &st))
         raise_errno(path, "look at the pin directory", errno);
-    while (!::fstatat(directory.get(), up.c_str(), &above, 0) && above.st_dev == st.st_dev) {
+    while (!::fstatat(directory, up.c_str(), &above, 0) && above.st_dev == st.st_dev) {
         bool is_open = (above.st_mode & (S_IWGRP | S_IWOTH)) && !(above.st_mode & S_ISVTX);
         if (is_open || (above.st_uid && above.st_uid != ::geteuid()))
             throw Error(Kind::refused, path,
@@ -89,11 +94,11 @@ void require_safe_above(const Fd &directory, const std::string &path) {
 
 // A directory of ours is on bpffs, below its root, and nobody else's: where all
 // may write to the root, somebody else may have made it.
-void require_ours(const Fd &directory, const std::string &path) {
+void require_ours(int directory, const std::string &path) {
     struct statfs fs;
     struct stat st, above;
-    if (::fstatfs(directory.get(), &fs) || ::fstat(directory.get(), &st) ||
-        ::fstatat(directory.get(), "..", &above, 0))
+    if (::fstatfs(directory, &fs) || ::fstat(directory, &st) ||
+        ::fstatat(directory, "..", &above, 0))
         raise_errno(path, "look at the pin directory", errno);
     if (fs.f_type != BPF_FS_MAGIC)
         refuse_place(path);
@@ -143,39 +148,78 @@ void PinDirectory::create() {
     make_directory(path_);
 }
 
+void PinDirectory::open() {
+    PrivateFd fd(::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!fd && (errno == ENOENT || errno == ENOTDIR)) {
+        require_possible(path_);
+        throw Error(Kind::not_found, path_, "no tables here; `attach` and `svc add` make them",
+                    ENOENT);
+    }
+    if (!fd)
+        raise_errno(path_, "open the pin directory", errno);
+    require_ours(fd.get(), path_);
+    directory_ = std::move(fd);
+    seen_.reset();
+}
+
+// Is this directory, which stayed open, still at its path, with what was in it? Pins
+// that come, go or are replaced change its time, and so do a new owner, a new name,
+// and its removal.
+bool PinDirectory::is_as_seen(const struct stat &now) const {
+    return seen_ && seen_->st_ctim.tv_sec == now.st_ctim.tv_sec &&
+           seen_->st_ctim.tv_nsec == now.st_ctim.tv_nsec;
+}
+
+// The kernel's time for this moves on with its ticks (current_time() in fs/inode.c):
+// within the same one, another change would not show.
+void PinDirectory::note(const struct stat &now) {
+    timespec tick;
+    ::clock_gettime(CLOCK_REALTIME_COARSE, &tick);
+    const bool is_over =
+        std::pair(now.st_ctim.tv_sec, now.st_ctim.tv_nsec) < std::pair(tick.tv_sec, tick.tv_nsec);
+    seen_ = is_over ? std::optional(now) : std::nullopt;
+    seen_at_ = std::chrono::steady_clock::now();
+    changes_++;
+}
+
 void PinDirectory::lock(Lock mode, std::chrono::milliseconds timeout) {
-    auto deadline = std::chrono::steady_clock::now() + timeout;
+    const auto begin = std::chrono::steady_clock::now(), deadline = begin + timeout;
     auto pause = std::chrono::milliseconds(1);
-    Fd fd;
+    if (begin - seen_at_ > kSeenAge)
+        seen_.reset();
     for (;;) {
-        if (!fd) {
-            fd = Fd(::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-            if (!fd && (errno == ENOENT || errno == ENOTDIR)) {
-                require_possible(path_);
-                throw Error(Kind::not_found, path_,
-                            "no tables here; `attach` and `svc add` make them", ENOENT);
-            }
-            if (!fd)
-                raise_errno(path_, "open the pin directory", errno);
-            require_ours(fd, path_);
-        }
-        if (::flock(fd.get(), (mode == Lock::shared ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0) {
-            // purged and made again while we waited? then this is the wrong directory
+        if (!directory_)
+            open();
+        if (::flock(directory_.get(), (mode == Lock::shared ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0) {
             struct stat held, now;
-            if (::fstat(fd.get(), &held) == 0 && ::stat(path_.c_str(), &now) == 0 &&
-                held.st_ino == now.st_ino && held.st_dev == now.st_dev)
-                break;
-            fd.close();
+            if (::fstat(directory_.get(), &held)) {
+                directory_.close();
+                raise_errno(path_, "look at the pin directory", errno);
+            }
+            if (is_as_seen(held))
+                return;
+            // purged and made again while we waited? then this is the wrong directory
+            if (!seen_ && ::stat(path_.c_str(), &now) == 0 && held.st_ino == now.st_ino &&
+                held.st_dev == now.st_dev) {
+                note(held);
+                return;
+            }
+            directory_.close();
             continue;
         }
         if (errno != EWOULDBLOCK && errno != EINTR)
             raise_errno(path_, "lock the tables", errno);
         if (std::chrono::steady_clock::now() >= deadline)
-            throw Error(Kind::table_busy, path_, "the tables are locked" + holder_of(fd));
+            throw Error(Kind::table_busy, path_,
+                        "the tables are locked" + holder_of(directory_.get()));
         std::this_thread::sleep_for(pause);
         pause = std::min(pause * 2, std::chrono::milliseconds(20));
     }
-    locked_ = std::move(fd);
+}
+
+void PinDirectory::unlock() {
+    if (directory_ && ::flock(directory_.get(), LOCK_UN))
+        directory_.close();
 }
 
 bool PinDirectory::try_lock() {
@@ -189,7 +233,7 @@ bool PinDirectory::try_lock() {
 
 std::string PinDirectory::identity() const {
     struct stat st = {};
-    ::fstat(locked_.get(), &st);
+    ::fstat(directory_.get(), &st);
     return std::to_string(st.st_ino) + "@" + std::to_string(st.st_ctim.tv_sec) + "." +
            std::to_string(st.st_ctim.tv_nsec);
 }

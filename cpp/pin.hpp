@@ -2,11 +2,15 @@
 // The directory on bpffs that is an instance, and the lock on it.
 #pragma once
 
+#include <sys/stat.h>
+
 #include <chrono>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "fd.hpp"
+#include "private_fd.hpp"
 
 namespace hr {
 
@@ -14,7 +18,8 @@ enum class Lock { shared, exclusive };
 
 // An instance's directory, private to root. The lock is flock(2) on the
 // directory itself: it dies with its holder, whatever kills it, and nobody
-// who may not enter the directory can take it.
+// who may not enter the directory can take it. It stays open between two locks: while
+// nothing in it comes or goes, the next one is no more than flock(2) and fstat(2).
 class PinDirectory {
   public:
     explicit PinDirectory(std::string path) : path_(std::move(path)) {}
@@ -31,15 +36,28 @@ class PinDirectory {
     void lock(Lock mode, std::chrono::milliseconds timeout);
     // The exclusive lock, if nobody has it or a shared one.
     bool try_lock();
-    void unlock() { locked_.close(); }
+    void unlock();
+    // Lets go of the directory; needs no lock.
+    void close() { directory_.close(); }
     // Differs from that of every directory that was removed; needs the lock.
     std::string identity() const;
+    // Rises with each lock before which something in the directory, or the directory
+    // itself, may have come or gone.
+    unsigned changes() const { return changes_; }
     // Removes these pins and, if nothing else is pinned there, the directory.
     void remove(const std::vector<std::string> &names);
 
   private:
+    void open();
+    bool is_as_seen(const struct stat &now) const;
+    void note(const struct stat &now);
+
     std::string path_;
-    Fd locked_;
+    PrivateFd directory_;
+    unsigned changes_ = 0;
+    // Unless a change might not show in it.
+    std::optional<struct stat> seen_;
+    std::chrono::steady_clock::time_point seen_at_;
 };
 
 // Pins under a temporary name that a crash leaves behind are never opened.

@@ -61,7 +61,14 @@ std::vector<__u32> candidates(const ServiceSpec &spec, bool v4) {
     return {};
 }
 
+bool weigh_the_same(const ServiceSpec &spec, const std::vector<__u32> &among) {
+    return std::ranges::all_of(
+        among, [&](__u32 i) { return spec.backends[i].weight == spec.backends[among[0]].weight; });
+}
+
 std::vector<__u32> weighted(const ServiceSpec &spec, const std::vector<__u32> &among) {
+    if (weigh_the_same(spec, among)) // a slot each: there are as many as backends at least
+        return among;
     std::vector<__u16> weights;
     for (__u32 i : among)
         weights.push_back(spec.backends[i].weight);
@@ -91,12 +98,15 @@ struct Preference {
     __u64 credit; // it takes a turn for every `heaviest` of it
 };
 
+__u32 maglev_size(std::size_t backends) {
+    auto prime = std::lower_bound(kPrimes.begin(), kPrimes.end(), backends * kSlotsPerBackend);
+    return prime == kPrimes.end() ? kPrimes.back() : *prime;
+}
+
 std::vector<__u32> maglev(const ServiceSpec &spec, std::vector<__u32> among) {
     if (among.empty())
         return {};
-    __u32 wanted = static_cast<__u32>(among.size()) * kSlotsPerBackend;
-    auto prime = std::lower_bound(kPrimes.begin(), kPrimes.end(), wanted);
-    const __u32 size = prime == kPrimes.end() ? kPrimes.back() : *prime;
+    const __u32 size = maglev_size(among.size());
     // the order must not depend on how the backends were listed
     std::sort(among.begin(), among.end(), [&](__u32 a, __u32 b) {
         const Endpoint &x = spec.backends[a].endpoint, &y = spec.backends[b].endpoint;
@@ -152,6 +162,18 @@ Selection select(const ServiceSpec &spec) {
         return spec.algorithm == HR_MAGLEV ? maglev(spec, std::move(among)) : weighted(spec, among);
     };
     return {fill(true), fill(false)};
+}
+
+std::size_t selection_size(const ServiceSpec &spec) {
+    std::size_t size = 0;
+    for (bool v4 : {true, false}) {
+        const std::vector<__u32> among = candidates(spec, v4);
+        if (among.empty())
+            continue;
+        size +=
+            spec.algorithm == HR_MAGLEV ? maglev_size(among.size()) : weighted(spec, among).size();
+    }
+    return size;
 }
 
 std::vector<__u32> shares(const ServiceSpec &spec) {

@@ -24,6 +24,9 @@ struct Selection {
 // Reliable Software Network Load Balancer", NSDI 2016, section 3.4).
 Selection select(const ServiceSpec &spec);
 
+// How many slots that has; quicker.
+std::size_t selection_size(const ServiceSpec &spec);
+
 // Slots of each backend, in the order of spec.backends.
 std::vector<__u32> shares(const ServiceSpec &spec);
 

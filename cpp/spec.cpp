@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "spec.hpp"
 
+#include <netinet/in.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -26,17 +28,17 @@ std::string text_of(const ServiceSpec &spec) {
 
 } // namespace
 
-bool ServiceSpec::says_the_same(const ServiceSpec &other) const {
-    return name == other.name && owner == other.owner && algorithm == other.algorithm &&
-           on_removal == other.on_removal && host_only == other.host_only &&
-           affinity_ms == other.affinity_ms && subtree == other.subtree && ranges == other.ranges &&
-           backends == other.backends;
+bool ServiceSpec::resets_sockets() const {
+    if (on_removal == HR_BY_PROTOCOL)
+        return key.protocol == IPPROTO_UDP;
+    return on_removal == HR_RESET;
 }
 
 __u32 block_words(const ServiceSpec &spec, std::size_t selection) {
     return static_cast<__u32>(selection) + kDetailsWords +
            kMemberWords * static_cast<__u32>(spec.backends.size()) +
-           text_words(text_of(spec).size());
+           text_words(spec.name.size() + spec.owner.size() + spec.subtree.path.size() +
+                      spec.ranges.size());
 }
 
 std::vector<__u32> encode_block(const ServiceSpec &spec, const std::vector<__u32> &ids,
@@ -77,62 +79,95 @@ __u64 set_word(const ServiceSpec &spec, __u32 base, const Selection &selection) 
            (spec.ranges.empty() ? 0 : HR_SET_LISTED);
 }
 
-Block decode_block(const hr_record &record, const __u32 *words, std::size_t size,
-                   const hr_backend *backends, std::size_t backend_entries) {
-    const __u64 set = observe(record.set);
-    Block block;
-    block.spec.key = record.key;
-    block.base = static_cast<__u32>(set);
-    block.selection = static_cast<__u32>(set >> HR_SET_COUNT_SHIFT & HR_SET_COUNT_MASK) +
-                      static_cast<__u32>(set >> HR_SET_COUNT6_SHIFT & HR_SET_COUNT_MASK);
+BlockView view_block(const hr_record &record, const __u32 *words, std::size_t size,
+                     std::size_t backend_entries) {
+    BlockView view;
+    view.set = observe(record.set);
+    view.base = static_cast<__u32>(view.set);
+    view.selection = static_cast<__u32>(view.set >> HR_SET_COUNT_SHIFT & HR_SET_COUNT_MASK) +
+                     static_cast<__u32>(view.set >> HR_SET_COUNT6_SHIFT & HR_SET_COUNT_MASK);
     auto damaged = [&] [[noreturn]] () {
         throw Error(Kind::kernel_error, format_key(record.key),
                     "the table is damaged: something else wrote into it", EUCLEAN);
     };
-    std::size_t at = static_cast<std::size_t>(block.base) + block.selection;
-    hr_details details;
+    const std::size_t at = static_cast<std::size_t>(view.base) + view.selection;
     if (at + kDetailsWords > size)
         damaged();
+    hr_details &details = view.details;
     std::memcpy(&details, words + at, sizeof(details));
-    at += kDetailsWords;
-    std::size_t text_at = at + static_cast<std::size_t>(details.members) * kMemberWords;
-    std::size_t text_bytes =
+    const std::size_t members_at = at + kDetailsWords;
+    const std::size_t text_at =
+        members_at + static_cast<std::size_t>(details.members) * kMemberWords;
+    const std::size_t text_bytes =
         details.name_length + details.owner_length + details.path_length + details.ranges_length;
-    std::size_t end = text_at + text_words(text_bytes);
+    const std::size_t end = text_at + text_words(text_bytes);
     if (details.members > HR_SLOTS_PER_SERVICE || end > size)
         damaged();
-    block.words = static_cast<__u32>(end - block.base);
-    block.spec.algorithm = set >> HR_SET_ALGORITHM_SHIFT & HR_SET_ALGORITHM_MASK;
-    block.spec.host_only = set & HR_SET_HOST_ONLY;
-    block.spec.affinity_ms = details.affinity_ms;
-    block.spec.on_removal = details.on_removal;
-    block.spec.backends.reserve(details.members);
-    block.ids.reserve(details.members);
-    for (; at < text_at; at += kMemberWords) {
-        hr_member member;
-        std::memcpy(&member, words + at, sizeof(member));
-        if (member.backend >= backend_entries)
+    view.words = static_cast<__u32>(end - view.base);
+    view.members = words + members_at;
+    view.text = reinterpret_cast<const char *>(words + text_at);
+    for (std::size_t i = 0; i < details.members; i++)
+        if (view.member(i).backend >= backend_entries)
             damaged();
+    return view;
+}
+
+Block decode_block(const hr_record &record, const __u32 *words, std::size_t size,
+                   const hr_backend *backends, std::size_t backend_entries) {
+    const BlockView view = view_block(record, words, size, backend_entries);
+    const hr_details &details = view.details;
+    Block block;
+    block.base = view.base;
+    block.selection = view.selection;
+    block.words = view.words;
+    ServiceSpec &spec = block.spec;
+    spec.key = record.key;
+    spec.algorithm = view.algorithm();
+    spec.host_only = view.set & HR_SET_HOST_ONLY;
+    spec.affinity_ms = details.affinity_ms;
+    spec.on_removal = details.on_removal;
+    spec.backends.reserve(details.members);
+    block.ids.reserve(details.members);
+    for (std::size_t i = 0; i < details.members; i++) {
+        const hr_member member = view.member(i);
         const hr_backend &backend = backends[member.backend];
-        BackendSpec spec;
-        std::copy(std::begin(backend.ip), std::end(backend.ip), spec.endpoint.ip);
-        spec.endpoint.port = backend.port;
-        spec.weight = member.weight;
-        spec.state = member.state;
-        block.spec.backends.push_back(spec);
+        BackendSpec &each = spec.backends.emplace_back();
+        std::copy(std::begin(backend.ip), std::end(backend.ip), each.endpoint.ip);
+        each.endpoint.port = backend.port;
+        each.weight = member.weight;
+        each.state = member.state;
         block.ids.push_back(member.backend);
     }
-    const char *text = reinterpret_cast<const char *>(words + text_at);
-    block.spec.name.assign(text, details.name_length);
-    text += details.name_length;
-    block.spec.owner.assign(text, details.owner_length);
-    text += details.owner_length;
-    block.spec.subtree = {std::string(text, details.path_length),
-                          details.subtree_low | static_cast<__u64>(details.subtree_high) << 32,
-                          details.subtree_level};
-    text += details.path_length;
-    block.spec.ranges.assign(text, details.ranges_length);
+    spec.name = view.name();
+    spec.owner = view.owner();
+    spec.subtree = {std::string(view.path()),
+                    details.subtree_low | static_cast<__u64>(details.subtree_high) << 32,
+                    details.subtree_level};
+    spec.ranges = view.ranges();
     return block;
+}
+
+bool says_the_same(const ServiceSpec &spec, const BlockView &block, const hr_backend *backends) {
+    const hr_details &details = block.details;
+    const Subtree subtree = {std::string(block.path()),
+                             details.subtree_low | static_cast<__u64>(details.subtree_high) << 32,
+                             details.subtree_level};
+    if (spec.name != block.name() || spec.owner != block.owner() ||
+        spec.algorithm != block.algorithm() || spec.on_removal != details.on_removal ||
+        spec.host_only != bool(block.set & HR_SET_HOST_ONLY) ||
+        spec.affinity_ms != details.affinity_ms || !(spec.subtree == subtree) ||
+        spec.ranges != block.ranges() || spec.backends.size() != details.members)
+        return false;
+    for (std::size_t i = 0; i < spec.backends.size(); i++) {
+        const BackendSpec &mine = spec.backends[i];
+        const hr_member member = block.member(i);
+        const hr_backend &theirs = backends[member.backend];
+        if (mine.weight != member.weight || mine.state != member.state ||
+            mine.endpoint.port != theirs.port ||
+            !std::equal(std::begin(theirs.ip), std::end(theirs.ip), mine.endpoint.ip))
+            return false;
+    }
+    return true;
 }
 
 } // namespace hr

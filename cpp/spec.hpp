@@ -2,7 +2,9 @@
 // A service as a user describes it, and its block of `slots`.
 #pragma once
 
+#include <cstring>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "address.hpp"
@@ -40,8 +42,9 @@ struct ServiceSpec {
     std::string ranges; // of its clients' addresses, "10.0.0.0/8,fd00::/8"; empty: all
     std::vector<BackendSpec> backends;
 
-    // All but the key.
-    bool says_the_same(const ServiceSpec &other) const;
+    // What becomes of a backend's sockets when it goes. A connected UDP socket would
+    // never learn of it; TCP does.
+    bool resets_sockets() const;
 };
 
 // A block read back. `ids` runs beside `spec.backends`.
@@ -69,9 +72,38 @@ std::vector<__u32> encode_block(const ServiceSpec &spec, const std::vector<__u32
 // The word that publishes such a block at `base`.
 __u64 set_word(const ServiceSpec &spec, __u32 base, const Selection &selection);
 
-// Reads the block that `record` publishes. Raises kernel_error if the table
-// says what no writer wrote.
+// A block where it lies, for those who need not all of it.
+struct BlockView {
+    __u64 set;
+    __u32 base = 0;
+    __u32 selection = 0; // slots
+    __u32 words = 0;     // the whole block
+    hr_details details;
+    const __u32 *members = nullptr; // details.members times hr_member
+    const char *text = nullptr;     // name, owner, path and ranges, one behind the other
+
+    hr_member member(std::size_t i) const {
+        hr_member member;
+        std::memcpy(&member, members + i * (sizeof(member) / sizeof(*members)), sizeof(member));
+        return member;
+    }
+    std::string_view name() const { return {text, details.name_length}; }
+    std::string_view owner() const { return {name().end(), details.owner_length}; }
+    std::string_view path() const { return {owner().end(), details.path_length}; }
+    std::string_view ranges() const { return {path().end(), details.ranges_length}; }
+    __u8 algorithm() const { return set >> HR_SET_ALGORITHM_SHIFT & HR_SET_ALGORITHM_MASK; }
+};
+
+// The block that `record` publishes. Raises kernel_error if the table says what no
+// writer wrote.
+BlockView view_block(const hr_record &record, const __u32 *words, std::size_t size,
+                     std::size_t backend_entries);
+
+// The same, read back.
 Block decode_block(const hr_record &record, const __u32 *words, std::size_t size,
                    const hr_backend *backends, std::size_t backend_entries);
+
+// Does the block say what the spec says, all but the key?
+bool says_the_same(const ServiceSpec &spec, const BlockView &block, const hr_backend *backends);
 
 } // namespace hr

@@ -32,16 +32,16 @@ bool Table::create(const Capacities &asked) {
 void Table::lock(Lock mode) {
     pin_.lock(mode, timeout_);
     try {
-        if (mode == Lock::exclusive)
+        const unsigned changes = pin_.changes();
+        if (mode == Lock::exclusive && recovered_at_ != changes) {
             recover_replacement(pin_, cgroup_mount_);
-        std::string identity = pin_.identity();
-        if (!tables_ || identity != tables_of_) {
-            generation_.reset();
-            tables_ = Tables::open(pin_);
-            tables_of_ = identity;
-        } else {
-            tables_->refresh();
+            recovered_at_ = changes;
         }
+        if (!tables_ || opened_at_ != changes)
+            open_tables();
+        else
+            tables_->refresh();
+        opened_at_ = changes;
         held_ = mode;
         if (mode == Lock::exclusive && is_interrupted())
             refresh(); // mends what a killed writer left
@@ -50,6 +50,18 @@ void Table::lock(Lock mode) {
         pin_.unlock();
         throw;
     }
+}
+
+// Unless they are those that are open.
+void Table::open_tables() {
+    std::string identity = pin_.identity();
+    if (tables_ && identity == tables_of_) {
+        tables_->refresh();
+        return;
+    }
+    generation_.reset();
+    tables_ = Tables::open(pin_);
+    tables_of_ = identity;
 }
 
 bool Table::grow(const Capacities &asked) {
@@ -82,6 +94,8 @@ void Table::close() {
     index_.clear();
     to_end_.clear();
     iterators_.drop();
+    if (!held_)
+        pin_.close();
 }
 
 void Table::unlock() {
@@ -126,7 +140,16 @@ void Table::purge() {
 
 bool Table::ends_due() const { return tables_ && tables_->flags.load(HR_ENDS_DUE); }
 
+// Does index_ say which services exist? Whoever holds the lock knows that it stays so.
+bool Table::knows_all() const {
+    return !failed_ && (writing_ || generation_ == tables_->meta[0].generation);
+}
+
 std::optional<__u32> Table::find(const hr_key &key) {
+    if (knows_all()) {
+        auto at = index_.find(key);
+        return at == index_.end() ? std::nullopt : std::optional(at->second);
+    }
     __u32 service;
     if (bpf_map_lookup_elem(tables_->services.get(), &key, &service) == 0)
         return service;
@@ -135,12 +158,20 @@ std::optional<__u32> Table::find(const hr_key &key) {
     return std::nullopt;
 }
 
-Block Table::read(__u32 service) const {
+const hr_record &Table::record(__u32 service) const {
     if (service >= tables_->records.size())
         throw Error(Kind::kernel_error, pin_.path(),
                     "the table is damaged: something else wrote into it", EUCLEAN);
-    return decode_block(tables_->records[service], words(), word_count(), tables_->backends.data(),
+    return tables_->records[service];
+}
+
+Block Table::read(__u32 service) const {
+    return decode_block(record(service), words(), word_count(), tables_->backends.data(),
                         tables_->backends.size());
+}
+
+BlockView Table::view(__u32 service) const {
+    return view_block(record(service), words(), word_count(), tables_->backends.size());
 }
 
 std::optional<Block> Table::get(const hr_key &key) {
@@ -151,16 +182,18 @@ std::optional<Block> Table::get(const hr_key &key) {
 }
 
 bool Table::differs(const ServiceSpec &spec) {
-    std::optional<Block> old = get(spec.key);
-    return !old || !old->spec.says_the_same(spec);
+    std::optional<__u32> service = find(spec.key);
+    return !service || !says_the_same(spec, view(*service), tables_->backends.data());
 }
 
-std::vector<hr_key> Table::keys() {
-    std::vector<hr_key> keys;
+void Table::for_each_sorted(const std::function<void(__u32)> &visit) {
+    std::vector<std::pair<hr_key, __u32>> found;
     for_each_service(tables_->services.get(), capacities().services,
-                     [&](const hr_key &key, __u32) { keys.push_back(key); });
-    std::sort(keys.begin(), keys.end(), key_less);
-    return keys;
+                     [&](const hr_key &key, __u32 service) { found.emplace_back(key, service); });
+    std::sort(found.begin(), found.end(),
+              [](const auto &a, const auto &b) { return key_less(a.first, b.first); });
+    for (const auto &[key, service] : found)
+        visit(service);
 }
 
 void Table::set_host(__u64 netns, const std::vector<hr_network> &networks,
@@ -230,12 +263,13 @@ void Table::write_exempt_levels() {
 
 Counts Table::counts() {
     Counts counts;
-    for (const hr_key &key : keys()) {
-        std::optional<Block> block = get(key);
-        counts.services++;
-        counts.backends += static_cast<__u32>(block->ids.size());
-        counts.slots += block->selection;
-    }
+    for_each_service(tables_->services.get(), capacities().services,
+                     [&](const hr_key &, __u32 service) {
+                         const BlockView block = view(service);
+                         counts.services++;
+                         counts.backends += block.details.members;
+                         counts.slots += block.selection;
+                     });
     return counts;
 }
 
@@ -249,27 +283,30 @@ std::vector<__u64> Table::active(const hr_key &key) {
     return counts;
 }
 
-Traffic Table::traffic(const hr_key &key) {
+Traffic Table::traffic_of(__u32 service) {
     Traffic traffic;
-    std::optional<__u32> service = find(key);
-    if (!service)
-        return traffic;
     std::vector<__u64> per_cpu(libbpf_num_possible_cpus());
-    if (bpf_map_lookup_elem(tables_->translations.get(), &*service, per_cpu.data()))
-        raise_errno(format_key(key), "read the counters", errno);
+    if (bpf_map_lookup_elem(tables_->translations.get(), &service, per_cpu.data()))
+        raise_errno(format_key(record(service).key), "read the counters", errno);
     for (__u64 count : per_cpu)
         traffic.translations += count;
-    traffic.refusals = tables_->refusals.load(*service);
+    traffic.refusals = tables_->refusals.load(service);
     return traffic;
+}
+
+Traffic Table::traffic(const hr_key &key) {
+    std::optional<__u32> service = find(key);
+    return service ? traffic_of(*service) : Traffic();
 }
 
 Traffic Table::traffic() {
     Traffic all;
-    for (const hr_key &key : keys()) {
-        Traffic one = traffic(key);
-        all.translations += one.translations;
-        all.refusals += one.refusals;
-    }
+    for_each_service(tables_->services.get(), capacities().services,
+                     [&](const hr_key &, __u32 service) {
+                         Traffic one = traffic_of(service);
+                         all.translations += one.translations;
+                         all.refusals += one.refusals;
+                     });
     return all;
 }
 

@@ -84,7 +84,11 @@ class Table {
 
     // The calls below need a lock; write() the exclusive one.
     std::optional<Block> get(const hr_key &key);
-    std::vector<hr_key> keys(); // sorted
+    // Calls `visit` for each service, sorted; with an index for read() and view().
+    void for_each_sorted(const std::function<void(__u32 index)> &visit);
+    Block read(__u32 index) const;
+    BlockView view(__u32 index) const;
+    const hr_key &key(__u32 index) const { return record(index).key; }
     bool differs(const ServiceSpec &spec);
     // Removes those, adds or replaces these; raises table_full before anything
     // is written. A key that is not there is passed over.
@@ -132,16 +136,33 @@ class Table {
   private:
     class Claims;
 
-    std::optional<__u32> find(const hr_key &key);
-    Block read(__u32 index) const;
+    // What goes when a service is replaced or removed.
+    struct Old {
+        Range range = {}; // of its block
+        __u32 selection = 0;
+        bool has_ranges = false;
+        std::vector<__u32> ids;
+    };
 
+    // The same for services that share a bit of `ports`.
+    static __u32 port_of(const hr_key &key) {
+        return key.scope << 24 | key.protocol << 16 | key.port;
+    }
+
+    std::optional<__u32> find(const hr_key &key);
+    const hr_record &record(__u32 index) const;
+    Traffic traffic_of(__u32 index);
+    bool knows_all() const;
+
+    void open_tables();
     void refresh();
     void mend();
     void begin_write();
     void end_write();
     void let_go();
     void resolve(std::vector<ServiceSpec> &specs);
-    __s64 growth(const ServiceSpec &spec) const;
+    std::vector<const ServiceSpec *> in_order(const std::vector<ServiceSpec> &specs) const;
+    Old remembered(__u32 service) const;
     void check_room(const std::vector<ServiceSpec> &put, const std::vector<hr_key> &remove);
     void raise_mark(const Heap &heap, __u32 hr_meta::*mark);
     bool make_room(__u32 words);
@@ -150,11 +171,15 @@ class Table {
     void put(const ServiceSpec &spec);
     void remove(const hr_key &key);
     void publish_set(__u32 service, const hr_key &key, __u64 set);
-    void add_key(const ServiceSpec &spec, __u32 service);
+    void add_key(const ServiceSpec &spec, __u32 service, bool is_fresh);
+    void claim_backends(const ServiceSpec &spec, __u32 service, std::vector<__u32> &ids,
+                        const std::vector<__u32> &old, Claims &claims);
+    void clear_counters(const ServiceSpec &spec, __u32 service);
+    bool can_list_clients();
     void write_exempt_levels();
     void open_port(const hr_key &key);
     void close_port(const hr_key &key);
-    void retire(const Block &old, const std::vector<__u32> &kept);
+    void retire(const Old &old, const std::vector<__u32> &kept);
     std::vector<Client> clients_of(const std::vector<hr_network> &ranges) const;
     void check_room_for_clients(const std::vector<ServiceSpec> &put) const;
     void keep_clients(__u32 service, const std::vector<Client> &clients);
@@ -169,6 +194,7 @@ class Table {
     std::string cgroup_mount_;
     std::optional<Tables> tables_;
     std::string tables_of_; // the directory's identity when tables_ were opened
+    std::optional<unsigned> opened_at_, recovered_at_; // pin_.changes()
     std::optional<Lock> held_;
     GracePeriod grace_;
     IteratorCache iterators_;
@@ -183,6 +209,7 @@ class Table {
     std::vector<Client> clients_;                 // found for this batch
     std::vector<__u32> to_end_;                   // backends whose sockets this batch wants ended
     Heap free_services_, free_backends_, free_words_;
+    std::optional<bool> knows_clients_;
     Counts counts_;
     __u64 words_used_ = 0;
 };

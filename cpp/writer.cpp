@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
+// A batch of changes: whether it fits, its order, its begin and end, and what is
+// derived from the tables; publishing.cpp has what becomes of one service.
 #include "table.hpp"
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
-#include <netinet/in.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <string_view>
 #include <unordered_set>
 
 #include "attachment.hpp"
@@ -17,94 +17,13 @@
 
 namespace hr {
 
-namespace {
-
-constexpr __u32 kNew = ~0U; // a backend that has no id yet
-
-// Which bit of `ports` says that there is such a service.
-struct PortBit {
-    __u32 line, word, bit;
-};
-
-// The same for services that share that bit.
-__u32 port_of(const hr_key &key) { return key.scope << 24 | key.protocol << 16 | key.port; }
-
-PortBit port_bit(const hr_key &key) {
-    return {static_cast<__u32>(HR_PORT_LINE(key.scope, key.protocol == IPPROTO_UDP, key.port)),
-            static_cast<__u32>(HR_PORT_WORD(key.port)), HR_PORT_BIT(key.port)};
-}
-
-// A connected UDP socket would never learn that its backend is gone; TCP does.
-__u8 resets_sockets(const ServiceSpec &spec) {
-    if (spec.on_removal == HR_BY_PROTOCOL)
-        return spec.key.protocol == IPPROTO_UDP;
-    return spec.on_removal == HR_RESET;
-}
-
-// What each backend's id is or, where the service had no such backend, kNew.
-std::vector<__u32> match(const ServiceSpec &spec, const Block &old) {
-    auto bytes = [](const BackendSpec &b) {
-        return std::string_view(reinterpret_cast<const char *>(&b.endpoint),
-                                sizeof(b.endpoint.ip) + sizeof(b.endpoint.port));
-    };
-    std::unordered_map<std::string_view, __u32> known;
-    for (std::size_t i = 0; i < old.ids.size(); i++)
-        known.emplace(bytes(old.spec.backends[i]), old.ids[i]);
-    std::vector<__u32> ids(spec.backends.size(), kNew);
-    for (std::size_t i = 0; i < ids.size(); i++)
-        if (auto id = known.find(bytes(spec.backends[i])); id != known.end())
-            ids[i] = id->second;
-    return ids;
-}
-
-} // namespace
-
-// What one write took from the heaps; given back unless it was published.
-class Table::Claims {
-  public:
-    explicit Claims(Table &table) : table_(table) {}
-    Claims(const Claims &) = delete;
-    Claims &operator=(const Claims &) = delete;
-    ~Claims() {
-        for (auto &[heap, range] : taken_)
-            heap->untake(range);
-    }
-    void keep() { taken_.clear(); }
-
-    // After a grace period if nothing else will do. The mark rises before the
-    // range is used, so that whoever comes after us, even after a SIGKILL,
-    // knows that programs may have seen it. Raises table_full.
-    __u32 take(Heap &heap, __u32 length, __u32 hr_meta::*mark) {
-        std::optional<__u32> start = heap.take(length);
-        if (!start) {
-            table_.grace_.wait();
-            table_.free_services_.flush();
-            table_.free_backends_.flush();
-            table_.free_words_.flush();
-            start = heap.take(length);
-        }
-        if (!start && &heap == &table_.free_words_ && table_.make_room(length))
-            start = heap.take(length);
-        if (!start)
-            throw Error(Kind::table_full, table_.pin_.path(),
-                        "no room in one piece for so large a service", ENOSPC);
-        taken_.push_back({&heap, {*start, length}});
-        table_.raise_mark(heap, mark);
-        return *start;
-    }
-
-  private:
-    Table &table_;
-    std::vector<std::pair<Heap *, Range>> taken_;
-};
-
 void Table::write(std::vector<ServiceSpec> to_put, const std::vector<hr_key> &to_remove) {
     if (failed_)
         throw Error(Kind::refused, pin_.path(), "a write of this batch failed; begin another");
     refresh();
     const bool any_listed =
         std::ranges::any_of(to_put, [](const auto &spec) { return !spec.ranges.empty(); });
-    if (any_listed && !knows_clients())
+    if (any_listed && !can_list_clients())
         throw Error(Kind::refused, "source ranges",
                     "this kernel does not tell network namespaces apart (Linux 5.14 or later is "
                     "needed)");
@@ -112,25 +31,39 @@ void Table::write(std::vector<ServiceSpec> to_put, const std::vector<hr_key> &to
     check_room(to_put, to_remove);
     clients_ = any_listed ? find_clients() : std::vector<Client>();
     check_room_for_clients(to_put);
-    // What gives back comes first, so that the rest finds room.
-    std::stable_sort(to_put.begin(), to_put.end(),
-                     [&](const auto &a, const auto &b) { return growth(a) < growth(b); });
     try {
         for (const hr_key &key : to_remove)
             remove(key);
-        for (const ServiceSpec &spec : to_put)
-            put(spec);
+        for (const ServiceSpec *spec : in_order(to_put))
+            put(*spec);
     } catch (...) {
         failed_ = true; // the next writer mends what we left
         throw;
     }
 }
 
-// How many more backends the service would have.
-__s64 Table::growth(const ServiceSpec &spec) const {
-    auto at = index_.find(spec.key);
-    __s64 had = at == index_.end() ? 0 : static_cast<__s64>(read(at->second).ids.size());
-    return static_cast<__s64>(spec.backends.size()) - had;
+// What gives back comes first, so that the rest finds room.
+std::vector<const ServiceSpec *> Table::in_order(const std::vector<ServiceSpec> &specs) const {
+    std::vector<std::pair<__s64, const ServiceSpec *>> by_growth;
+    by_growth.reserve(specs.size());
+    for (const ServiceSpec &spec : specs) {
+        auto at = index_.find(spec.key);
+        const __s64 had = at == index_.end() ? 0 : view(at->second).details.members;
+        by_growth.emplace_back(static_cast<__s64>(spec.backends.size()) - had, &spec);
+    }
+    std::ranges::stable_sort(by_growth, {}, [](const auto &each) { return each.first; });
+    std::vector<const ServiceSpec *> ordered;
+    ordered.reserve(specs.size());
+    for (const auto &[growth, spec] : by_growth)
+        ordered.push_back(spec);
+    return ordered;
+}
+
+// Found out once: it loads programs, and writers wait meanwhile.
+bool Table::can_list_clients() {
+    if (!knows_clients_)
+        knows_clients_ = knows_clients();
+    return *knows_clients_;
 }
 
 // A cgroup that is gone, which has no id, keeps that of the same service.
@@ -154,9 +87,9 @@ void Table::check_room(const std::vector<ServiceSpec> &to_put,
         auto at = index_.find(key);
         if (at == index_.end() || !gone.insert(key).second)
             return;
-        Block old = read(at->second);
+        const BlockView old = view(at->second);
         services--;
-        backends -= old.ids.size();
+        backends -= old.details.members;
         slots -= old.selection;
         used -= old.words;
     };
@@ -164,7 +97,7 @@ void Table::check_room(const std::vector<ServiceSpec> &to_put,
         without(key);
     for (const ServiceSpec &spec : to_put) {
         without(spec.key);
-        std::size_t selection = select(spec).size();
+        std::size_t selection = selection_size(spec);
         services++;
         backends += spec.backends.size();
         slots += selection;
@@ -184,154 +117,6 @@ void Table::check_room(const std::vector<ServiceSpec> &to_put,
     check("slots", slots, room.slots);
     // names that are longer than what stands aside for them
     check("slots", used, word_count() - kLargestBlock);
-}
-
-void Table::put(const ServiceSpec &spec) {
-    auto existing = index_.find(spec.key);
-    const bool is_new = existing == index_.end();
-    const Selection selection = select(spec);
-    const __u32 length = block_words(spec, selection.size());
-
-    // Nothing below is reached by any program before it is published.
-    begin_write();
-    Claims claims(*this);
-    const __u32 base = claims.take(free_words_, length, &hr_meta::slots_mark); // may move blocks
-    const __u32 service =
-        is_new ? claims.take(free_services_, 1, &hr_meta::services_mark) : existing->second;
-    const Block old = is_new ? Block{} : read(service);
-    std::vector<__u32> ids = match(spec, old);
-    for (std::size_t i = 0; i < ids.size(); i++) {
-        if (ids[i] != kNew)
-            continue;
-        ids[i] = claims.take(free_backends_, 1, &hr_meta::backends_mark);
-        hr_backend &backend = tables_->backends.draft()[ids[i]];
-        const BackendSpec &from = spec.backends[i];
-        // the sockets of the one before are told by these, so they come first; whoever
-        // is killed on the way and comes again says the same of them
-        if (backend.reset)
-            publish(backend.reset_before, backend.incarnation);
-        publish(backend.reset, __u8{0});
-        publish(backend.incarnation, std::max(backend.incarnation + 1, 1U));
-        std::copy(std::begin(from.endpoint.ip), std::end(from.endpoint.ip), backend.ip);
-        backend.port = from.endpoint.port;
-        backend.state = from.state;
-        backend.reset = resets_sockets(spec);
-        tables_->active.store(ids[i], __u64{0});
-        // last: a program reads it first
-        tables_->backends.store(ids[i], &hr_backend::service, service);
-    }
-    const std::vector<__u32> block = encode_block(spec, ids, selection);
-    std::copy(block.begin(), block.end(), tables_->slots.draft()->word + base);
-    const __u32 first = base / HR_LINE_WORDS;
-    tables_->slots.push(first, (base + length - 1) / HR_LINE_WORDS - first + 1);
-
-    const std::vector<hr_network> ranges = parse_ranges(spec.ranges);
-    if (!ranges.empty() && old.spec.ranges.empty())
-        keep_clients(service, {}); // those of one that had this index before
-    for (const Client &client : clients_of(ranges)) {
-        hr_allowed_key key = {client.netns, service, 0};
-        add_to_set(tables_->allowed.get(), &key, "allowed clients");
-    }
-    publish_set(service, spec.key, set_word(spec, base, selection));
-    if (is_new)
-        add_key(spec, service);
-    claims.keep();
-
-    // The service is as asked; the rest is housekeeping, and mend() can do it too.
-    for (std::size_t i = 0; i < ids.size(); i++) {
-        if (tables_->backends[ids[i]].state != spec.backends[i].state)
-            tables_->backends.store(ids[i], &hr_backend::state, spec.backends[i].state);
-        if (spec.backends[i].state == HR_DOWN && resets_sockets(spec))
-            to_end_.push_back(ids[i]);
-    }
-    for (__u32 id : old.ids) // what goes with this change goes by its rule
-        if (tables_->backends[id].reset != resets_sockets(spec))
-            tables_->backends.store(id, &hr_backend::reset, resets_sockets(spec));
-    if (!ranges.empty())
-        keep_clients(service, clients_of(ranges));
-    if (!is_new)
-        retire(old, ids);
-    counts_.backends += static_cast<__u32>(ids.size());
-    counts_.slots += static_cast<__u32>(selection.size());
-    words_used_ += length;
-}
-
-// A new record's key comes first; where it is not mapped, all goes in one system
-// call, of which a program may see a part.
-void Table::publish_set(__u32 service, const hr_key &key, __u64 set) {
-    hr_record &record = tables_->records.draft()[service];
-    if (!KeyEqual()(record.key, key))
-        record.key = key;
-    record.check = HR_CHECK(set); // nobody looks at it in mapped memory
-    tables_->records.store(service, &hr_record::set, set);
-}
-
-// A new service becomes reachable by its key, with counters at zero.
-void Table::add_key(const ServiceSpec &spec, __u32 service) {
-    std::vector<__u64> zeros(libbpf_num_possible_cpus());
-    if (bpf_map_update_elem(tables_->translations.get(), &service, zeros.data(), BPF_ANY))
-        raise_errno(format_key(spec.key), "clear the counters", errno);
-    tables_->refusals.store(service, __u64{0});
-    open_port(spec.key); // first: programs look here before they look further
-    if (bpf_map_update_elem(tables_->services.get(), &spec.key, &service, BPF_NOEXIST))
-        raise_errno(format_key(spec.key), "add the service", errno);
-    index_.emplace(spec.key, service);
-    port_users_[port_of(spec.key)]++;
-    counts_.services++;
-}
-
-void Table::open_port(const hr_key &key) {
-    PortBit at = port_bit(key);
-    __u32 &word = tables_->ports.draft()[at.line].word[at.word];
-    publish(word, word | at.bit);
-    tables_->ports.push(at.line, 1);
-}
-
-// Once no service of its scope and protocol has this port.
-void Table::close_port(const hr_key &key) {
-    PortBit at = port_bit(key);
-    __u32 &word = tables_->ports.draft()[at.line].word[at.word];
-    publish(word, word & ~at.bit);
-    tables_->ports.push(at.line, 1);
-}
-
-// The old block and those of its backends that are not kept.
-void Table::retire(const Block &old, const std::vector<__u32> &kept) {
-    std::vector<__u32> sorted = kept;
-    std::sort(sorted.begin(), sorted.end());
-    for (__u32 id : old.ids) {
-        if (std::binary_search(sorted.begin(), sorted.end(), id))
-            continue;
-        tables_->backends.store(id, &hr_backend::service, __u32{HR_NO_SERVICE});
-        if (tables_->backends[id].reset)
-            to_end_.push_back(id);
-        free_backends_.retire({id, 1});
-    }
-    free_words_.retire({old.base, old.words});
-    counts_.backends -= static_cast<__u32>(old.ids.size());
-    counts_.slots -= old.selection;
-    words_used_ -= old.words;
-}
-
-void Table::remove(const hr_key &key) {
-    auto at = index_.find(key);
-    if (at == index_.end())
-        return;
-    const __u32 service = at->second;
-    const Block old = read(service);
-    begin_write();
-    // before the key goes: a socket that remembers a backend asks it for its
-    // service, and not the hash
-    for (__u32 id : old.ids)
-        tables_->backends.store(id, &hr_backend::service, __u32{HR_NO_SERVICE});
-    if (bpf_map_delete_elem(tables_->services.get(), &key) && errno != ENOENT)
-        raise_errno(format_key(key), "remove the service", errno);
-    if (--port_users_[port_of(key)] == 0)
-        close_port(key);
-    index_.erase(at);
-    retire(old, {});
-    free_services_.retire({service, 1});
-    counts_.services--;
 }
 
 // Most backends that go have no connection open: then nobody has to look for
@@ -389,14 +174,14 @@ void Table::refresh() {
     for_each_service(tables_->services.get(), capacities().services,
                      [&](const hr_key &key, __u32 service) { index_.emplace(key, service); });
     for (const auto &[key, service] : index_) {
-        Block block = read(service);
+        const BlockView block = view(service);
         services.push_back({service, 1});
         port_users_[port_of(key)]++;
-        for (__u32 id : block.ids)
-            backends.push_back({id, 1});
+        for (std::size_t i = 0; i < block.details.members; i++)
+            backends.push_back({block.member(i).backend, 1});
         used.push_back({block.base, block.words});
         counts_.services++;
-        counts_.backends += static_cast<__u32>(block.ids.size());
+        counts_.backends += block.details.members;
         counts_.slots += block.selection;
         words_used_ += block.words;
     }
@@ -425,7 +210,7 @@ void Table::mend() {
         Block block = read(service);
         for (std::size_t i = 0; i < block.ids.size(); i++) {
             service_of[block.ids[i]] = service;
-            store(block.ids[i], &hr_backend::reset, resets_sockets(block.spec));
+            store(block.ids[i], &hr_backend::reset, block.spec.resets_sockets());
             store(block.ids[i], &hr_backend::state, block.spec.backends[i].state);
         }
     }

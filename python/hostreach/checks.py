@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from .errors import InvalidInput
-from .models import FieldProblem
+from .rules import FieldProblem
 from .syntax import format_duration, parse_duration, quote
 
 Kind = Literal["tcp", "http", "dns"]

@@ -7,20 +7,23 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 from .datapath import KernelTable, knows_host, mounted_root, netns_cookie
 from .ending import EndResult
 from .errors import InvalidInput, NotFound
 from .exempt import Exemptions
-from .explain import Explanation, caller, explain
 from .options import AttachOptions, Capacities
 from .own_mount import root_to_attach
 from .plain import PlainFrontend
-from .rates import Survey
+from .rules import removal
 from .syntax import parse_frontend
 from .table import Change, PlainTable, Services
-from .tracing import BUFFER, Tracer, Wanted
+
+if TYPE_CHECKING:
+    from .explain import Explanation
+    from .rates import Survey
+    from .tracing import Tracer, Wanted
 
 __all__ = [
     "DEFAULT_PIN",
@@ -271,7 +274,7 @@ class Node:
 
         For what `Services` gives back with ``dry_run``. Raises `PermissionDenied`, `KernelError`.
         """
-        going = [(change.frontend, gone) for change in changes if (gone := _resets(change))]
+        going = [(change.key, gone) for change in changes if (gone := _resets(change))]
         return self._table.would_end(going) if going else EndResult(dry_run=True)
 
     def explain(self, asked: str, from_cgroup: str | None = None) -> Explanation:
@@ -280,18 +283,22 @@ class Node:
         The caller is this process or, with ``from_cgroup``, a task of that cgroup, in the network
         namespace of one that is there. Raises `InvalidInput`, `PermissionDenied`.
         """
+        from .explain import caller, explain
+
         wanted = parse_frontend(asked)
         calls = caller(from_cgroup, mounted_root(), netns_cookie)
         return explain(wanted, calls, self._table.facts(wanted, calls.netns))
 
-    def trace(self, wanted: Wanted = Wanted(), size: int = BUFFER) -> Tracer:  # noqa: B008 - immutable
+    def trace(self, wanted: Wanted | None = None, size: int | None = None) -> Tracer:
         """Hear of each call that is translated or refused, from now on.
 
         ``size`` is that of the buffer, in bytes. Up to eight may listen at once. Raises `NotFound`
         if there are no tables, `Refused` where the kernel has no ring buffer (Linux 5.8) and when
         eight listen, `InvalidInput`, `PermissionDenied`.
         """
-        return Tracer(self._table, wanted, size)
+        from .tracing import BUFFER, Tracer, Wanted
+
+        return Tracer(self._table, wanted or Wanted(), BUFFER if size is None else size)
 
     def status(self) -> Status:
         """What is attached and what the tables hold; raises `PermissionDenied`, `AbiMismatch`."""
@@ -328,11 +335,12 @@ class Node:
 
 def _resets(change: Change) -> list[str]:
     """The addresses of those backends whose sockets the change ends."""
-    rule = change.after or change.before
-    if change.before is None or rule is None or rule.removal == "keep":
+    before, after = change.plain_before, change.plain_after
+    rule = after or before
+    if before is None or rule is None or removal(rule[2], rule[10]) == "keep":
         return []
-    left = {b.address for b in change.after.backends if b.state != "down"} if change.after else ()
-    return [backend.address for backend in change.before.backends if backend.address not in left]
+    left = {address for address, _, state in after[6] if state != "down"} if after else ()
+    return [address for address, _, _ in before[6] if address not in left]
 
 
 def _others(run: Sequence[tuple[int, str]], ours: int) -> list[OtherProgram]:

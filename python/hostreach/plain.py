@@ -43,8 +43,11 @@ def plain_service(service: Service, cgroup: Callable[[str], tuple[int, int]]) ->
     subtree = None
     if service.from_cgroup is not None:
         subtree = (service.from_cgroup, *cgroup(service.from_cgroup))
+    at = service.frontend
     return (
-        *plain_frontend(service.frontend),
+        at.address,
+        at.port,
+        at.protocol,
         service.name,
         service.owner,
         service.algorithm,
@@ -57,24 +60,35 @@ def plain_service(service: Service, cgroup: Callable[[str], tuple[int, int]]) ->
     )
 
 
+def frontend_model(plain: PlainFrontend) -> Frontend:
+    """The inverse of `plain_frontend`."""
+    from .models import Frontend
+
+    address, port, protocol = plain
+    return Frontend.built({"address": address, "port": port, "protocol": protocol})
+
+
 def model_of(plain: PlainService) -> Service:
     """From what the table holds, which was validated when it was written."""
-    from .models import Backend, Frontend, Service
+    from .models import Backend, Service
     from .syntax import format_duration
 
-    address, port, protocol, name, owner, algorithm, backends, affinity, host, tree = plain[:10]
-    removal, ranges = plain[10:]
-    return Service.model_construct(
-        frontend=Frontend.model_construct(address=address, port=port, protocol=protocol),
-        name=name,
-        owner=owner,
-        algorithm=algorithm,
-        affinity=format_duration(affinity) if affinity else None,
-        host_only=host,
-        from_cgroup=tree[0] if tree else None,
-        source_ranges=ranges,
-        on_removal=removal,
-        backends=tuple(
-            Backend.model_construct(address=a, weight=w, state=s) for a, w, s in backends
-        ),
+    name, owner, algorithm, backends, affinity, host, tree, removal, ranges = plain[3:]
+    build = Backend.built
+    return Service.built(
+        {
+            "frontend": frontend_model(plain[:3]),
+            "name": name,
+            "owner": owner,
+            "algorithm": algorithm,
+            "affinity": format_duration(affinity) if affinity else None,
+            "host_only": host,
+            "from_cgroup": tree[0] if tree else None,
+            "source_ranges": ranges,
+            "on_removal": removal,
+            "backends": tuple(
+                build({"address": address, "weight": weight, "state": state})
+                for address, weight, state in backends
+            ),
+        }
     )

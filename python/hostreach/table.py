@@ -10,14 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
+from . import collector
 from .errors import AlreadyExists, InvalidInput, NotFound, OwnerConflict
+from .plain import plain_frontend
+from .rules import check_backends
 from .slots import service_slots, slot_counts
+from .syntax import (
+    format_endpoint,
+    format_frontend,
+    frontend_key,
+    parse_endpoint,
+    parse_frontend,
+)
 
 if TYPE_CHECKING:
     from .models import Backend, Frontend, Service
-    from .plain import PlainFrontend, PlainService
+    from .plain import PlainBackend, PlainFrontend, PlainService
 
 __all__ = [
     "Change",
@@ -31,13 +41,70 @@ __all__ = [
 ]
 
 
-class Change(NamedTuple):
-    """One service before and after: ``add`` has no before, ``remove`` no after."""
+PlainBackends: TypeAlias = "list[PlainBackend]"  # in `Services`, `list` is a method
 
-    action: Literal["add", "set", "remove"]
-    frontend: Frontend
-    before: Service | None
-    after: Service | None
+
+class Change:
+    """One service before and after: ``add`` has no before, ``remove`` no after.
+
+    It knows them as plain values; their models are made when somebody asks for them.
+    """
+
+    __slots__ = ("_after", "_before", "action", "plain_after", "plain_before")
+
+    def __init__(
+        self,
+        action: Literal["add", "set", "remove"],
+        before: PlainService | None,
+        after: PlainService | None,
+        model: Service | None = None,
+    ) -> None:
+        """``model`` is ``after``, where there is one already."""
+        self.action = action
+        self.plain_before = before
+        self.plain_after = after
+        self._before: Service | None = None
+        self._after = model
+
+    @property
+    def key(self) -> PlainFrontend:
+        """The frontend, as plain values."""
+        either = self.plain_after or self.plain_before
+        assert either is not None
+        return either[:3]
+
+    @property
+    def frontend(self) -> Frontend:
+        """Whose service changes."""
+        from .plain import frontend_model
+
+        return frontend_model(self.key)
+
+    @property
+    def before(self) -> Service | None:
+        """What it was."""
+        if self._before is None and self.plain_before is not None:
+            self._before = _model(self.plain_before)
+        return self._before
+
+    @property
+    def after(self) -> Service | None:
+        """What it is."""
+        if self._after is None and self.plain_after is not None:
+            self._after = _model(self.plain_after)
+        return self._after
+
+    def __iter__(self) -> Iterator[object]:
+        return iter((self.action, self.frontend, self.before, self.after))
+
+    def __eq__(self, other: object) -> bool:
+        """With such a tuple too."""
+        return isinstance(other, (Change, tuple)) and (*self,) == (*other,)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<Change: {self.action} {format_frontend(*self.key)}>"
 
 
 class Row(NamedTuple):
@@ -60,52 +127,21 @@ class Inspection(NamedTuple):
     """Connections open from this node."""
 
 
-class Table(Protocol):
-    """Where services are kept. Nothing here knows what an owner may do."""
+class PlainTable(Protocol):
+    """Where services are kept, for whoever has checked them and writes many: no models.
 
-    def exclusive(self) -> AbstractContextManager[None]:
+    Nothing here knows what an owner may do.
+    """
+
+    def exclusive(self, *, make: bool = True) -> AbstractContextManager[None]:
         """One writer at a time; reentrant. The calls made inside it are one batch.
 
+        Where there are no tables they are made or, without ``make``, nothing is found inside it.
         Raises `TableBusy` when another writer does not let go in time.
         """
 
-    def get(self, frontend: Frontend) -> Service | None:
-        """The service, or None."""
-
     def rows(self, owner: str | None = None) -> list[Row]:
-        """As `list`, in short. Must not import the models."""
-
-    def shares(self, frontend: Frontend) -> list[int]:
-        """How many slots each backend has, in the service's order; empty if it is not there."""
-
-    def active(self, frontend: Frontend) -> list[int]:
-        """How many connections from this node each backend has open, the same."""
-
-    def differing(self, services: Sequence[Service]) -> list[Service]:
-        """Those of ``services`` that the table lacks or holds differently, in the order given."""
-
-    def write(self, put: Sequence[Service], remove: Sequence[Frontend] = ()) -> None:
-        """Remove those, add or replace these.
-
-        Frontends that are not there are passed over. Whether everything fits is checked first:
-        `TableFull` is raised before anything is written.
-        """
-
-    def list(self, owner: str | None = None) -> list[Service]:
-        """All services, or one owner's, sorted; always a state that some writer acknowledged."""
-
-
-class PlainTable(Protocol):
-    """The same table for whoever writes very many services, and has checked them: no models.
-
-    Nothing here knows what an owner may do either.
-    """
-
-    def exclusive(self) -> AbstractContextManager[None]:
-        """As `Table.exclusive`."""
-
-    def rows(self, owner: str | None = None) -> list[Row]:
-        """As `Table.rows`."""
+        """All services, or one owner's, sorted and in short. Must not import the models."""
 
     def plain(self, service: Service) -> PlainService:
         """As the other methods take it.
@@ -114,16 +150,53 @@ class PlainTable(Protocol):
         not know a task's cgroup.
         """
 
+    def plain_get(self, frontend: PlainFrontend) -> PlainService | None:
+        """The service, or None."""
+
     def plain_owner(self, frontend: PlainFrontend) -> str | None:
         """Whose service this is; None if there is none."""
 
+    def plain_list(self, owner: str | None = None) -> list[PlainService]:
+        """All services, or one owner's, sorted; always a state that some writer acknowledged."""
+
     def plain_differing(self, services: Sequence[PlainService]) -> list[int]:
-        """As `Table.differing`, by index."""
+        """By index, those of ``services`` that the table lacks or holds differently."""
+
+    def plain_changes(
+        self, services: Sequence[PlainService]
+    ) -> list[tuple[int, PlainService | None]]:
+        """The same, and what the table holds instead."""
 
     def plain_write(
         self, put: Sequence[PlainService], remove: Sequence[PlainFrontend] = ()
     ) -> None:
-        """As `Table.write`; raises `TableFull`."""
+        """Remove those, add or replace these.
+
+        Frontends that are not there are passed over. Whether everything fits is checked first:
+        `TableFull` is raised before anything is written.
+        """
+
+
+class Table(PlainTable, Protocol):
+    """The same, for whoever looks at models."""
+
+    def get(self, frontend: Frontend) -> Service | None:
+        """As `plain_get`."""
+
+    def shares(self, frontend: Frontend) -> list[int]:
+        """How many slots each backend has, in the service's order; empty if it is not there."""
+
+    def active(self, frontend: Frontend) -> list[int]:
+        """How many connections from this node each backend has open, the same."""
+
+    def differing(self, services: Sequence[Service]) -> list[Service]:
+        """As `plain_differing`; the services themselves."""
+
+    def write(self, put: Sequence[Service], remove: Sequence[Frontend] = ()) -> None:
+        """As `plain_write`."""
+
+    def list(self, owner: str | None = None) -> list[Service]:
+        """As `plain_list`."""
 
 
 class Services:
@@ -139,11 +212,11 @@ class Services:
 
     def get(self, frontend: str | Frontend) -> Service:
         """The service at ``frontend``; raises `NotFound`."""
-        key = _frontend(frontend)
-        service = self._table.get(key)
+        key = _key(frontend)
+        service = self._table.plain_get(key)
         if service is None:
-            raise NotFound("no such service", object=str(key))
-        return service
+            raise NotFound("no such service", object=format_frontend(*key))
+        return _model(service)
 
     def shares(self, frontend: str | Frontend) -> list[int]:
         """How many slots of the selection table each backend has; raises `NotFound`."""
@@ -176,42 +249,55 @@ class Services:
         owner: str = "manual",
         prune: bool = False,
         dry_run: bool = False,
+        remove: Iterable[str | Frontend] = (),
     ) -> list[Change]:
-        """Make the table hold ``services``; give back what changed, sorted.
+        """Make the table hold ``services`` and not those to ``remove``; give back what changed.
 
-        Nothing is taken over from another owner. ``prune`` also removes those of ``owner``'s
-        services that are not among ``services``; ``dry_run`` changes nothing and tells what would.
+        Sorted. Nothing is taken over from another owner, nor taken away. ``prune`` also removes
+        those of ``owner``'s services that are not among ``services``; ``dry_run`` changes nothing
+        and tells what would.
         """
-        wanted: dict[Frontend, Service] = {}
+        wanted: dict[PlainFrontend, Service] = {}
         for service in services:
-            if service.frontend in wanted:
+            key = plain_frontend(service.frontend)
+            if key in wanted:
                 raise InvalidInput("this service is given twice", object=str(service.frontend))
-            wanted[service.frontend] = service
-        changes: list[Change] = []
-        with self._writing(dry_run):
-            for service in self._table.differing([*wanted.values()]):
-                before = self._table.get(service.frontend)
+            wanted[key] = service
+        gone = dict.fromkeys(map(_key, remove))
+        if both := wanted.keys() & gone.keys():
+            raise InvalidInput("this service is given twice", object=format_frontend(*min(both)))
+        table = self._table
+        with collector.paused(), self._writing(dry_run):
+            models = [*wanted.values()]
+            listed = [*map(table.plain, models)]
+            changes: list[Change] = []
+            for i, before in table.plain_changes(listed):
+                after = listed[i]
                 if before is not None:
-                    _check_owner(before, service.owner)
-                action: Literal["add", "set"] = "set" if before else "add"
-                changes.append(Change(action, service.frontend, before, service))
+                    _check_owner(before, after[4])
+                changes.append(Change("set" if before else "add", before, after, models[i]))
+            for key in gone:
+                if (old := table.plain_get(key)) is not None:
+                    _check_owner(old, owner)
+                    changes.append(Change("remove", old, None))
             if prune:
                 changes += [
-                    Change("remove", old.frontend, old, None)
-                    for old in self._table.list(owner)
-                    if old.frontend not in wanted
+                    Change("remove", old, None)
+                    for old in table.plain_list(owner)
+                    if old[:3] not in wanted and old[:3] not in gone
                 ]
             if not dry_run:
                 self._write(changes)
-        changes.sort(key=lambda change: change.frontend.sort_key)
+        changes.sort(key=lambda change: frontend_key(*change.key))
         return changes
 
     def list(self, owner: str | None = None) -> list[Service]:
         """All services, or one owner's, sorted."""
-        return self._table.list(owner)
+        with collector.paused():
+            return self._table.list(owner)
 
     def __iter__(self) -> Iterator[Service]:
-        return iter(self._table.list())
+        return iter(self.list())
 
     def __len__(self) -> int:
         return len(self._table.rows())
@@ -219,14 +305,15 @@ class Services:
     def add(self, service: Service, *, if_missing: bool = False) -> Change | None:
         """Add a service; raises `AlreadyExists`, or returns None with ``if_missing``."""
         with self._table.exclusive():
-            if self._table.get(service.frontend) is not None:
+            after = self._table.plain(service)
+            if self._table.plain_get(after[:3]) is not None:
                 if if_missing:
                     return None
                 raise AlreadyExists(
                     "this service exists already; use set to replace it",
                     object=str(service.frontend),
                 )
-            return self._write_one(Change("add", service.frontend, None, service))
+            return self._write_one(Change("add", None, after))
 
     def set(self, service: Service, *, dry_run: bool = False) -> Change | None:
         """Make the service exactly this, added or replaced; None when it was so before.
@@ -234,13 +321,13 @@ class Services:
         With ``dry_run``, here and in what follows, nothing is changed: the change is what would be.
         """
         with self._writing(dry_run):
-            before = self._table.get(service.frontend)
-            if before == service:
-                return None
-            if before is None:
-                return self._write_one(Change("add", service.frontend, None, service), dry_run)
-            _check_owner(before, service.owner)
-            return self._write_one(Change("set", service.frontend, before, service), dry_run)
+            after = self._table.plain(service)
+            for _, before in self._table.plain_changes([after]):
+                if before is None:
+                    return self._write_one(Change("add", None, after), dry_run)
+                _check_owner(before, service.owner)
+                return self._write_one(Change("set", before, after), dry_run)
+        return None
 
     def remove(
         self,
@@ -251,13 +338,12 @@ class Services:
         dry_run: bool = False,
     ) -> Change | None:
         """Remove a service; raises `NotFound`, or returns None with ``if_exists``."""
-        key = _frontend(frontend)
-        if if_exists and self._table.get(key) is None:
-            return None
-        self._owned(key, owner)
-        with self._writing(dry_run):
-            before = self._owned(key, owner)
-            return self._write_one(Change("remove", key, before, None), dry_run)
+        key = _key(frontend)
+        with self._writing(dry_run, make=False):
+            before = self._table.plain_get(key)
+            if before is None and if_exists:
+                return None
+            return self._write_one(Change("remove", _owned(before, key, owner), None), dry_run)
 
     def add_backend(
         self,
@@ -268,18 +354,17 @@ class Services:
         owner: str = "manual",
     ) -> Change | None:
         """Add a backend, last; raises `AlreadyExists` if its address is there at any weight."""
-        new = _backend(backend)
-        self._owned(frontend, owner)
-        with self._table.exclusive():
-            before = self._owned(frontend, owner)
-            if any(old.address == new.address for old in before.backends):
+        new, key = _backend(backend), _key(frontend)
+        with self._table.exclusive(make=False):
+            before = _owned(self._table.plain_get(key), key, owner)
+            if any(old[0] == new[0] for old in before[6]):
                 if if_missing:
                     return None
                 raise AlreadyExists(
-                    f"backend {new.address} exists already; use set to change it",
-                    object=str(before.frontend),
+                    f"backend {new[0]} exists already; use set to change it",
+                    object=format_frontend(*key),
                 )
-            return self._set_backends(before, (*before.backends, new))
+            return self._set_backends(before, [*before[6], new])
 
     def set_backend(
         self,
@@ -290,14 +375,13 @@ class Services:
         dry_run: bool = False,
     ) -> Change | None:
         """Make the backend exactly this, added or replaced in place; None when it was so before."""
-        new = _backend(backend)
-        self._owned(frontend, owner)
-        with self._writing(dry_run):
-            before = self._owned(frontend, owner)
-            backends = tuple(new if old.address == new.address else old for old in before.backends)
+        new, key = _backend(backend), _key(frontend)
+        with self._writing(dry_run, make=False):
+            before = _owned(self._table.plain_get(key), key, owner)
+            backends = [new if old[0] == new[0] else old for old in before[6]]
             if new not in backends:
-                backends = (*backends, new)
-            if backends == before.backends:
+                backends.append(new)
+            if backends == before[6]:
                 return None
             return self._set_backends(before, backends, dry_run)
 
@@ -311,73 +395,77 @@ class Services:
         dry_run: bool = False,
     ) -> Change | None:
         """Remove a backend; raises `NotFound`, or returns None with ``if_exists``."""
-        gone = _backend(address).address
-        self._owned(frontend, owner)
-        with self._writing(dry_run):
-            before = self._owned(frontend, owner)
-            backends = tuple(old for old in before.backends if old.address != gone)
-            if len(backends) == len(before.backends):
+        gone, key = _backend(address)[0], _key(frontend)
+        with self._writing(dry_run, make=False):
+            before = _owned(self._table.plain_get(key), key, owner)
+            backends = [old for old in before[6] if old[0] != gone]
+            if len(backends) == len(before[6]):
                 if if_exists:
                     return None
-                raise NotFound(f"no such backend: {gone}", object=str(before.frontend))
+                raise NotFound(f"no such backend: {gone}", object=format_frontend(*key))
             return self._set_backends(before, backends, dry_run)
 
-    def _owned(self, frontend: str | Frontend, owner: str) -> Service:
-        """The service, to be changed. Called before the lock is taken too: that makes tables."""
-        service = self.get(frontend)
-        _check_owner(service, owner)
-        return service
-
     def _set_backends(
-        self, before: Service, backends: tuple[Backend, ...], dry_run: bool = False
+        self, before: PlainService, backends: PlainBackends, dry_run: bool = False
     ) -> Change:
-        from .models import Service, validate
+        key = before[:3]
+        try:
+            check_backends(key, before[5], [address for address, _, _ in backends])
+        except InvalidInput as error:
+            raise InvalidInput(error.message, object=format_frontend(*key)) from None
+        after = (*before[:6], backends, *before[7:])
+        if before[9] is not None:  # its cgroup may be another by now
+            after = self._table.plain(_model(after))
+        return self._write_one(Change("set", before, after), dry_run)
 
-        # Validated anew: the families must match, and there is a limit to their number.
-        after = validate(
-            Service,
-            {**{key: getattr(before, key) for key in Service.model_fields}, "backends": backends},
-            str(before.frontend),
-        )
-        return self._write_one(Change("set", before.frontend, before, after), dry_run)
-
-    def _writing(self, dry_run: bool) -> AbstractContextManager[None]:
+    def _writing(self, dry_run: bool, make: bool = True) -> AbstractContextManager[None]:
         """Only a writer takes the lock, which makes tables where there are none."""
-        return nullcontext() if dry_run else self._table.exclusive()
+        return nullcontext() if dry_run else self._table.exclusive(make=make)
 
     def _write_one(self, change: Change, dry_run: bool = False) -> Change:
         if not dry_run:
             self._write([change])
         return change
 
-    def _write(self, changes: Iterable[Change]) -> None:
-        changes = tuple(changes)
+    def _write(self, changes: Sequence[Change]) -> None:
         if changes:
-            self._table.write(
-                [change.after for change in changes if change.after is not None],
-                [change.frontend for change in changes if change.after is None],
+            self._table.plain_write(
+                [change.plain_after for change in changes if change.plain_after is not None],
+                [change.key for change in changes if change.plain_after is None],
             )
 
 
-def _frontend(frontend: str | Frontend) -> Frontend:
-    if not isinstance(frontend, str):
-        return frontend
-    from .models import Frontend
-
-    return Frontend.parse(frontend)
+def _key(frontend: str | Frontend) -> PlainFrontend:
+    return parse_frontend(frontend) if isinstance(frontend, str) else plain_frontend(frontend)
 
 
-def _backend(backend: str | Backend) -> Backend:
-    if not isinstance(backend, str):
-        return backend
-    from .models import Backend
+def _backend(backend: str | Backend) -> PlainBackend:
+    if isinstance(backend, str):
+        if "," not in backend:  # then there is no model to ask
+            return format_endpoint(*parse_endpoint(backend)), 1, "active"
+        from .models import Backend
 
-    return Backend.parse(backend)
+        backend = Backend.parse(backend)
+    return backend.address, backend.weight, backend.state
 
 
-def _check_owner(service: Service, owner: str) -> None:
-    if service.owner != owner:
+def _owned(service: PlainService | None, key: PlainFrontend, owner: str) -> PlainService:
+    """The service, to be changed in the name of ``owner``."""
+    if service is None:
+        raise NotFound("no such service", object=format_frontend(*key))
+    _check_owner(service, owner)
+    return service
+
+
+def _check_owner(service: PlainService, owner: str) -> None:
+    if service[4] != owner:
         raise OwnerConflict(
-            f"belongs to owner '{service.owner}'; pass --owner {service.owner}",
-            object=str(service.frontend),
+            f"belongs to owner '{service[4]}'; pass --owner {service[4]}",
+            object=format_frontend(*service[:3]),
         )
+
+
+def _model(service: PlainService) -> Service:
+    from .plain import model_of
+
+    return model_of(service)

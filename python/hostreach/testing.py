@@ -7,15 +7,17 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from .errors import TableFull
-from .plain import PlainFrontend, PlainService, model_of, plain_frontend, plain_service
+from .plain import PlainFrontend, PlainService, frontend_model, model_of, plain_service
 from .slots import service_slots
 from .table import Row
 
 if TYPE_CHECKING:
     from .models import Frontend, Service
+
+Plain: TypeAlias = list[PlainService]  # in the class, `list` is a method
 
 __all__ = ["MemoryTable"]
 
@@ -41,8 +43,8 @@ class MemoryTable:
         self._lock = threading.RLock()
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """As `Table.exclusive`, among the threads of this process."""
+    def exclusive(self, *, make: bool = True) -> Iterator[None]:  # noqa: ARG002 - always there
+        """As `PlainTable.exclusive`, among the threads of this process."""
         with self._lock:
             yield
 
@@ -97,22 +99,36 @@ class MemoryTable:
         """As `PlainTable.plain`; every path is a cgroup."""
         return plain_service(service, lambda _: (1, 1))
 
+    def plain_get(self, frontend: PlainFrontend) -> PlainService | None:
+        """As `PlainTable.plain_get`."""
+        service = self._services.get(frontend_model(frontend))
+        return self.plain(service) if service else None
+
     def plain_owner(self, frontend: PlainFrontend) -> str | None:
         """As `PlainTable.plain_owner`."""
-        return next(
-            (s.owner for at, s in self._services.items() if plain_frontend(at) == frontend), None
-        )
+        found = self.plain_get(frontend)
+        return found[4] if found else None
+
+    def plain_list(self, owner: str | None = None) -> Plain:
+        """As `PlainTable.plain_list`."""
+        return [self.plain(service) for service in self.list(owner)]
 
     def plain_differing(self, services: Sequence[PlainService]) -> list[int]:
         """As `PlainTable.plain_differing`."""
-        found = [model_of(service) for service in services]
-        return [i for i, service in enumerate(found) if self.get(service.frontend) != service]
+        return [i for i, _ in self.plain_changes(services)]
+
+    def plain_changes(
+        self, services: Sequence[PlainService]
+    ) -> list[tuple[int, PlainService | None]]:
+        """As `PlainTable.plain_changes`."""
+        held = (self.plain_get(service[:3]) for service in services)
+        return [(i, old) for i, old in enumerate(held) if old != services[i]]
 
     def plain_write(
         self, put: Sequence[PlainService], remove: Sequence[PlainFrontend] = ()
     ) -> None:
         """As `PlainTable.plain_write`."""
-        gone = [at for at in self._services if plain_frontend(at) in remove]
+        gone = [frontend_model(at) for at in remove]
         self.write([model_of(service) for service in put], gone)
 
     def exempt(self, cgroup: str) -> bool:

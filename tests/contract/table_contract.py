@@ -402,7 +402,7 @@ class TableContract:
 
     def test_in_plain_values(self, services: Services, table: Table) -> None:
         """What crosses without models is the same table."""
-        plain: PlainTable = table  # type: ignore[assignment]
+        plain: PlainTable = table
         services.add(WEB6)
         wanted = [plain_service(service, lambda _: (0, 0)) for service in (DNS, WEB6, EMPTY)]
         assert plain.plain_differing(wanted) == [0, 2]
@@ -415,7 +415,7 @@ class TableContract:
         assert services.list() == [EMPTY, WEB6]
 
     def test_in_plain_values_without_room(self, services: Services, table: Table) -> None:
-        plain: PlainTable = table  # type: ignore[assignment]
+        plain: PlainTable = table
         services.add(DNS)
         too_many = [plain_service(each, lambda _: (0, 0)) for each in many(SERVICES)]
         with pytest.raises(TableFull):

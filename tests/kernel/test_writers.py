@@ -66,6 +66,32 @@ def versions(services: Sequence[Service]) -> list[int]:
     return found
 
 
+def test_a_forked_child_keeps_no_lock(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock is on an open file, which a fork shares; and it is to die with who took it."""
+    monkeypatch.setattr("hostreach.datapath.lock.LOCK_TIMEOUT", scaled(2.0))
+    node = hostreach.open(str(box.pin), capacities=CAPACITIES)
+    node.services.add(service(1, 1))
+    reader, writer = os.pipe()
+    killed = os.fork()
+    if not killed:
+        with node.plain.exclusive():
+            child = os.fork()
+            if child:
+                os.write(writer, str(child).encode())
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(scaled(60.0))
+            os._exit(0)
+    os.waitpid(killed, 0)
+    child = int(os.read(reader, 20))
+    try:
+        node.services.add(service(1, 2))
+        assert versions(node.services.list()) == [1, 1]
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.close(reader)
+        os.close(writer)
+
+
 def test_two_writers_at_once(box: Box) -> None:
     """Both do all of their work, and nothing of it is lost."""
 
@@ -127,7 +153,7 @@ def test_a_reader_sees_only_acknowledged_states(box: Box) -> None:
 
 def test_another_writer_is_waited_for(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock that is not let go of: a clear error. Its holder's death sets it free."""
-    monkeypatch.setattr("hostreach.datapath.LOCK_TIMEOUT", 0.3)
+    monkeypatch.setattr("hostreach.datapath.lock.LOCK_TIMEOUT", 0.3)
     with hostreach.open(str(box.pin), capacities=CAPACITIES) as node:
         node.services.add(Service.of("10.96.0.1:80/tcp"))
 

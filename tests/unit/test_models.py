@@ -10,7 +10,8 @@ from hypothesis import given
 from pydantic import ValidationError
 
 from hostreach.errors import InvalidInput
-from hostreach.models import BACKENDS_MAX, Backend, Frontend, Service, validate
+from hostreach.models import Backend, Frontend, Service, validate
+from hostreach.rules import BACKENDS_MAX
 
 from .strategies import services
 

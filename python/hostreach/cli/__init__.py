@@ -49,10 +49,11 @@ def _run(argv: list[str]) -> int:
     from typer.exceptions import TyperException
     from typer.main import get_command
 
-    from .app import app
+    from .app import build
 
-    command = get_command(app)
-    if "_HOSTREACH_COMPLETE" in os.environ:  # set by the shell's completion
+    completes = "_HOSTREACH_COMPLETE" in os.environ
+    command = get_command(build([] if completes else argv))
+    if completes:  # set by the shell's completion
         from .completion import complete
 
         complete(command, argv)

@@ -3,53 +3,71 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from hostreach import __version__
 
-from . import (
-    agent,
-    backend,
-    completion,
-    doctor,
-    exempt,
-    explain,
-    files,
-    node,
-    sockets,
-    svc,
-    systemd,
-    top,
-    trace,
-)
 from .options import Json, Pin
 
-app = typer.Typer(
-    name="hostreach",
-    # Without rich, help takes half the time and is plain text in a pipe and on a terminal alike.
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    add_completion=False,  # ours is a command
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("attach")(node.attach)
-app.command("detach")(node.detach)
-app.command("status")(node.status)
-app.add_typer(svc.app, name="svc")
-app.add_typer(backend.app, name="backend")
-app.add_typer(exempt.app, name="exempt")
-app.add_typer(sockets.app, name="sockets")
-app.add_typer(agent.app, name="agent")
-app.add_typer(systemd.app, name="systemd")
-app.command("completion")(completion.completion)
-app.command("doctor")(doctor.doctor)
-app.command("explain")(explain.explain)
-app.command("top")(top.top)
-app.command("trace")(trace.trace)
-app.command("apply")(files.apply)
-app.command("export")(files.export)
+_COMMANDS = {
+    "attach": "node",
+    "detach": "node",
+    "status": "node",
+    "svc": "svc",
+    "backend": "backend",
+    "exempt": "exempt",
+    "sockets": "sockets",
+    "agent": "agent",
+    "systemd": "systemd",
+    "completion": "completion",
+    "doctor": "doctor",
+    "explain": "explain",
+    "top": "top",
+    "trace": "trace",
+    "apply": "files",
+    "export": "files",
+}
+"""In which module each is, in the order of the help. One with an `app` is a group of commands."""
+_GROUPS = ("svc", "backend", "exempt", "sockets", "agent", "systemd")
+
+
+def build(argv: Sequence[str]) -> typer.Typer:
+    """The commands that this line may mean: making all of them takes longer than most of them."""
+    name = _named(argv)
+    app = typer.Typer(
+        name="hostreach",
+        # Without rich, help takes half the time, and is plain text on a terminal as in a pipe.
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=False,  # ours is a command
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for command in [name] if name else _COMMANDS:
+        module = import_module(f".{_COMMANDS[command]}", __package__)
+        if command in _GROUPS:
+            app.add_typer(module.app, name=command)
+        else:
+            app.command(command)(getattr(module, command))
+    app.callback(invoke_without_command=True)(root)
+    return app
+
+
+def _named(argv: Sequence[str]) -> str | None:
+    """The command that the line names; None where that is not plain to see."""
+    words = iter(argv)
+    for word in words:
+        if word == "--pin":
+            next(words, None)
+        elif not word.startswith("-"):
+            return word if word in _COMMANDS else None
+        elif word != "--json" and not word.startswith("--pin="):
+            return None
+    return "status" if "_HOSTREACH_COMPLETE" not in os.environ else None
 
 
 def _print_version(wanted: bool) -> None:
@@ -58,7 +76,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
     pin: Pin = None,
@@ -73,4 +90,6 @@ def root(
     """Balance services on this node at the socket layer. Without a command: status."""
     context.obj = pin
     if context.invoked_subcommand is None:
-        node.status(context, pin, as_json)
+        from .node import status
+
+        status(context, pin, as_json)

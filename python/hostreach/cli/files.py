@@ -9,13 +9,16 @@ import typer
 
 from .options import DryRun, Json, MaxBackends, MaxServices, MaxSlots, Owner, Pin, open_node
 from .output import ended_by, print_diff, warn_hidden, warn_host_only
+from .progress import Progress
 
 
 def apply(
     context: typer.Context,
     file: Annotated[
         str,
-        typer.Option("--file", "-f", metavar="FILE", help="YAML or JSON; - is standard input."),
+        typer.Option(
+            "--file", "-f", metavar="FILE", help="YAML, JSON or JSON lines; - is standard input."
+        ),
     ],
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove the owner's services that are not in FILE.")
@@ -29,18 +32,21 @@ def apply(
     pin: Pin = None,
 ) -> None:
     """Make the tables hold the services in a file."""
-    from hostreach.sources.file import load_entries
+    from hostreach.sources.file import load_changes
 
-    entries = load_entries(file, owner=owner)
-    services = [entry.service for entry in entries]
-    if checked := sum(entry.check is not None for entry in entries):
+    with Progress(file) as progress:
+        found = load_changes(file, owner=owner, tick=progress)
+    services = [entry.service for entry in found.entries]
+    if checked := sum(entry.check is not None for entry in found.entries):
         typer.echo(
             f"hostreach: warning: {checked} of the services have a check, which `agent file` does "
             "and apply does not",
             err=True,
         )
     with open_node(context, pin, max_services, max_backends, max_slots) as node:
-        changes = node.services.apply(services, owner=owner, prune=prune, dry_run=dry_run)
+        changes = node.services.apply(
+            services, owner=owner, prune=prune, dry_run=dry_run, remove=found.removed
+        )
         ended = ended_by(node, changes, dry_run=dry_run)
     if not dry_run:
         changed = [change.after for change in changes if change.after is not None]

@@ -25,6 +25,16 @@ Path = tuple[int | str, ...]
 
 DEPTH_MAX = 20
 
+Tick = Callable[[float], None]
+"""Told now and then how much is done: 0 is nothing, 1 all."""
+_TICKS = 256
+"""Services."""
+
+
+def nothing(_: float) -> None:
+    """Nobody wants to know."""
+
+
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # By first character: what YAML 1.1 does not take for a string when it is not quoted.
@@ -50,14 +60,28 @@ class Unquoted:
         return self.text
 
 
-def parse(text: str, where: str) -> object:
+def parse(text: str, where: str, tick: Tick = nothing) -> object:
     """The one document in ``text`` as dicts, lists, str, int, bool, None and `Unquoted`.
 
     It is JSON if it begins with ``{``, otherwise YAML. ``where`` begins the line of `InvalidInput`.
     """
     if text.lstrip()[:1] == "{":
         return _parse_json(text, where)
-    return _YamlReader(text, where).document()
+    return _YamlReader(text, where, tick=tick).document()
+
+
+def parse_json(line: str, where: str) -> object:
+    """One line of JSON; ``where`` names it, and begins the line of `InvalidInput`."""
+    try:
+        return _decode(line)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"is no JSON: {error.msg}", object=where) from None
+    except RecursionError:
+        raise InvalidInput("is nested too deeply", object=where) from None
+    except _DuplicateKeyError as error:
+        raise InvalidInput(f"key {quote(str(error))} is given twice", object=where) from None
+    except ValueError:  # an integer of more than 4,300 digits
+        raise InvalidInput("is no JSON: a number is too long", object=where) from None
 
 
 def find_line(text: str, path: Path) -> int | None:
@@ -76,8 +100,15 @@ def find_line(text: str, path: Path) -> int | None:
 
 
 class _YamlReader:
-    def __init__(self, text: str, where: str, lines: dict[Path, int] | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        where: str,
+        lines: dict[Path, int] | None = None,
+        tick: Tick = nothing,
+    ) -> None:
         self._text = text
+        self._tick = tick
         self._where = where
         self._lines = lines
         self._path: list[int | str] = []
@@ -133,6 +164,8 @@ class _YamlReader:
         result: list[object] = []
         while type(event := self._next()) is not yaml.SequenceEndEvent:
             result.append(self._below(len(result), event, event))
+            if len(result) % _TICKS == 0:
+                self._tick(event.start_mark.index / len(self._text))
         return result
 
     def _mapping(self) -> dict[str, object]:
@@ -187,7 +220,7 @@ class _DuplicateKeyError(ValueError):
 
 def _parse_json(text: str, where: str) -> object:
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=Unquoted)
+        return _decode(text)
     except json.JSONDecodeError as error:
         raise InvalidInput(f"is no JSON: {error.msg}", object=f"{where}:{error.lineno}") from None
     except RecursionError:
@@ -206,3 +239,6 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         keys = [key for key, _ in pairs]
         raise _DuplicateKeyError(next(key for i, key in enumerate(keys) if key in keys[:i]))
     return result
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=Unquoted).decode

@@ -25,32 +25,39 @@ A service may say how its backends are checked, which `hostreach agent file` alo
         kind: http
         path: /healthz
 
-The same in JSON is read too. Values are taken as they stand: ``weight: "3"`` is refused.
+The same in JSON is read too, and JSON lines (`hostreach.sources.lines`). Values are taken as they
+stand: ``weight: "3"`` is refused.
 """
 
 from __future__ import annotations
 
-import gc
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 from pydantic import BaseModel, ValidationError
 
+from hostreach import collector
 from hostreach.checks import EXPECTED, Check
 from hostreach.errors import InvalidInput
 from hostreach.models import Backend, Frontend, Service, describe, explain
+from hostreach.plain import PlainFrontend, plain_frontend
 from hostreach.syntax import OWNER_MAX, check_label, quote
 
-from .document import Path, find_line, parse
+from .document import Path, Tick, find_line, nothing, parse
+from .lines import parse_lines
 
-__all__ = ["SIZE_MAX", "dump", "dump_json", "load", "load_entries"]
+__all__ = ["SIZE_MAX", "dump", "dump_json", "load", "load_changes", "load_entries"]
 
 SIZE_MAX = 256 * 1024 * 1024
 """Bytes; a file of 50,000 services with 10 backends each has 22 million."""
+
+
+_TICKS = 256
+"""Services, between one word of how far it is and the next."""
 
 
 class Entry(NamedTuple):
@@ -58,6 +65,13 @@ class Entry(NamedTuple):
 
     service: Service
     check: Check | None
+
+
+class Changes(NamedTuple):
+    """What a file asks for."""
+
+    entries: list[Entry]
+    removed: list[Frontend]
 
 
 def load(path: str, *, owner: str = "manual") -> list[Service]:
@@ -72,11 +86,22 @@ def load_entries(path: str, *, owner: str = "manual", alone: bool = False) -> li
     `InvalidInput`, whose line names the file, the line where it can be told, and what is wrong
     there; then nothing is returned of the rest either.
     """
+    found = load_changes(path, owner=owner, alone=alone)
+    if found.removed:
+        where = "standard input" if path == "-" else _shown(path)
+        raise InvalidInput("remove is for apply alone", object=where)
+    return found.entries
+
+
+def load_changes(
+    path: str, *, owner: str = "manual", alone: bool = False, tick: Tick = nothing
+) -> Changes:
+    """The same, with the services that JSON lines remove; ``tick`` is told how far it is."""
     check_label(owner, "owner", OWNER_MAX)
     where = "standard input" if path == "-" else _shown(path)
     text = _read(path, where)
-    with _gc_paused():
-        return _entries(text, where, owner, alone=alone)
+    with collector.paused():
+        return _changes(text, where, owner, alone, tick)
 
 
 def dump(services: Iterable[Service]) -> str:
@@ -128,12 +153,21 @@ def _read(path: str, where: str) -> str:
     return text
 
 
-def _entries(text: str, where: str, owner: str, *, alone: bool) -> list[Entry]:
+def _changes(text: str, where: str, owner: str, alone: bool, tick: Tick) -> Changes:
+    if lines := parse_lines(text, where):
+        entries, numbers = lines
+
+        def refuse_line(path: Path, message: str) -> NoReturn:
+            assert isinstance(path[0], int)
+            raise InvalidInput(message, object=f"{where}:{numbers[path[0]]}")
+
+        return _Reader(owner, alone, tick, refuse_line).read((), entries)
+
     def refuse(path: Path, message: str) -> NoReturn:
         line = find_line(text, path)
         raise InvalidInput(message, object=f"{where}:{line}" if line else where + _steps(path))
 
-    document = parse(text, where)
+    document = parse(text, where, lambda done: tick(done / 2))
     if not isinstance(document, dict):
         refuse((), f"must be a mapping with version and services, not {describe(document)}")
     for key in document:
@@ -147,40 +181,93 @@ def _entries(text: str, where: str, owner: str, *, alone: bool) -> list[Entry]:
         refuse(("version",), f"version must be 1, not {describe(version)}")
     if not isinstance(entries, list):
         refuse(("services",), f"services must be a list ([] for none), not {describe(entries)}")
+    first_at = partial(_first_line, text)
+    reader = _Reader(owner, alone, lambda done: tick((1 + done) / 2), refuse, first_at)
+    return reader.read(("services",), entries)
 
-    services: dict[Frontend, Entry] = {}
-    for i, entry in enumerate(entries):
-        here: Path = ("services", i)
-        if not isinstance(entry, dict):
-            refuse(here, f"a service must be a mapping, not {describe(entry)}")
-        if isinstance(entry.get("frontend"), dict):
-            refuse((*here, "frontend"), "frontend must be a string such as 10.96.0.10:53/udp")
-        check = None
-        if "check" in entry:
-            said = entry.pop("check")
-            if not isinstance(said, dict):
-                refuse((*here, "check"), f"check must be {EXPECTED['check']}, not {describe(said)}")
-            try:
-                check = Check.model_validate(said)
-            except ValidationError as error:
-                path, message = explain(error, EXPECTED)
-                refuse((*here, "check", *path), message)
+
+def _first_line(text: str, at: Path) -> str:
+    first = find_line(text, at)
+    return f"; first on line {first}" if first else ""
+
+
+class _Reader:
+    """Makes models of what was read, or refuses it where it stands."""
+
+    def __init__(
+        self,
+        owner: str,
+        alone: bool,
+        tick: Tick,
+        refuse: Callable[[Path, str], NoReturn],
+        first_at: Callable[[Path], str] | None = None,
+    ) -> None:
+        self._owner = owner
+        self._alone = alone
+        self._tick = tick
+        self._refuse = refuse
+        self._first_at = first_at  # None: lines, which may remove too
+        self._seen: dict[PlainFrontend, Path] = {}
+
+    def read(self, above: Path, entries: list[Any]) -> Changes:
+        found = Changes([], [])
+        for i, entry in enumerate(entries):
+            here = (*above, i)
+            if not isinstance(entry, dict):
+                self._refuse(here, f"a service must be a mapping, not {describe(entry)}")
+            if "remove" in entry and self._first_at is None:
+                found.removed.append(self._removed(here, entry))
+            else:
+                found.entries.append(self._entry(here, entry))
+            if i % _TICKS == 0:
+                self._tick(i / len(entries))
+        return found
+
+    def _removed(self, here: Path, entry: dict[str, Any]) -> Frontend:
+        for key in entry:
+            if key != "remove":
+                self._refuse((*here, key), f"nothing stands beside remove, but {quote(key)} does")
+        if not isinstance(entry["remove"], str):
+            self._refuse(here, "remove must be a string such as 10.96.0.10:53/udp")
         try:
-            service = Service.model_validate({"owner": owner, **entry})
+            frontend = Frontend.parse(entry["remove"])
+        except InvalidInput as error:
+            self._refuse(here, error.message)
+        self._once(here, frontend)
+        return frontend
+
+    def _entry(self, here: Path, entry: dict[str, Any]) -> Entry:
+        if isinstance(entry.get("frontend"), dict):
+            self._refuse((*here, "frontend"), "frontend must be a string such as 10.96.0.10:53/udp")
+        check = self._check((*here, "check"), entry.pop("check")) if "check" in entry else None
+        try:
+            service = Service.model_validate({"owner": self._owner, **entry})
         except ValidationError as error:
             path, message = explain(error)
-            refuse((*here, *path), message)
-        if alone and service.owner != owner:
-            refuse(
+            self._refuse((*here, *path), message)
+        if self._alone and service.owner != self._owner:
+            self._refuse(
                 (*here, "owner"),
-                f"owner {quote(service.owner)} is somebody else; here all are {quote(owner)}'s",
+                f"owner {quote(service.owner)} is somebody else; "
+                f"here all are {quote(self._owner)}'s",
             )
-        if service.frontend in services:
-            first = find_line(text, ("services", [*services].index(service.frontend)))
-            before = f"; first on line {first}" if first else ""
-            refuse(here, f"{service.frontend} is given twice{before}")
-        services[service.frontend] = Entry(service, check)
-    return [*services.values()]
+        self._once(here, service.frontend)
+        return Entry(service, check)
+
+    def _check(self, here: Path, said: object) -> Check:
+        if not isinstance(said, dict):
+            self._refuse(here, f"check must be {EXPECTED['check']}, not {describe(said)}")
+        try:
+            return Check.model_validate(said)
+        except ValidationError as error:
+            path, message = explain(error, EXPECTED)
+            self._refuse((*here, *path), message)
+
+    def _once(self, here: Path, frontend: Frontend) -> None:
+        first = self._seen.setdefault(plain_frontend(frontend), here)
+        if first is not here:
+            before = self._first_at(first) if self._first_at else ""
+            self._refuse(here, f"{frontend} is given twice{before}")
 
 
 def _steps(path: Path) -> str:
@@ -190,18 +277,6 @@ def _steps(path: Path) -> str:
 
 def _shown(path: str) -> str:
     return path if path.isprintable() and path else quote(path)
-
-
-@contextmanager
-def _gc_paused() -> Iterator[None]:
-    """Millions of objects and no cycle among them: the collector would take a third of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 # Left unquoted: only what no version of YAML takes for anything but a string.

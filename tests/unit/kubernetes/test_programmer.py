@@ -28,7 +28,7 @@ class Table(MemoryTable):
         self.gone: list[PlainFrontend] = []
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self, *, make: bool = True) -> Iterator[None]:  # noqa: ARG002 - always there
         if self.busy:
             raise TableBusy("somebody else has it")
         self.locks += 1

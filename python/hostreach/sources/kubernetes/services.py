@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address
 from typing import NamedTuple
 
-from hostreach.models import BACKENDS_MAX, SOURCE_RANGES_MAX
+from hostreach.models import SOURCE_RANGES_MAX
 from hostreach.plain import PlainBackend, PlainService
+from hostreach.rules import BACKENDS_MAX
 from hostreach.syntax import NODE
 
 from .endpoints import LOCAL, READY, better, choose
