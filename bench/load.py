@@ -73,30 +73,35 @@ class Load(ctypes.Structure):
     )
 
 
+def compiled(source: str) -> ctypes.CDLL:
+    """A C file of this directory, compiled for this run and loaded; children inherit it."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        raise SystemExit("bench: no C compiler here: apt-get install gcc")
+    with tempfile.TemporaryDirectory(prefix="hostreach-bench-") as folder:
+        library = f"{folder}/bench.so"
+        path = str(Path(__file__).parent / source)
+        subprocess.run(
+            [compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, path],
+            check=True,
+        )
+        return ctypes.CDLL(library)
+
+
 class Library:
-    """load.c, compiled for this run and loaded; children inherit it."""
+    """load.c."""
 
     def __init__(self) -> None:
-        compiler = shutil.which("cc") or shutil.which("gcc")
-        if compiler is None:
-            raise SystemExit("bench: no C compiler here: apt-get install gcc")
-        with tempfile.TemporaryDirectory(prefix="hostreach-bench-") as folder:
-            library = f"{folder}/load.so"
-            source = str(Path(__file__).parent / "load.c")
-            subprocess.run(
-                [compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, source],
-                check=True,
-            )
-            self._loaded = ctypes.CDLL(library)
+        self._loaded = compiled("load.c")
 
     def call(self, name: str, load: Load, count: int) -> None:
         """Make so many calls; raises OSError."""
-        _check(self._loaded[name](ctypes.byref(load), ctypes.c_uint(count)), name)
+        check(self._loaded[name](ctypes.byref(load), ctypes.c_uint(count)), name)
 
     def connect_timed(self, load: Load) -> list[int]:
         """Connect each of the load's sockets once; nanoseconds of each call."""
         took = (ctypes.c_longlong * load.sockets)()
-        _check(self._loaded.connect_timed(ctypes.byref(load), load.sockets, took), "connect")
+        check(self._loaded.connect_timed(ctypes.byref(load), load.sockets, took), "connect")
         self._loaded.drain(ctypes.byref(load))
         return list(took)
 
@@ -195,6 +200,7 @@ def _endpoint(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _check(result: int, what: str) -> None:
-    if result:
+def check(result: int, what: str) -> None:
+    """Raises OSError for what C returned as -errno."""
+    if result < 0:
         raise OSError(-result, f"{what}: {os.strerror(-result)}")

@@ -16,7 +16,9 @@ import hostreach
 
 from .hooks import EMPTY, NO_SERVICE, SERVICE, Cost
 from .latency import Latency
+from .rivals import DIRECT, Result
 from .table import BACKENDS, Writing
+from .traffic import KINDS
 
 PERCENTILES = (50, 90, 99)
 
@@ -63,19 +65,64 @@ def latency_rows(latencies: Sequence[Latency]) -> list[dict[str, Any]]:
     rows = []
     without: dict[str, list[float]] = {}
     for latency in latencies:
-        took = sorted(latency.took)
-        cuts = [took[len(took) * p // 100] / 1000 for p in PERCENTILES]
+        cuts = _cuts(latency.took)
         base = without.setdefault(latency.protocol, cuts)
         row: dict[str, Any] = {
             "protocol": latency.protocol,
             "way": latency.way,
-            "connections": len(took),
+            "connections": len(latency.took),
         }
         row |= {f"p{p}_us": round(cut, 2) for p, cut in zip(PERCENTILES, cuts, strict=True)}
         for p, cut, own in zip(PERCENTILES, cuts, base, strict=True):
             row[f"p{p}_x"] = round(cut / own, 2)
         rows.append(row)
     return rows
+
+
+def rival_latency_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Percentiles by number of services and way, and as multiples of the direct one's."""
+    rows = []
+    for result in results:
+        base = _cuts(result.latency[DIRECT])
+        others = {way: took for way, took in result.latency.items() if way != DIRECT}
+        first = min(others, key=lambda way: _cuts(others[way])[0])
+        for way, took in result.latency.items():
+            cuts = _cuts(took)
+            row: dict[str, Any] = {"services": result.services, "way": way}
+            row |= {f"p{p}_us": round(cut, 2) for p, cut in zip(PERCENTILES, cuts, strict=True)}
+            for p, cut, own in zip(PERCENTILES, cuts, base, strict=True):
+                row[f"p{p}_x"] = round(cut / own, 3)
+            seconds = result.load_seconds.get(way)
+            row["loaded_in_s"] = "" if seconds is None else round(seconds, 2)
+            row["least"] = "*" if way == first else ""
+            rows.append(row)
+    return rows
+
+
+def rival_rate_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Rates as parts of the direct one's in the same round: median and quartiles."""
+    rows = []
+    for result in results:
+        ways = [way for way in result.latency if way != DIRECT]
+        for kind in KINDS:
+            own = result.rates[kind.text, DIRECT]
+            row: dict[str, Any] = {"services": result.services, "traffic": kind.text}
+            row["direct_per_s"] = round(statistics.median(own))
+            row["unit"] = kind.unit.removesuffix("/s")
+            for way in ways:
+                rates = result.rates[kind.text, way]
+                parts = quartiles([rate / base for rate, base in zip(rates, own, strict=True)])
+                low, median, high = (round(part, 3) for part in parts)
+                row[way] = {"x": median, "quartiles_x": [low, high]}
+            row["most"] = max(ways, key=lambda way: row[way]["x"])
+            rows.append(row)
+    return rows
+
+
+def _cuts(took: Sequence[int]) -> list[float]:
+    """The percentiles of nanoseconds, in microseconds."""
+    ordered = sorted(took)
+    return [ordered[len(ordered) * p // 100] / 1000 for p in PERCENTILES]
 
 
 def table_values(writing: Writing) -> dict[str, Any]:
@@ -132,6 +179,9 @@ def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, dict) and "x" in value:
+        low, high = value["quartiles_x"]
+        return f"{value['x']:.3f} ({low:.3f} .. {high:.3f})"
     if isinstance(value, dict):
         low, high = value["quartiles_ns"]
         return f"{value['net_ns']:,} ({low:,} .. {high:,}) {value['times_empty']:5}x"
