@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import resource
 import shutil
 import socket
@@ -14,16 +15,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from kernel.harness.namespace import BACKENDS_V4, BACKENDS_V6
 
 from hostreach import Service
 
 FAMILIES = (4, 6)
-SERVICES = 1000  # of each family and protocol
-BACKENDS = 10  # of each service
 
-_ADDRESSES = 40  # that backends have in the sandbox, of each family
 _PORT = 8000
 _PLACE = 28  # sizeof(struct sockaddr_in6)
 _IP_PKTINFO = 8
@@ -31,29 +30,58 @@ _IP_PKTINFO = 8
 AF = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
-def services() -> list[Service]:
-    """All that the hooks look up: each backend address is many services', as entries of its own."""
-    made = []
-    for family in FAMILIES:
-        for n, (address, port) in enumerate(service_addresses(family)):
-            frontend = _endpoint(address, port)
-            hosts = [backend_addresses(family)[(n + b) % _ADDRESSES] for b in range(BACKENDS)]
-            endpoints = [_endpoint(*host) for host in hosts]
-            made += [Service.of(f"{frontend}/{proto}", *endpoints) for proto in ("tcp", "udp")]
-    return made
+class Shape(NamedTuple):
+    """How much there is in the tables."""
+
+    services: int = 1000  # of each family, and for TCP and UDP each
+    backends: int = 10  # of each service
+    families: Sequence[int] = FAMILIES
+    protocols: Sequence[str] = ("tcp", "udp")
+
+    def made(self) -> list[Service]:
+        """A backend address is many services', as entries of its own."""
+        pool = max(_ADDRESSES, 4 * self.backends)
+        made = []
+        for family in self.families:
+            at = [_endpoint(*backend_address(family, n)) for n in range(pool)]
+            for n in range(self.services):
+                frontend = _endpoint(*service_address(family, n))
+                endpoints = [at[(n + b) % pool] for b in range(self.backends)]
+                made += [Service.of(f"{frontend}/{proto}", *endpoints) for proto in self.protocols]
+        return made
+
+    def service_addresses(self, family: int) -> list[tuple[str, int]]:
+        """In an order that has nothing to do with where they lie in the tables."""
+        numbers = random.Random(family).sample(range(self.services), self.services)
+        return [service_address(family, n) for n in numbers]
 
 
-def service_addresses(family: int) -> list[tuple[str, int]]:
-    """Where the services are; no route leads there, so whoever is not translated fails."""
+def service_address(family: int, number: int) -> tuple[str, int]:
+    """Where a service is; no route leads there, so whoever is not translated fails."""
     if family == 4:
-        return [(f"10.96.{n // 250}.{n % 250 + 1}", 80) for n in range(SERVICES)]
-    return [(f"fd00:96::{n + 1:x}", 80) for n in range(SERVICES)]
+        return f"10.{96 + number // 62500}.{number // 250 % 250}.{number % 250 + 1}", 80
+    return f"fd00:96::{number + 1:x}", 80
+
+
+_ADDRESSES = 40  # that backends have in the sandbox as it is, of each family
+
+
+def backend_address(family: int, number: int) -> tuple[str, int]:
+    """Where a backend may be; those beyond the first need `more_addresses`."""
+    if number >= _ADDRESSES:
+        return f"10.2.{number // 250}.{number % 250 + 1}", _PORT
+    prefix, digits = (BACKENDS_V4, "d") if family == 4 else (BACKENDS_V6, "x")
+    return f"{prefix}{number + 1:{digits}}", _PORT
 
 
 def backend_addresses(family: int) -> list[tuple[str, int]]:
-    """Where a backend may be; also what stands for "no service"."""
-    prefix, digits = (BACKENDS_V4, "d") if family == 4 else (BACKENDS_V6, "x")
-    return [(f"{prefix}{n + 1:{digits}}", _PORT) for n in range(_ADDRESSES)]
+    """Those that are always there; also what stands for "no service"."""
+    return [backend_address(family, n) for n in range(_ADDRESSES)]
+
+
+def more_addresses() -> None:
+    """Makes 10.2.0.0/16 as a whole local to the calling process's network namespace."""
+    subprocess.run(["ip", "address", "add", "10.2.0.1/16", "dev", "lo"], check=True)
 
 
 class Load(ctypes.Structure):
