@@ -9,7 +9,7 @@ from html import escape
 from typing import NamedTuple
 
 _WIDTH, _HEIGHT = 720, 420
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 150, 40, 50
+_LEFT, _RIGHT, _TOP, _BOTTOM = 84, 150, 40, 50
 _COLORS = ("#555555", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # for all eyes
 
 

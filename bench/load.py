@@ -103,17 +103,23 @@ class Load(ctypes.Structure):
 
 def compiled(source: str) -> ctypes.CDLL:
     """A C file of this directory, compiled for this run and loaded; children inherit it."""
+    with tempfile.TemporaryDirectory(prefix="hostreach-bench-") as folder:
+        return ctypes.CDLL(_compile(source, Path(folder), "-shared", "-fPIC"))
+
+
+def compiled_program(source: str, folder: Path) -> str:
+    """The same as a program that needs no libraries; its path."""
+    return _compile(source, folder, "-static")
+
+
+def _compile(source: str, folder: Path, *options: str) -> str:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         raise SystemExit("bench: no C compiler here: apt-get install gcc")
-    with tempfile.TemporaryDirectory(prefix="hostreach-bench-") as folder:
-        library = f"{folder}/bench.so"
-        path = str(Path(__file__).parent / source)
-        subprocess.run(
-            [compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, path],
-            check=True,
-        )
-        return ctypes.CDLL(library)
+    made = str(folder / Path(source).stem)
+    path = str(Path(__file__).parent / source)
+    subprocess.run([compiler, "-O2", "-Wall", "-Werror", *options, "-o", made, path], check=True)
+    return made
 
 
 class Library:
@@ -138,22 +144,18 @@ class Sockets:
     """A load of one family and type, with its server. Made in the cgroup that it is to be in."""
 
     def __init__(
-        self, family: int, kind: socket.SocketKind, targets: Sequence[tuple[str, int]]
+        self,
+        family: int,
+        kind: socket.SocketKind,
+        targets: Sequence[tuple[str, int]],
+        serves: bool,
     ) -> None:
         self._stack = ExitStack()
         self._family = family
         self._kind = kind
         server = self._socket()
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if kind == socket.SOCK_STREAM:
-            server.setblocking(False)
-        elif family == 4:
-            server.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-        else:
-            server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-        server.bind(("::" if family == 6 else "0.0.0.0", _PORT))
-        if kind == socket.SOCK_STREAM:
-            server.listen(4096)
+        if serves:
+            self._serve(server)
         self.load = Load(
             family=AF[family],
             type=kind,
@@ -192,6 +194,18 @@ class Sockets:
         """All of them, and the server."""
         self._stack.close()
 
+    def _serve(self, server: socket.socket) -> None:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if self._kind == socket.SOCK_STREAM:
+            server.setblocking(False)
+        elif self._family == 4:
+            server.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        else:
+            server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        server.bind(("::" if self._family == 6 else "0.0.0.0", _PORT))
+        if self._kind == socket.SOCK_STREAM:
+            server.listen(4096)
+
     def _socket(self) -> socket.socket:
         made = self._stack.enter_context(socket.socket(AF[self._family], self._kind))
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 2, 0))
@@ -208,10 +222,14 @@ class Sockets:
 
 @contextmanager
 def sockets(
-    family: int, kind: socket.SocketKind, targets: Sequence[tuple[str, int]]
+    family: int,
+    kind: socket.SocketKind,
+    targets: Sequence[tuple[str, int]],
+    *,
+    serves: bool = True,
 ) -> Iterator[Sockets]:
-    """A `Sockets` until the end of the block."""
-    made = Sockets(family, kind, targets)
+    """A `Sockets` until the end of the block; without a server if datagrams are never sent."""
+    made = Sockets(family, kind, targets, serves)
     try:
         yield made
     finally:

@@ -65,7 +65,7 @@ def latency_rows(latencies: Sequence[Latency]) -> list[dict[str, Any]]:
     rows = []
     without: dict[str, list[float]] = {}
     for latency in latencies:
-        cuts = _cuts(latency.took)
+        cuts = percentiles(latency.took)
         base = without.setdefault(latency.protocol, cuts)
         row: dict[str, Any] = {
             "protocol": latency.protocol,
@@ -83,11 +83,11 @@ def rival_latency_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     """Percentiles by number of services and way, and as multiples of the direct one's."""
     rows = []
     for result in results:
-        base = _cuts(result.latency[DIRECT])
+        base = percentiles(result.latency[DIRECT])
         others = {way: took for way, took in result.latency.items() if way != DIRECT}
-        first = min(others, key=lambda way: _cuts(others[way])[0])
+        first = min(others, key=lambda way: percentiles(others[way])[0])
         for way, took in result.latency.items():
-            cuts = _cuts(took)
+            cuts = percentiles(took)
             row: dict[str, Any] = {"services": result.services, "way": way}
             row |= {f"p{p}_us": round(cut, 2) for p, cut in zip(PERCENTILES, cuts, strict=True)}
             for p, cut, own in zip(PERCENTILES, cuts, base, strict=True):
@@ -119,7 +119,7 @@ def rival_rate_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     return rows
 
 
-def _cuts(took: Sequence[int]) -> list[float]:
+def percentiles(took: Sequence[int]) -> list[float]:
     """The percentiles of nanoseconds, in microseconds."""
     ordered = sorted(took)
     return [ordered[len(ordered) * p // 100] / 1000 for p in PERCENTILES]
