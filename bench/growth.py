@@ -47,6 +47,7 @@ class Effort(NamedTuple):
 AXIS_BACKENDS, AXIS_SERVICES = 10, 100
 FULL = Effort((2, 10, 100, 1_000, 10_000, 50_000, 60_000), (1, 10, 100, 1_000), 9, 2_000)
 QUICK = Effort((2, 1_000, 50_000), (1, 1_000), 3, 500)
+SMOKE = Effort((10,), (2,), 1, 100)
 
 
 class Filled(NamedTuple):

@@ -50,6 +50,7 @@ class Effort(NamedTuple):
 
 FULL = Effort((1, 1_000, 10_000, 30_000), 40, 15, 0.04)
 QUICK = Effort((1, 10_000), 12, 7, 0.02)
+SMOKE = Effort((10,), 1, 1, 0.001)
 
 
 class Contestant(NamedTuple):

@@ -48,6 +48,7 @@ class Effort(NamedTuple):
 
 FULL = Effort(7, 0.1, 600)
 QUICK = Effort(3, 0.05, 150)
+SMOKE = Effort(1, 0.005, 5)
 
 
 class Way(NamedTuple):
@@ -141,7 +142,8 @@ def _crowds(box: Box, library: Library, effort: Effort) -> list[Crowd]:
                         CROWD_CALLS[call],
                         way.target(n),
                         processor,
-                        (begin, begin + effort.seconds),
+                        begin,
+                        effort.seconds,
                         bare=way.bare,
                     )
                     for n, processor in enumerate(some)
@@ -156,19 +158,20 @@ def _call(
     function: str,
     target: tuple[str, int],
     processor: int,
-    when: tuple[float, float],
+    begin: float,
+    seconds: float,
 ) -> float:
     os.sched_setaffinity(0, [processor])
-    begin, end = when
     with sockets(4, UDP, [target], serves=False) as made:
         made.use(made.open(1))
         while time.monotonic() < begin:
             library.call(function, made.load, _CHUNK)
-        calls, began = 0, time.monotonic()
-        while (now := time.monotonic()) < end:
+        calls, began, took = 0, time.monotonic(), 0.0
+        while took < seconds:
             library.call(function, made.load, _CHUNK)
             calls += _CHUNK
-    return calls / (now - began)
+            took = time.monotonic() - began
+    return calls / took
 
 
 # ---- processes that live for one connection ----
