@@ -12,7 +12,7 @@ from kernel.harness import Box, rawbpf
 
 import hostreach
 
-from . import growth, hooks, latency, report, rivals, rules, table, traffic, variety
+from . import growth, hooks, latency, report, rivals, table, traffic, variety
 from .growth_report import growth_values
 from .load import Library, Shape
 from .programs import sizes
@@ -102,11 +102,10 @@ def measure_rivals(effort: Effort) -> Figures:
     if missing := traffic.missing():
         print(f"\nRivals: left out, for there is no {' and no '.join(missing)} here")
         return {}
-    here = rivals.rivals_here()
-    versions = {each.text: each.version() for each in here}
+    versions = {each.text: each.version() for each in rivals.here(effort.rivals)}
     print()
-    for each in rules.RIVALS:
-        print(f"{each.text}: {versions.get(each.text, 'left out, for it is not installed')}")
+    for name in effort.rivals.rivals:
+        print(f"{name}: {versions.get(name, 'left out, for it is not installed')}")
     results = rivals.measure(effort.rivals, say)
     rows, rates = rival_latency_rows(results), rival_rate_rows(results)
     report.show("connect(2) to accept(2), IPv4, TCP", rows)

@@ -19,7 +19,7 @@ import hostreach
 from hostreach import Service
 
 from .nodes import Client, clients
-from .rules import RIVALS, Balanced, Rival
+from .rules import IPTABLES, NFTABLES, RIVALS, Balanced, Rival
 from .traffic import (
     KINDS,
     OWN,
@@ -46,6 +46,7 @@ class Effort(NamedTuple):
     turns: int  # of each contestant, at each size, with _BATCH connections
     rounds: int  # of each kind of traffic
     seconds: float  # of each contestant in a round
+    rivals: Sequence[str] = (IPTABLES.text, NFTABLES.text)
 
 
 FULL = Effort((1, 1_000, 10_000, 30_000), 40, 15, 0.04)
@@ -81,9 +82,9 @@ def measure(effort: Effort, say: Callable[[str], None]) -> list[Result]:
     return results
 
 
-def rivals_here() -> list[Rival]:
-    """Those whose commands are installed."""
-    return [each for each in RIVALS if each.command()]
+def here(effort: Effort) -> list[Rival]:
+    """Those that are wanted and installed."""
+    return [RIVALS[name] for name in effort.rivals if RIVALS[name].is_here()]
 
 
 def _measure(
@@ -93,7 +94,7 @@ def _measure(
     counted = _services(size, {*called})
     # In the middle: one that comes first or last would be found sooner or later than most.
     services = [*counted[: size // 2], *map(_service_of, KINDS), *counted[size // 2 :]]
-    rivals = rivals_here()
+    rivals = here(effort)
     took: dict[str, float] = {}
     with ExitStack() as stack:
         ways = stack.enter_context(clients(box, 1 + len(rivals)))
@@ -112,9 +113,7 @@ def _measure(
         for rival, client in zip(rivals, ways[1:], strict=True):
             say(f"{rival.text}: loading rules of {size:,} services")
             began = time.monotonic()
-            command = rival.command()
-            assert command
-            client.run(*command, text="\n".join(rival.rules(services)) + "\n")
+            client.run(*rival.command_line, text="\n".join(rival.rules(services)) + "\n")
             took[rival.text] = time.monotonic() - began
             contestants.append(Contestant(rival.text, client, bare=True, direct=False))
         say(f"{size:,} services: connecting, then traffic")

@@ -30,24 +30,17 @@ class Rival(NamedTuple):
     """Somebody else's way to a backend."""
 
     text: str
-    commands: Sequence[str]  # the first that is here loads the rules
+    command_line: Sequence[str]  # takes the rules on its standard input
     rules: Callable[[Sequence[Balanced]], Iterator[str]]
 
-    def command(self) -> list[str] | None:
-        """What takes the rules on its standard input; None: it is not on this machine."""
-        found = next(filter(None, map(shutil.which, self.commands)), None)
-        if found is None:
-            return None
-        return [found, "-f", "-"] if found.endswith("nft") else [found]
+    def is_here(self) -> bool:
+        """Its command is installed."""
+        return shutil.which(self.command_line[0]) is not None
 
     def version(self) -> str:
         """As its own command says it."""
-        command = self.command()
-        assert command
-        said = subprocess.run(
-            [command[0], "--version"], capture_output=True, text=True, check=True
-        ).stdout
-        return said.strip()
+        command = [self.command_line[0], "--version"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _iptables(services: Sequence[Balanced]) -> Iterator[str]:
@@ -176,7 +169,7 @@ def _hash(service: Balanced, backend: tuple[str, int] | None, length: int) -> st
     return base64.b32encode(hashlib.sha256(raw).digest()).decode()[:length]
 
 
-# Plain iptables comes last: where it is the legacy one, it has the first name too.
-IPTABLES = Rival("iptables", ("iptables-legacy-restore", "iptables-restore"), _iptables)
-NFTABLES = Rival("nftables", ("nft",), _nftables)
-RIVALS = (IPTABLES, NFTABLES)
+IPTABLES = Rival("iptables", ("iptables-legacy-restore",), _iptables)
+IPTABLES_NFT = Rival("iptables-nft", ("iptables-nft-restore",), _iptables)
+NFTABLES = Rival("nftables", ("nft", "-f", "-"), _nftables)
+RIVALS = {each.text: each for each in (IPTABLES, IPTABLES_NFT, NFTABLES)}
