@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -96,7 +98,7 @@ def _measure(shape: Shape, library: Library, effort: Effort) -> Size:
     # Room for changes, as a node has it; what is full waits for what is given up.
     room = Capacities(max(services, 1_024), max(2 * backends, 16_384), max(2 * backends, 65_536))
     with closing(Box()) as box, hostreach.open(str(box.pin), capacities=room) as node:
-        filled = box.call(_fill, box.pin, room, shape, timeout=_SECONDS)
+        filled = _in_new_process(_fill, box.pin, room, shape)
         sizes = {name: each["bytes_memlock"] for name, each in pinned_maps(box.pin).items()}
         sized = sum(sizes[name] for name in SIZED)
         box.call(more_addresses)
@@ -117,9 +119,13 @@ def _measure(shape: Shape, library: Library, effort: Effort) -> Size:
         return Size(shape, room, sized, fixed, filled, timed, warm, cold)
 
 
+def _in_new_process(function: Callable[..., Filled], *arguments: object) -> Filled:
+    """Not a fork, which would begin with the memory that this process has given back."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result(_SECONDS)
+
+
 def _fill(pin: Path, room: Capacities, shape: Shape) -> Filled:
-    """In a process of its own, for the sake of its memory."""
-    gc.collect()
     began = _resident()
     made = shape.made()
     gc.freeze()  # so many models would be walked by each collection from now on
