@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -12,13 +12,11 @@ from kernel.harness import Box
 from kernel.harness.rawprog import Program
 
 from .load import (
-    FAMILIES,
-    SERVICES,
     Library,
+    Shape,
     Sockets,
     allow_many_files,
     backend_addresses,
-    service_addresses,
     sockets,
 )
 from .programs import attached, statistics
@@ -38,6 +36,8 @@ class Call(NamedTuple):
 
 UDP, TCP = socket.SOCK_DGRAM, socket.SOCK_STREAM
 MANY = 200  # sockets, so that each is found colder
+WARM = 1000  # calls that do not count
+CALLED = 1000  # services, unless all are to be
 CALLS = (
     Call("connect", "UDP, one socket", "connect_reused", UDP, 1, 4000),
     Call("connect", "UDP, new sockets", "connect_new", UDP, 0, 1000),
@@ -76,28 +76,55 @@ class Cost(NamedTuple):
     rounds: list[float]
 
 
-def measure(box: Box, library: Library, rounds: int) -> list[Cost]:
-    """All calls by all contestants in each round; run in a process of the box's."""
+def measure(
+    box: Box,
+    library: Library,
+    rounds: int,
+    shape: Shape = Shape(),  # noqa: B008 - immutable
+    calls: Sequence[Call] = CALLS,
+    called: int = CALLED,
+) -> list[Cost]:
+    """All calls by all contestants in each round; run in a process of the box's.
+
+    So many of the services are called, at random places.
+    """
     allow_many_files()
     costs: dict[tuple[str, str, str], list[float]] = {}
+    services = {family: shape.service_addresses(family)[:called] for family in shape.families}
     with statistics():
         for number in range(rounds):
-            for family in FAMILIES:
-                for call in CALLS:
+            for family in shape.families:
+                for call in calls:
+                    part = _part(services[family], number, WARM + call.calls)
                     # Whoever comes first finds the caches colder: take turns.
                     first = number % len(CONTESTANTS)
                     for contestant in CONTESTANTS[first:] + CONTESTANTS[:first]:
                         hook = f"{call.hook}{family}"
-                        took = _time(box, library, call, contestant, family)
+                        to = part if contestant.service else backend_addresses(family)
+                        took = time_calls(box, library, call, contestant, family, to)
                         costs.setdefault((hook, call.text, contestant.text), []).append(took)
     return [Cost(*key, took) for key, took in costs.items()]
 
 
-def _time(box: Box, library: Library, call: Call, contestant: Contestant, family: int) -> float:
+def _part(targets: Sequence[tuple[str, int]], number: int, size: int) -> list[tuple[str, int]]:
+    """So many of them, each time those that come next."""
+    count = len(targets)
+    return [targets[n % count] for n in range(number * size, number * size + min(size, count))]
+
+
+def time_calls(
+    box: Box,
+    library: Library,
+    call: Call,
+    contestant: Contestant,
+    family: int,
+    targets: Sequence[tuple[str, int]],
+) -> float:
+    """Nanoseconds of the hook's program in each call, its caller's and its frame's left out."""
     cgroup = box.bare if contestant.empty else box.cgroup
     program: Program = attached(cgroup, f"{call.hook}{family}")
-    with _sockets(box, call, contestant, family) as made:
-        library.call(call.function, made.load, SERVICES)
+    with _sockets(box, call, contestant, family, targets) as made:
+        library.call(call.function, made.load, WARM)
         before = program.info()
         library.call(call.function, made.load, call.calls)
         after = program.info()
@@ -108,8 +135,13 @@ def _time(box: Box, library: Library, call: Call, contestant: Contestant, family
 
 
 @contextmanager
-def _sockets(box: Box, call: Call, contestant: Contestant, family: int) -> Iterator[Sockets]:
-    targets = service_addresses(family) if contestant.service else backend_addresses(family)
+def _sockets(
+    box: Box,
+    call: Call,
+    contestant: Contestant,
+    family: int,
+    targets: Sequence[tuple[str, int]],
+) -> Iterator[Sockets]:
     if call.sockets and call.hook != "connect":  # each of them has a target of its own
         targets = [targets[n % len(targets)] for n in range(call.sockets)]
     box.enter(bare=not contestant.empty)  # the server's calls are not to count

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import resource
 import shutil
 import socket
@@ -14,16 +15,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from kernel.harness.namespace import BACKENDS_V4, BACKENDS_V6
 
 from hostreach import Service
 
 FAMILIES = (4, 6)
-SERVICES = 1000  # of each family and protocol
-BACKENDS = 10  # of each service
 
-_ADDRESSES = 40  # that backends have in the sandbox, of each family
 _PORT = 8000
 _PLACE = 28  # sizeof(struct sockaddr_in6)
 _IP_PKTINFO = 8
@@ -31,29 +30,58 @@ _IP_PKTINFO = 8
 AF = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
-def services() -> list[Service]:
-    """All that the hooks look up: each backend address is many services', as entries of its own."""
-    made = []
-    for family in FAMILIES:
-        for n, (address, port) in enumerate(service_addresses(family)):
-            frontend = _endpoint(address, port)
-            hosts = [backend_addresses(family)[(n + b) % _ADDRESSES] for b in range(BACKENDS)]
-            endpoints = [_endpoint(*host) for host in hosts]
-            made += [Service.of(f"{frontend}/{proto}", *endpoints) for proto in ("tcp", "udp")]
-    return made
+class Shape(NamedTuple):
+    """How much there is in the tables."""
+
+    services: int = 1000  # of each family, and for TCP and UDP each
+    backends: int = 10  # of each service
+    families: Sequence[int] = FAMILIES
+    protocols: Sequence[str] = ("tcp", "udp")
+
+    def made(self) -> list[Service]:
+        """A backend address is many services', as entries of its own."""
+        pool = max(_ADDRESSES, 4 * self.backends)
+        made = []
+        for family in self.families:
+            at = [_endpoint(*backend_address(family, n)) for n in range(pool)]
+            for n in range(self.services):
+                frontend = _endpoint(*service_address(family, n))
+                endpoints = [at[(n + b) % pool] for b in range(self.backends)]
+                made += [Service.of(f"{frontend}/{proto}", *endpoints) for proto in self.protocols]
+        return made
+
+    def service_addresses(self, family: int) -> list[tuple[str, int]]:
+        """In an order that has nothing to do with where they lie in the tables."""
+        numbers = random.Random(family).sample(range(self.services), self.services)
+        return [service_address(family, n) for n in numbers]
 
 
-def service_addresses(family: int) -> list[tuple[str, int]]:
-    """Where the services are; no route leads there, so whoever is not translated fails."""
+def service_address(family: int, number: int) -> tuple[str, int]:
+    """Where a service is; no route leads there, so whoever is not translated fails."""
     if family == 4:
-        return [(f"10.96.{n // 250}.{n % 250 + 1}", 80) for n in range(SERVICES)]
-    return [(f"fd00:96::{n + 1:x}", 80) for n in range(SERVICES)]
+        return f"10.{96 + number // 62500}.{number // 250 % 250}.{number % 250 + 1}", 80
+    return f"fd00:96::{number + 1:x}", 80
+
+
+_ADDRESSES = 40  # that backends have in the sandbox as it is, of each family
+
+
+def backend_address(family: int, number: int) -> tuple[str, int]:
+    """Where a backend may be; those beyond the first need `more_addresses`."""
+    if number >= _ADDRESSES:
+        return f"10.2.{number // 250}.{number % 250 + 1}", _PORT
+    prefix, digits = (BACKENDS_V4, "d") if family == 4 else (BACKENDS_V6, "x")
+    return f"{prefix}{number + 1:{digits}}", _PORT
 
 
 def backend_addresses(family: int) -> list[tuple[str, int]]:
-    """Where a backend may be; also what stands for "no service"."""
-    prefix, digits = (BACKENDS_V4, "d") if family == 4 else (BACKENDS_V6, "x")
-    return [(f"{prefix}{n + 1:{digits}}", _PORT) for n in range(_ADDRESSES)]
+    """Those that are always there; also what stands for "no service"."""
+    return [backend_address(family, n) for n in range(_ADDRESSES)]
+
+
+def more_addresses() -> None:
+    """Makes 10.2.0.0/16 as a whole local to the calling process's network namespace."""
+    subprocess.run(["ip", "address", "add", "10.2.0.1/16", "dev", "lo"], check=True)
 
 
 class Load(ctypes.Structure):
@@ -73,30 +101,41 @@ class Load(ctypes.Structure):
     )
 
 
+def compiled(source: str) -> ctypes.CDLL:
+    """A C file of this directory, compiled for this run and loaded; children inherit it."""
+    with tempfile.TemporaryDirectory(prefix="hostreach-bench-") as folder:
+        return ctypes.CDLL(_compile(source, Path(folder), "-shared", "-fPIC"))
+
+
+def compiled_program(source: str, folder: Path) -> str:
+    """The same as a program that needs no libraries; its path."""
+    return _compile(source, folder, "-static")
+
+
+def _compile(source: str, folder: Path, *options: str) -> str:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        raise SystemExit("bench: no C compiler here: apt-get install gcc")
+    made = str(folder / Path(source).stem)
+    path = str(Path(__file__).parent / source)
+    subprocess.run([compiler, "-O2", "-Wall", "-Werror", *options, "-o", made, path], check=True)
+    return made
+
+
 class Library:
-    """load.c, compiled for this run and loaded; children inherit it."""
+    """load.c."""
 
     def __init__(self) -> None:
-        compiler = shutil.which("cc") or shutil.which("gcc")
-        if compiler is None:
-            raise SystemExit("bench: no C compiler here: apt-get install gcc")
-        with tempfile.TemporaryDirectory(prefix="hostreach-bench-") as folder:
-            library = f"{folder}/load.so"
-            source = str(Path(__file__).parent / "load.c")
-            subprocess.run(
-                [compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, source],
-                check=True,
-            )
-            self._loaded = ctypes.CDLL(library)
+        self._loaded = compiled("load.c")
 
     def call(self, name: str, load: Load, count: int) -> None:
         """Make so many calls; raises OSError."""
-        _check(self._loaded[name](ctypes.byref(load), ctypes.c_uint(count)), name)
+        check(self._loaded[name](ctypes.byref(load), ctypes.c_uint(count)), name)
 
     def connect_timed(self, load: Load) -> list[int]:
         """Connect each of the load's sockets once; nanoseconds of each call."""
         took = (ctypes.c_longlong * load.sockets)()
-        _check(self._loaded.connect_timed(ctypes.byref(load), load.sockets, took), "connect")
+        check(self._loaded.connect_timed(ctypes.byref(load), load.sockets, took), "connect")
         self._loaded.drain(ctypes.byref(load))
         return list(took)
 
@@ -105,22 +144,18 @@ class Sockets:
     """A load of one family and type, with its server. Made in the cgroup that it is to be in."""
 
     def __init__(
-        self, family: int, kind: socket.SocketKind, targets: Sequence[tuple[str, int]]
+        self,
+        family: int,
+        kind: socket.SocketKind,
+        targets: Sequence[tuple[str, int]],
+        serves: bool,
     ) -> None:
         self._stack = ExitStack()
         self._family = family
         self._kind = kind
         server = self._socket()
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if kind == socket.SOCK_STREAM:
-            server.setblocking(False)
-        elif family == 4:
-            server.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-        else:
-            server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-        server.bind(("::" if family == 6 else "0.0.0.0", _PORT))
-        if kind == socket.SOCK_STREAM:
-            server.listen(4096)
+        if serves:
+            self._serve(server)
         self.load = Load(
             family=AF[family],
             type=kind,
@@ -159,6 +194,18 @@ class Sockets:
         """All of them, and the server."""
         self._stack.close()
 
+    def _serve(self, server: socket.socket) -> None:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if self._kind == socket.SOCK_STREAM:
+            server.setblocking(False)
+        elif self._family == 4:
+            server.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        else:
+            server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        server.bind(("::" if self._family == 6 else "0.0.0.0", _PORT))
+        if self._kind == socket.SOCK_STREAM:
+            server.listen(4096)
+
     def _socket(self) -> socket.socket:
         made = self._stack.enter_context(socket.socket(AF[self._family], self._kind))
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 2, 0))
@@ -175,10 +222,14 @@ class Sockets:
 
 @contextmanager
 def sockets(
-    family: int, kind: socket.SocketKind, targets: Sequence[tuple[str, int]]
+    family: int,
+    kind: socket.SocketKind,
+    targets: Sequence[tuple[str, int]],
+    *,
+    serves: bool = True,
 ) -> Iterator[Sockets]:
-    """A `Sockets` until the end of the block."""
-    made = Sockets(family, kind, targets)
+    """A `Sockets` until the end of the block; without a server if datagrams are never sent."""
+    made = Sockets(family, kind, targets, serves)
     try:
         yield made
     finally:
@@ -195,6 +246,7 @@ def _endpoint(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _check(result: int, what: str) -> None:
-    if result:
+def check(result: int, what: str) -> None:
+    """Raises OSError for what C returned as -errno."""
+    if result < 0:
         raise OSError(-result, f"{what}: {os.strerror(-result)}")

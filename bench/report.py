@@ -63,19 +63,24 @@ def latency_rows(latencies: Sequence[Latency]) -> list[dict[str, Any]]:
     rows = []
     without: dict[str, list[float]] = {}
     for latency in latencies:
-        took = sorted(latency.took)
-        cuts = [took[len(took) * p // 100] / 1000 for p in PERCENTILES]
+        cuts = percentiles(latency.took)
         base = without.setdefault(latency.protocol, cuts)
         row: dict[str, Any] = {
             "protocol": latency.protocol,
             "way": latency.way,
-            "connections": len(took),
+            "connections": len(latency.took),
         }
         row |= {f"p{p}_us": round(cut, 2) for p, cut in zip(PERCENTILES, cuts, strict=True)}
         for p, cut, own in zip(PERCENTILES, cuts, base, strict=True):
             row[f"p{p}_x"] = round(cut / own, 2)
         rows.append(row)
     return rows
+
+
+def percentiles(took: Sequence[int]) -> list[float]:
+    """The percentiles of nanoseconds, in microseconds."""
+    ordered = sorted(took)
+    return [ordered[len(ordered) * p // 100] / 1000 for p in PERCENTILES]
 
 
 def table_values(writing: Writing) -> dict[str, Any]:
@@ -132,6 +137,9 @@ def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, dict) and "x" in value:
+        low, high = value["quartiles_x"]
+        return f"{value['x']:.3f} ({low:.3f} .. {high:.3f})"
     if isinstance(value, dict):
         low, high = value["quartiles_ns"]
         return f"{value['net_ns']:,} ({low:,} .. {high:,}) {value['times_empty']:5}x"

@@ -140,12 +140,14 @@ class Box:
             check=False,
         )
 
-    def spawn(self, argv: Sequence[str], *, listening: Iterable[str] = ()) -> int:
+    def spawn(
+        self, argv: Sequence[str], *, listening: Iterable[str] = (), bare: bool = False
+    ) -> int:
         """A server program; waits until it has the sockets, such as "tcp/80"; returns its pid."""
 
         def enter() -> None:
             linux.die_with_parent()
-            self.enter()
+            self.enter(bare=bare)
 
         process = subprocess.Popen(
             argv,
