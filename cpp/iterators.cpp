@@ -59,6 +59,8 @@ int load(const PinDirectory *pin, bool with_end, bool with_cookie, Owned *loaded
     skeleton->rodata->has_cookie = with_cookie;
     int err = -::sockets::load(skeleton.get());
     *log_text = log.text();
+    if (!err && !skeleton->bss) // libbpf found no global data, if only for want of memory
+        err = EOPNOTSUPP;
     if (!err)
         *loaded = std::move(skeleton);
     return err;
