@@ -130,11 +130,11 @@ def is_mixture(found: State, before: State, after: State) -> bool:
 
 
 @pytest.fixture
-def plain(box: Box) -> Iterator[Box]:
+def plain(box: Box) -> Box:
     """With tables and two services, and not attached."""
     with hostreach.open(str(box.pin)) as node:
         node.services.apply(BEFORE)
-    yield box
+    return box
 
 
 def services_again(box: Box) -> None:
