@@ -84,7 +84,8 @@ std::vector<hr_socket> read_all(const bpf_link *link) {
         bytes.insert(bytes.end(), buffer, buffer + size);
     }
     found.resize(bytes.size() / sizeof(hr_socket));
-    std::memcpy(found.data(), bytes.data(), found.size() * sizeof(hr_socket));
+    if (!found.empty())
+        std::memcpy(found.data(), bytes.data(), found.size() * sizeof(hr_socket));
     return found;
 }
 

@@ -58,7 +58,8 @@ class Failing:
 
 @contextmanager
 def failing() -> Iterator[Failing]:
-    variables = {**environment(), "LD_PRELOAD": c_library("failing.c")}
+    preloaded = os.environ.get("LD_PRELOAD", "")  # a sanitizer, which has to come first
+    variables = {**environment(), "LD_PRELOAD": f"{preloaded} {c_library('failing.c')}".strip()}
     variables["PYTHONPATH"] = str(Path(__file__).parents[2])
     process = subprocess.Popen(
         [sys.executable, "-m", "kernel.harness.failing"],
