@@ -199,6 +199,33 @@ def test_bpffs_read_only_under_an_agent(box: Box, tmp_path: Path) -> None:
         wait_until(written, "the change", seconds=20)
 
 
+# --- no cgroup ---------------------------------------------------------------------------------
+
+
+def test_cgroup_removed_under_an_agent(box: Box, tmp_path: Path) -> None:
+    """Tables are kept in step; `status` says that nothing is attached, and `attach` mends it."""
+    file = tmp_path / "web.yaml"
+    file.write_text(text(["10.0.0.2:80"]))
+    inner = box.cgroup / "inner"
+    inner.mkdir()
+    follow = ("file", str(file), f"--cgroup={inner}")
+    with (
+        hostreach.open(str(box.pin)) as node,
+        running(AgentProcess(box, *follow, directory=tmp_path)) as agent,
+    ):
+        agent.wait_ready()
+        assert attached(inner)
+        inner.rmdir()
+        file.write_text(text(["10.0.0.2:80", "10.0.0.3:80"]))
+        wait_until(lambda: len(node.services.get(FRONTEND).backends) == 2, "the change")
+        status = cli.run(box.pin, "status", "--json").json
+        assert not any(each["effective"] for each in status["programs"])
+        again = cli.run(box.pin, "attach", "--cgroup", str(box.cgroup))
+        assert again.status == 0, again
+        assert attached(box.cgroup)
+        assert agent.ask("/healthz")[0] == 200
+
+
 # --- no time -----------------------------------------------------------------------------------
 
 

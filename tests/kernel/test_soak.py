@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from hostreach.sources.file import dump
 
 from .harness import Box, cli, scaled, wait_until
 from .harness.agents import AgentProcess, running
-from .harness.bpf import attached, bpftool, link_ids, map_ids, program_ids
+from .harness.bpf import attached, bpftool, pinned_maps
 from .harness.clients import TCP, UDP_CONNECTED, UDP_UNCONNECTED, V4, exchange
 
 LONG = os.environ.get("HOSTREACH_LONG") == "1"
@@ -37,11 +38,10 @@ KINDS = {TCP: "tcp", UDP_CONNECTED: "udp", UDP_UNCONNECTED: "udp"}
 class Held(NamedTuple):
     """What an instance and its agent hold of the kernel."""
 
-    maps: int
-    links: int
-    programs: int
     pins: tuple[str, ...]
-    descriptors: int
+    descriptors: Counter[str]
+    """The agent's, of BPF and of files that it follows."""
+    descriptors_at_all: int
     threads: int
     kernel: int
     """Bytes of the pinned maps, as the kernel counts them."""
@@ -49,17 +49,28 @@ class Held(NamedTuple):
 
 def held(box: Box, agent: AgentProcess) -> Held:
     process = Path(f"/proc/{agent.process.pid}")
-    pins = tuple(sorted(str(path.relative_to(box.pin)) for path in box.pin.rglob("*")))
-    maps = [box.pin / name for name in pins if "/" not in name and (box.pin / name).is_file()]
+    links = [str(path.readlink()) for path in (process / "fd").iterdir()]
     return Held(
-        len(map_ids()),
-        len(link_ids()),
-        len(program_ids()),
-        pins,
-        len([*(process / "fd").iterdir()]),
+        tuple(sorted(str(path.relative_to(box.pin)) for path in box.pin.rglob("*"))),
+        Counter(link for link in links if link.startswith("anon_inode:")),
+        len(links),
         len([*(process / "task").iterdir()]),
-        sum(bpftool("map", "show", "pinned", str(path))["bytes_memlock"] for path in maps),
+        sum(each["bytes_memlock"] for each in pinned_maps(box.pin).values()),
     )
+
+
+def ids_of(box: Box) -> dict[str, set[int]]:
+    """Of what is pinned and attached; the kernel gives none out again for long."""
+    links = [bpftool("link", "show", "pinned", str(p)) for p in (box.pin / "links").glob("*")]
+    return {
+        "map": {each["id"] for each in pinned_maps(box.pin).values()},
+        "prog": {*attached(box.cgroup).values()},
+        "link": {each["id"] for each in links},
+    }
+
+
+def still_there(ids: dict[str, set[int]]) -> dict[str, set[int]]:
+    return {kind: ids[kind] & {e["id"] for e in bpftool(kind, "show")} for kind in ids}
 
 
 def rss(agent: AgentProcess) -> int:
@@ -151,3 +162,9 @@ def test_hours_of_work(box: Box, tmp_path: Path) -> None:
         assert "error" not in agent.log, agent.log
         # The tables forgot nothing that is not theirs any more.
         assert cli.run(box.pin, "status", "--json").json["services"]["used"] == len(wanted)
+        ids = ids_of(box)
+        assert all(still_there(ids).values())
+    assert cli.run(box.pin, "detach", "--purge").status == 0
+    assert not box.pin.exists()
+    # The kernel frees them a while after nobody has them.
+    wait_until(lambda: not any(still_there(ids).values()), "all of it freed", seconds=30)
