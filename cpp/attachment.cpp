@@ -232,9 +232,16 @@ bool replace_attachment(const Place &place, const Hook &hook, int program) {
     return false;
 }
 
+Fd open_link(const PinDirectory &pin, const Hook &hook) {
+    return open_pinned(link_path(pin, hook));
+}
+
 bool drop_attachment(const Place &place, const Hook &hook) {
+    return drop_attachment(place, hook, open_link(place.pin, hook));
+}
+
+bool drop_attachment(const Place &place, const Hook &hook, const Fd &link) {
     std::optional<PinnedProgram> there = find_program(place.pin, hook);
-    Fd link = open_pinned(link_path(place.pin, hook));
     if (there)
         drop_program(place, hook, *there);
     if (link)

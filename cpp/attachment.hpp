@@ -14,6 +14,7 @@
 #include <string>
 
 #include "cgroup.hpp"
+#include "fd.hpp"
 #include "hooks.hpp"
 #include "pin.hpp"
 
@@ -54,6 +55,9 @@ bool replace_attachment(const Place &place, const Hook &hook, int program);
 
 // Takes our program off its hook, and the pin away. False if there was none.
 bool drop_attachment(const Place &place, const Hook &hook);
+// The same with the link at hand, if there is one.
+Fd open_link(const PinDirectory &pin, const Hook &hook);
+bool drop_attachment(const Place &place, const Hook &hook, const Fd &link);
 
 // Directories that are empty now.
 void tidy_attachments(const PinDirectory &pin);

@@ -192,10 +192,14 @@ std::vector<ProgramChange> attach(const PinDirectory &pin, const Cgroup &cgroup,
 
 std::vector<std::string> detach(const PinDirectory &pin, const std::string &cgroup_mount) {
     const Place place = {pin, cgroup_mount, true};
-    std::vector<std::string> removed;
+    // all that can fail for want of memory comes before the first hook is left
+    std::vector<std::pair<const Hook *, Fd>> links;
     for (const Hook &hook : std::views::reverse(all_hooks()))
-        if (drop_attachment(place, hook))
-            removed.push_back(hook.name);
+        links.emplace_back(&hook, open_link(pin, hook));
+    std::vector<std::string> removed;
+    for (const auto &[hook, link] : links)
+        if (drop_attachment(place, *hook, link))
+            removed.push_back(hook->name);
     tidy_attachments(pin);
     return removed;
 }

@@ -153,6 +153,13 @@ bool has_link(__u32 flags) {
            errno == EBADF;
 }
 
+// What came of a probe says nothing of the kernel, only of this moment: whoever
+// believed it would attach programs that can do less.
+void refuse_for_now(int err) {
+    if (err == ENOMEM || err == EINTR || err == EAGAIN || err == EMFILE || err == ENFILE)
+        raise_errno("kernel", "find out what it can do", err);
+}
+
 } // namespace
 
 Features probe_features() {
@@ -160,10 +167,21 @@ Features probe_features() {
     Fd any = load(kAddress, kConnect);
     if (!any && (errno == EPERM || errno == EACCES))
         raise_errno("BPF program", "load", errno);
+    if (!any)
+        refuse_for_now(errno);
     auto has = [](const char *name, const std::function<bool()> &probe) {
-        return !is_switched_off(name) && probe();
+        if (is_switched_off(name))
+            return false;
+        errno = 0;
+        const bool found = probe();
+        if (!found)
+            refuse_for_now(errno);
+        return found;
     };
+    errno = 0;
     const Fd storage = make_storage();
+    if (!storage)
+        refuse_for_now(errno);
     const Code socket = {load_pointer(BPF_REG_2, offsetof(bpf_sock_addr, sk))};
     const Code refuse = {set(BPF_REG_1, -ECONNREFUSED), call(BPF_FUNC_set_retval)};
     const Code to_mptcp = {load_pointer(BPF_REG_1, offsetof(bpf_sock_addr, sk)),

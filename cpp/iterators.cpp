@@ -59,6 +59,8 @@ int load(const PinDirectory *pin, bool with_end, bool with_cookie, Owned *loaded
     skeleton->rodata->has_cookie = with_cookie;
     int err = -::sockets::load(skeleton.get());
     *log_text = log.text();
+    if (!err && !skeleton->bss) // libbpf found no global data, if only for want of memory
+        err = EOPNOTSUPP;
     if (!err)
         *loaded = std::move(skeleton);
     return err;
@@ -82,7 +84,8 @@ std::vector<hr_socket> read_all(const bpf_link *link) {
         bytes.insert(bytes.end(), buffer, buffer + size);
     }
     found.resize(bytes.size() / sizeof(hr_socket));
-    std::memcpy(found.data(), bytes.data(), found.size() * sizeof(hr_socket));
+    if (!found.empty())
+        std::memcpy(found.data(), bytes.data(), found.size() * sizeof(hr_socket));
     return found;
 }
 

@@ -67,7 +67,14 @@ void Table::open_tables() {
 bool Table::grow(const Capacities &asked) {
     if (held_ != Lock::exclusive)
         throw Error(Kind::refused, pin_.path(), "the table is not locked for writing");
-    close();
+    if (writing_)
+        throw Error(Kind::refused, pin_.path(), "a batch is open");
+    // If something fails the old ones can be read on, until the lock is given back.
+    tables_of_.clear();
+    generation_.reset();
+    index_.clear();
+    to_end_.clear();
+    iterators_.drop();
     bool grown = hr::grow(pin_, asked, cgroup_mount_);
     tables_ = Tables::open(pin_);
     tables_of_ = pin_.identity();

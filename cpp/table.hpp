@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "clients.hpp"
+#include "error.hpp"
 #include "grace.hpp"
 #include "heap.hpp"
 #include "iterators.hpp"
@@ -189,10 +190,29 @@ class Table {
     const __u32 *words() const { return tables_->slots.data()->word; }
     std::size_t word_count() const { return tables_->slots.size() * HR_LINE_WORDS; }
 
+    // Opened under the lock. Whoever asks for them without is told so.
+    struct Opened : std::optional<Tables> {
+        using std::optional<Tables>::operator=;
+        Tables *operator->() {
+            require();
+            return &**this;
+        }
+        const Tables *operator->() const {
+            require();
+            return &**this;
+        }
+
+      private:
+        void require() const {
+            if (!*this)
+                throw Error(Kind::refused, "tables", "they are not open, for nobody locked them");
+        }
+    };
+
     PinDirectory pin_;
     std::chrono::milliseconds timeout_;
     std::string cgroup_mount_;
-    std::optional<Tables> tables_;
+    Opened tables_;
     std::string tables_of_; // the directory's identity when tables_ were opened
     std::optional<unsigned> opened_at_, recovered_at_; // pin_.changes()
     std::optional<Lock> held_;

@@ -115,13 +115,22 @@ void create(const PinDirectory &pin, const Capacities &wanted) {
     __u32 zero = 0;
     if (bpf_map_update_elem(bpf_map__fd(skeleton.map("meta")), &zero, &meta, BPF_ANY))
         raise_errno(pin.file("meta"), "write", errno);
-    for (const Pinned &pinned : kPinned) {
-        bpf_map *map = skeleton.map(pinned.name);
-        if (!map) // of socket storage, or to listen
-            continue;
-        std::string path = pin.file(pinned.name);
-        ::unlink(path.c_str()); // left by one who was killed before `meta`
-        pin_object(bpf_map__fd(map), path);
+    try {
+        for (const Pinned &pinned : kPinned) {
+            bpf_map *map = skeleton.map(pinned.name);
+            if (!map) // of socket storage, or to listen
+                continue;
+            std::string path = pin.file(pinned.name);
+            if (map_info(bpf_map__fd(map), path).name.empty()) // and later nobody knew it as ours
+                throw Error(Kind::kernel_error, path, "the kernel could not name it; try again",
+                            ENOMEM);
+            ::unlink(path.c_str()); // left by one who was killed before `meta`
+            pin_object(bpf_map__fd(map), path);
+        }
+    } catch (...) { // what is there is ours: see above
+        for (const std::string &name : table_names())
+            ::unlink(pin.file(name).c_str());
+        throw;
     }
 }
 

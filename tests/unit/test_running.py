@@ -105,3 +105,17 @@ def test_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     running.remove(PIN, "file")
     with running.alone(PIN, "file"):
         assert running.read(PIN) == []
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0])
+def test_a_clock_that_jumped(monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
+    """Until the agent's next word an age is wrong, but never below nothing."""
+    running.write(PIN, "file", time.time() - 1)
+    now = time.time
+    monkeypatch.setattr("hostreach.running.time.time", lambda: now() + jump)
+    (found,) = running.read(PIN)
+    assert found.synced is not None
+    assert found.synced == pytest.approx(max(0.0, jump + 1), abs=1)
+    running.write(PIN, "file", now() + jump - 1)
+    (found,) = running.read(PIN)
+    assert found.synced == pytest.approx(1, abs=1)

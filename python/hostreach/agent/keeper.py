@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 
 from hostreach import running
-from hostreach.errors import HostreachError
+from hostreach.errors import HostreachError, Refused
 from hostreach.node import Node
 from hostreach.node import open as open_node
 from hostreach.options import CAPACITY_MAX, Capacities
@@ -69,6 +70,7 @@ class Keeper:
         self._admit_at = 0.0
         self._admits = True
         self._trouble: dict[str, str] = {}
+        self._pinned: tuple[int, int] | None = None
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Until ``stopped``. Programs and tables stay, unless the settings say otherwise."""
@@ -130,6 +132,16 @@ class Keeper:
         result = self._attach_node(self._node)
         changes = ", ".join(f"{name} {what}" for name, what in result) or "nothing changed"
         log.info("attached to %s: %s", self._settings.cgroup or "the cgroup root", changes)
+        self._pinned = _identity(self._node.pin)
+
+    def _require_pins(self) -> None:
+        """Without them nothing is attached: whoever starts us again makes all of it anew."""
+        if _identity(self._node.pin) != self._pinned:
+            raise Refused(
+                "the tables and programs are gone: bpffs was unmounted, or the instance purged; "
+                "the agent makes them anew when it starts again",
+                object=self._node.pin,
+            )
 
     def _attach_node(self, node: Node) -> list[tuple[str, str]]:
         s = self._settings
@@ -228,6 +240,7 @@ class Keeper:
     def _tick(self, now: float) -> None:
         self._ticked = now
         self._notifier.alive()
+        self._require_pins()
         if not self._complete:
             self._notifier.waiting(f"waiting for {self.waits_for}")
         self._follow_addresses()
@@ -309,6 +322,15 @@ class Keeper:
 
     def _is_alive(self) -> bool:
         return time.monotonic() - self._ticked < STUCK
+
+
+def _identity(pin: str) -> tuple[int, int] | None:
+    """Of the pin directory: another one has another number."""
+    try:
+        found = os.stat(pin)  # noqa: PTH116
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _shown(node: Node) -> str:
