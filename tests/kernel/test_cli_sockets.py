@@ -91,9 +91,11 @@ def test_what_would_be_ended(
         would = cli.run(box.pin, "svc", "rm", place.frontend, "--dry-run", "--json").json["ended"]
         assert set(test.ask("fates")) == {ALIVE}
         ended = cli.run(box.pin, "svc", "rm", place.frontend, "--json").json["ended"]
-        by_cookie = [sorted(each["cookie"] for each in ends["sockets"]) for ends in (would, ended)]
-        assert by_cookie[0] == by_cookie[1]
-        assert len(by_cookie[0]) == 8
+        # before Linux 5.12, as the places are, an iterator shows no cookie that it had to make
+        known = "cookie" if kernel.has("places") else "local"
+        told = [sorted(each[known] for each in ends["sockets"]) for ends in (would, ended)]
+        assert told[0] == told[1]
+        assert len(told[0]) == 8
         assert set(test.ask("fates")) == {ENDED}
 
 

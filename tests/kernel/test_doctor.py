@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import hostreach
 from hostreach import Service
 
 from .harness import Box, cli, kernel, rawbpf, scaled, wait_until
@@ -23,6 +25,14 @@ if TYPE_CHECKING:
 
 FRONTEND = "10.96.0.10:80/tcp"
 OWNER = PREFIX = "hostreach-doctor"
+
+
+@pytest.fixture
+def node(box: Box) -> Iterator[Node]:
+    """Of this test alone: what is attached is taken apart here."""
+    with hostreach.open(str(box.pin)) as opened:
+        opened.attach(cgroup=str(box.cgroup))
+        yield opened
 
 
 def checks(box: Box, *arguments: str, status: int = 0) -> dict[str, Any]:

@@ -103,13 +103,13 @@ def test_scopes(box: Box, servers: Node) -> None:
 
 @pytest.mark.parametrize("ranges", ["10.0.0.0/24", "198.51.100.0/24"])
 def test_source_ranges(box: Box, servers: Node, ranges: str) -> None:
-    kernel.need(kernel.knows_namespaces(), "network namespaces told apart by programs")
+    kernel.need(kernel.knows_the_host(), "network namespaces told apart by processes too")
     servers.services.add(Service.of(FRONTEND, *SERVERS, source_ranges=ranges))
     assert explained(box, servers).outcome == happens(box)
 
 
 def test_affinity(box: Box, servers: Node) -> None:
-    kernel.need(kernel.knows_namespaces(), "network namespaces told apart by programs")
+    kernel.need(kernel.knows_the_host(), "network namespaces told apart by processes too")
     servers.services.add(Service.of(FRONTEND, *SERVERS, affinity="3h"))
     assert explained(box, servers).goes_to is None
     seen = box.call(exchange, V4, TCP, VIP)
@@ -148,7 +148,7 @@ def explained_in(pod: Pod, node: Node, asked: str) -> Explanation:
 
 def test_from_a_cgroup(box: Box, servers: Node) -> None:
     """Its network namespace is that of a task that is there."""
-    kernel.need(kernel.knows_namespaces(), "network namespaces told apart by programs")
+    kernel.need(kernel.knows_the_host(), "network namespaces told apart by processes too")
     servers.services.add(Service.of(FRONTEND, *SERVERS, source_ranges="10.0.0.0/24"))
     waiting = box.start(signal.pause)
     found = servers.explain(FRONTEND, str(box.cgroup))

@@ -97,8 +97,9 @@ def test_the_kernel_counts_the_same(made: dict[str, dict[str, Any]]) -> None:
     if reported == calculated(estimate):
         pytest.skip("this kernel estimates a map's memory; Linux 6.4 and later count it")
     for name, size in calculated(partial(memory, full=False)).items():
-        # Linux before 5.11 counts whole pages.
-        assert reported[name] == pytest.approx(size, rel=0.03, abs=mmap.PAGESIZE), name
+        # Linux before 5.11 counts whole pages, and a table that fills as if it were full.
+        near = partial(pytest.approx, rel=0.03, abs=mmap.PAGESIZE)
+        assert reported[name] in (near(size), near(memory(_as_made(made[name]), cpus))), name
 
 
 def _as_made(map_: dict[str, Any]) -> Map:

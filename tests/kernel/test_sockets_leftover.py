@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import pytest
 
 import hostreach
 from hostreach import Service
+from hostreach.ending import EndedSocket
 
 from .harness import Box, cli, kernel
 from .harness.clients import TCP, UDP_CONNECTED, V4
@@ -36,8 +38,14 @@ def test_dry_run(box: Box, node: Node, without: str, monkeypatch: pytest.MonkeyP
         assert sorted(each.backend for each in result.sockets) == sorted(sent_to)
         assert {each.service for each in result.sockets} == {place.frontend}
         assert set(test.ask("fates")) == {ALIVE}
-        assert sorted(node.end_sockets().sockets) == sorted(result.sockets)
+        assert known(node.end_sockets().sockets) == known(result.sockets)
         assert set(test.ask("fates")) == {ENDED}
+
+
+def known(sockets: Iterable[EndedSocket]) -> list[EndedSocket]:
+    """Before Linux 5.12, as the places are, an iterator shows no cookie that it had to make."""
+    comparable = kernel.has("places")
+    return sorted(each if comparable else each._replace(cookie=0) for each in sockets)
 
 
 def remove_unended(node: Node, frontend: str) -> None:

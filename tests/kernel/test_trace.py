@@ -119,6 +119,7 @@ def test_as_many_as_are_counted(box: Box, node: Node, family: Family, kind: str)
 
 
 def test_why_not(box: Box, services: Node) -> None:
+    kernel.need(kernel.knows_the_host(), "network namespaces told apart by processes too")
     services.services.set(Service.of(FRONTEND, SERVER, source_ranges="198.51.100.0/24"))
     with closing(services.trace()) as tracer:
         assert box.call(call, VIP)[1] == "ECONNREFUSED"
