@@ -23,6 +23,7 @@ from . import hooks, latency
 from .hooks import TCP, UDP, Call, Cost
 from .latency import Latency
 from .load import Library, Shape, more_addresses
+from .memcg import Group, memory_group
 
 SIZED = ("services", "records", "slots", "backends", "active", "translations", "refusals")
 """The maps that the capacities decide on."""
@@ -68,6 +69,7 @@ class Size(NamedTuple):
     capacities: Capacities
     sized_bytes: int  # of `SIZED`
     fixed_bytes: int  # of the other maps
+    charged_bytes: int | None  # for all of them, by the memory cgroup; None: it does not count
     filled: Filled
     latencies: list[Latency]
     costs: list[Cost]
@@ -98,7 +100,10 @@ def _measure(shape: Shape, library: Library, effort: Effort) -> Size:
     # Room for changes, as a node has it; what is full waits for what is given up.
     room = Capacities(max(services, 1_024), max(2 * backends, 16_384), max(2 * backends, 65_536))
     with closing(Box()) as box, hostreach.open(str(box.pin), capacities=room) as node:
-        filled = _in_new_process(_fill, box.pin, room, shape)
+        with memory_group(box.bare) as group:
+            before = group.charged() if group else 0
+            filled = _in_new_process(_fill, box.pin, room, shape, group)
+            charged = group.charged() - before if group else None
         sizes = {name: each["bytes_memlock"] for name, each in pinned_maps(box.pin).items()}
         sized = sum(sizes[name] for name in SIZED)
         box.call(more_addresses)
@@ -116,7 +121,7 @@ def _measure(shape: Shape, library: Library, effort: Effort) -> Size:
         warm = costs(CALLED)
         cold = costs(shape.services) if shape.services > CALLED else []
         fixed = sum(sizes.values()) - sized
-        return Size(shape, room, sized, fixed, filled, timed, warm, cold)
+        return Size(shape, room, sized, fixed, charged, filled, timed, warm, cold)
 
 
 def _in_new_process(function: Callable[..., Filled], *arguments: object) -> Filled:
@@ -125,7 +130,9 @@ def _in_new_process(function: Callable[..., Filled], *arguments: object) -> Fill
         return pool.submit(function, *arguments).result(_SECONDS)
 
 
-def _fill(pin: Path, room: Capacities, shape: Shape) -> Filled:
+def _fill(pin: Path, room: Capacities, shape: Shape, group: Group | None) -> Filled:
+    if group:
+        group.enter()
     began = _resident()
     made = shape.made()
     gc.freeze()  # so many models would be walked by each collection from now on

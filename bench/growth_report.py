@@ -86,6 +86,7 @@ def _room(sizes: Sequence[Size]) -> list[dict[str, Any]]:
                 "kernel_mb": round(size.sized_bytes / 1e6, 2),
                 "by_model_mb": round(sized_bytes(size.capacities, cpus) / 1e6, 2),
                 "fixed_mb": round(size.fixed_bytes / 1e6, 2),
+                "charged_mb": _megabytes(size.charged_bytes),
                 "models_mb": round(filled.models_bytes / 1e6, 1),
                 "writer_mb": round(filled.node_bytes / 1e6, 1),
                 "fill_ms": round(filled.fill_ns / 1e6, 1),
@@ -94,3 +95,7 @@ def _room(sizes: Sequence[Size]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _megabytes(size: int | None) -> float | str:
+    return "" if size is None else round(size / 1e6, 2)
