@@ -18,7 +18,9 @@ namespace hr {
 
 namespace {
 
-constexpr int kRounds = 8;
+// Each takes about a millisecond; with busy clients many are in vain.
+constexpr int kRounds = 100;
+constexpr int kAgreeing = 3;
 
 // Calls visit(id, incarnation) for each socket that is counted: by the iterators
 // or, without them, by borrowing every process's sockets. False if this kernel
@@ -73,8 +75,11 @@ bool recount(const PinDirectory &pin) {
     };
     Places places(pin);
     places.sweep();
-    std::vector<bool> settled(active.size());
-    // A count that fell while the sockets were gone over is taken again.
+    // What is missing from a count is believed when several looks in a row find the
+    // same: beside clients that come and go, one alone sees what is gone by now, or
+    // misses what is new, though the count is the same before and after.
+    std::vector<int> agreeing(active.size());
+    std::vector<__u64> missing(active.size());
     for (int round = 0, unsettled = 1; unsettled && round < kRounds; round++) {
         std::vector<__u64> before = snapshot(), counted(active.size());
         auto count = [&](__u32 id, __u32 incarnation) {
@@ -89,11 +94,14 @@ bool recount(const PinDirectory &pin) {
         std::vector<__u64> after = snapshot();
         unsettled = 0;
         for (std::size_t id = 0; id < counted.size(); id++) {
-            if (settled[id])
+            if (agreeing[id] == kAgreeing)
                 continue;
-            settled[id] = before[id] == after[id];
-            if (settled[id] || round == kRounds - 1)
-                add_count(active, id, counted[id] - after[id]);
+            const __u64 now_missing = counted[id] - after[id];
+            const bool agrees = before[id] == after[id] && now_missing == missing[id];
+            agreeing[id] = agrees ? agreeing[id] + 1 : 0;
+            missing[id] = now_missing;
+            if (agreeing[id] == kAgreeing || round == kRounds - 1)
+                add_count(active, id, now_missing);
             else
                 unsettled++;
         }

@@ -160,6 +160,7 @@ std::vector<ProgramChange> attach(const PinDirectory &pin, const Cgroup &cgroup,
     load(skeleton, pin, wanted, features);
 
     std::vector<Settled> done;
+    std::vector<std::pair<const Hook *, Fd>> unwanted;
     try {
         set_run_first(pin, wanted.first);
         for (const Hook &hook : all_hooks()) {
@@ -175,6 +176,10 @@ std::vector<ProgramChange> attach(const PinDirectory &pin, const Cgroup &cgroup,
             if (counts_anew) // until now closing sockets told nobody
                 recount(pin);
         }
+        // all that can fail for want of memory comes before the first hook is left
+        for (const Hook &hook : std::views::reverse(all_hooks()))
+            if (!hook.is_wanted(wanted, features))
+                unwanted.emplace_back(&hook, open_link(pin, hook));
     } catch (...) {
         undo(place, done);
         throw;
@@ -183,9 +188,9 @@ std::vector<ProgramChange> attach(const PinDirectory &pin, const Cgroup &cgroup,
     for (const Settled &each : done)
         changes.push_back({each.hook->name, each.action});
     // the connect programs no longer send UDP anywhere: now its others may go
-    for (const Hook &hook : std::views::reverse(all_hooks()))
-        if (!hook.is_wanted(wanted, features) && drop_attachment(place, hook))
-            changes.push_back({hook.name, Action::removed});
+    for (const auto &[hook, link] : unwanted)
+        if (drop_attachment(place, *hook, link))
+            changes.push_back({hook->name, Action::removed});
     tidy_attachments(pin);
     return changes;
 }

@@ -76,6 +76,10 @@ std::vector<HeldPlace>
 Places::held(const std::function<bool(const hr_connection &)> &is_wanted) const {
     std::vector<HeldPlace> found;
     for (std::size_t at = 0; at < holders_.size(); at++) {
+        if (at % 8 == 0 && is_free(at, 8)) { // nearly all: a line at a time
+            at += 7;
+            continue;
+        }
         const __u64 cookie = holders_.load(at) & kCookie;
         if (!cookie)
             continue;
@@ -86,6 +90,14 @@ Places::held(const std::function<bool(const hr_connection &)> &is_wanted) const 
             found.push_back({cookie, place.netns, place.connection});
     }
     return found;
+}
+
+bool Places::is_free(std::size_t first, std::size_t count) const {
+    const __u64 *words = holders_.data() + first;
+    __u64 held = 0;
+    for (std::size_t n = 0; n < count; n++)
+        held |= words[n];
+    return !(held & kCookie);
 }
 
 void Places::leave(__u64 cookie) {

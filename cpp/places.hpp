@@ -39,6 +39,7 @@ class Places {
     void crowd();
 
   private:
+    bool is_free(std::size_t first, std::size_t count) const;
     void leave(__u64 cookie);
 
     SharedArray<__u64> holders_;

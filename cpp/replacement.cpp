@@ -160,10 +160,9 @@ void stage_current(const PinDirectory &pin, __u32 version) {
     const __u64 one = 1;
     write_element(bpf_map__fd(skeleton.map("flags")), HR_OVERFLOW_USED, &one, "flags");
     // so, too, those whose connections are in socket storage
-    if (skeleton.map("holders")) {
-        std::vector<__u64> crowded(HR_PLACES, HR_CROWDED);
-        for (__u32 at = 0; at < HR_PLACES; at++)
-            write_element(bpf_map__fd(skeleton.map("holders")), at, &crowded[at], "holders");
+    if (skeleton.map("holders") && features.mmap) { // without, no place is ever held
+        SharedArray<__u64> holders(Fd(::dup(bpf_map__fd(skeleton.map("holders")))), "holders");
+        std::fill_n(holders.draft(), holders.size(), HR_CROWDED);
     }
     std::vector<std::string> made = tables_since(version);
     std::erase_if(made, [&](const std::string &name) { return !skeleton.map(name.c_str()); });

@@ -114,6 +114,18 @@ def clients(box: Box, seconds: float) -> Iterator[None]:
     assert all(client.result() > 10 for client in long_lived)
 
 
+def is_no_more(after: Held, before: Held) -> bool:
+    """But for the two maps that it waits for grace periods with, once it has to wait for one."""
+    waiting = Counter({"anon_inode:bpf-map": 2})
+    more = after.descriptors - before.descriptors
+    return (
+        more in (Counter(), waiting)
+        and after.descriptors_at_all - before.descriptors_at_all <= more.total()
+        and (after.pins, after.threads, after.kernel)
+        == (before.pins, before.threads, before.kernel)
+    )
+
+
 def test_hours_of_work(box: Box, tmp_path: Path) -> None:
     chance = random.Random(5)
     box.serve(*(f"{server}/{protocol}" for server in SERVERS for protocol in ("tcp", "udp")))
@@ -153,12 +165,13 @@ def test_hours_of_work(box: Box, tmp_path: Path) -> None:
             new.write_text(dump(wanted))
             new.rename(file)
             wait_until(lambda: len(node.services) == len(wanted), "the last change")
-            after, grown = held(box, agent), rss(agent) - warm
+            # at work it opens some tables for a moment
+            wait_until(lambda: is_no_more(held(box, agent), before), "no more held than before")
+            grown = rss(agent) - warm
         print(f"{rounds} rounds in {SECONDS:g} s, the agent grew by {grown} kB")
         assert rounds > 2
         assert grown < RSS_MAY_GROW
         assert attached(box.cgroup) == hooks
-        assert after == before
         assert "error" not in agent.log, agent.log
         # The tables forgot nothing that is not theirs any more.
         assert cli.run(box.pin, "status", "--json").json["services"]["used"] == len(wanted)
