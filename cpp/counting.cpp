@@ -4,6 +4,7 @@
 #include <bpf/bpf.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <functional>
 #include <set>
 #include <vector>
@@ -69,19 +70,21 @@ bool recount(const PinDirectory &pin) {
     const Fd connections = open_pinned(pin.file("connections"));
     SharedArray<hr_backend> backends(open_pinned(pin.file("backends")), "backends");
     SharedArray<__u64> active(open_pinned(pin.file("active")), "active");
+    SharedArray<hr_meta> meta(open_pinned(pin.file("meta")), "meta");
+    const std::size_t ids = std::min<std::size_t>(meta.load(0).backends_mark, active.size());
     auto snapshot = [&] {
-        active.refresh(active.size());
-        return std::vector<__u64>(active.data(), active.data() + active.size());
+        active.refresh(ids);
+        return std::vector<__u64>(active.data(), active.data() + ids);
     };
     Places places(pin);
     places.sweep();
     // What is missing from a count is believed when several looks in a row find the
     // same: beside clients that come and go, one alone sees what is gone by now, or
     // misses what is new, though the count is the same before and after.
-    std::vector<int> agreeing(active.size());
-    std::vector<__u64> missing(active.size());
+    std::vector<int> agreeing(ids);
+    std::vector<__u64> missing(ids);
     for (int round = 0, unsettled = 1; unsettled && round < kRounds; round++) {
-        std::vector<__u64> before = snapshot(), counted(active.size());
+        std::vector<__u64> before = snapshot(), counted(ids);
         auto count = [&](__u32 id, __u32 incarnation) {
             if (id < counted.size() && backends.load(id).incarnation == incarnation)
                 counted[id]++;

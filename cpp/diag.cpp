@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 
 #include "error.hpp"
 
@@ -32,6 +33,11 @@ void to_ip(__u8 family, const __be32 (&from)[4], __u32 (&to)[4]) {
 }
 
 } // namespace
+
+bool leads_to(const hr_origin &origin, const DiagSocket &socket) {
+    return origin.given_port && origin.given_port == socket.id.idiag_dport &&
+           !std::memcmp(origin.given_ip, socket.peer_ip, sizeof(socket.peer_ip));
+}
 
 SockDiag::SockDiag() : socket_(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG)) {
     if (!socket_)

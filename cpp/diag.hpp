@@ -24,6 +24,9 @@ struct DiagSocket {
     __u64 cookie() const { return id.idiag_cookie[0] | __u64{id.idiag_cookie[1]} << 32; }
 };
 
+// Is the socket's peer the backend that was given?
+bool leads_to(const hr_origin &origin, const DiagSocket &socket);
+
 // Of the network namespace that the thread is in when it is made.
 class SockDiag {
   public:

@@ -41,11 +41,6 @@ void keep_only(Namespaces &namespaces, const std::set<std::uint32_t> &chosen) {
     std::erase_if(namespaces, [&](const auto &each) { return !chosen.contains(each.first); });
 }
 
-bool leads_to(const hr_origin &origin, const DiagSocket &socket) {
-    return origin.given_port && origin.given_port == socket.id.idiag_dport &&
-           !std::memcmp(origin.given_ip, socket.peer_ip, sizeof(socket.peer_ip));
-}
-
 } // namespace
 
 Namespaces find_namespaces_by_cookie(std::set<__u64> &wanted) {

@@ -171,11 +171,6 @@ std::vector<SpiltConnection> ask_overflow(const PinDirectory &pin, const Tables 
     });
 }
 
-bool leads_to(const hr_origin &origin, const DiagSocket &socket) {
-    return origin.given_port && origin.given_port == socket.id.idiag_dport &&
-           !std::memcmp(origin.given_ip, socket.peer_ip, sizeof(socket.peer_ip));
-}
-
 // How the socket got to its peer; null if by no service. By its cookie or, where it had none when
 // it was found, by its address.
 const hr_origin *find_origin(const Candidates &found, const DiagSocket &socket, __u32 netns) {

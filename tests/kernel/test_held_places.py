@@ -26,8 +26,8 @@ _SO_COOKIE = 57
 
 @pytest.fixture(autouse=True)
 def places(node: Node) -> None:  # noqa: ARG001 - it says what the kernel lacks, if it does
-    if not (kernel.has("places") and kernel.counts_connections() and kernel.has("mmap")):
-        pytest.skip("connections have no places on this kernel")
+    fits = kernel.has("places") and kernel.counts_connections() and kernel.has("mmap")
+    kernel.need(fits, "places for connections")
 
 
 def cookie(client: socket.socket) -> int:
@@ -140,8 +140,7 @@ def test_free_again(box: Box, node: Node) -> None:
 @KIND
 def test_swept_when_attached_again(box: Box, node: Node, kind: str) -> None:
     """Who closed while nobody saw it holds no place; who is still there does, and remembers."""
-    if not kernel.counts_sockets():
-        pytest.skip("nobody can go over sockets on this kernel")
+    kernel.need(kernel.counts_sockets(), "way to go over sockets")
     place = Place(box, node, V4, kind)
 
     def converse(test: Line) -> None:

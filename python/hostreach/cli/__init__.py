@@ -52,7 +52,7 @@ def _run(argv: list[str]) -> int:
     from .app import build
 
     completes = "_HOSTREACH_COMPLETE" in os.environ
-    command = get_command(build([] if completes else argv))
+    command = get_command(build(None if completes else argv))
     if completes:  # set by the shell's completion
         from .completion import complete
 

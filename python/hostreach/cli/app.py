@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Annotated
@@ -36,9 +35,12 @@ _COMMANDS = {
 _GROUPS = ("svc", "backend", "exempt", "sockets", "agent", "systemd")
 
 
-def build(argv: Sequence[str]) -> typer.Typer:
-    """The commands that this line may mean: making all of them takes longer than most of them."""
-    name = _named(argv)
+def build(argv: Sequence[str] | None = None) -> typer.Typer:
+    """The commands that this line may mean: making all of them takes longer than most of them.
+
+    Without a line, all.
+    """
+    name = None if argv is None else _named(argv)
     app = typer.Typer(
         name="hostreach",
         # Without rich, help takes half the time, and is plain text on a terminal as in a pipe.
@@ -67,7 +69,7 @@ def _named(argv: Sequence[str]) -> str | None:
             return word if word in _COMMANDS else None
         elif word != "--json" and not word.startswith("--pin="):
             return None
-    return "status" if "_HOSTREACH_COMPLETE" not in os.environ else None
+    return "status"
 
 
 def _print_version(wanted: bool) -> None:
