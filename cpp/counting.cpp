@@ -19,7 +19,7 @@ namespace hr {
 
 namespace {
 
-// Each takes about a millisecond; with busy clients many are in vain.
+// With busy clients many are in vain.
 constexpr int kRounds = 100;
 constexpr int kAgreeing = 3;
 
