@@ -22,7 +22,8 @@ static __always_inline struct hr_connection *connection_of(struct bpf_sock_addr 
 	if (knobs.has_places && ctx->protocol != IPPROTO_MPTCP_SOCKET) {
 		struct seat seat;
 
-		find_seat(&seat, ctx);
+		if (!find_old_seat(&seat, ctx, ctx->sk))
+			return NULL;
 		if (is_held(&seat))
 			return (struct hr_connection *)place_at(&seat);
 		if (!(seat.held & HR_CROWDED))

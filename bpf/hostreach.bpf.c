@@ -301,7 +301,8 @@ int hr_sock_release(struct bpf_sock *sk)
 	if (knobs.has_places && sk->protocol != IPPROTO_MPTCP_SOCKET) {
 		struct seat seat;
 
-		find_seat(&seat, sk);
+		if (!find_old_seat(&seat, sk, sk))
+			return PASS;
 		if (is_held(&seat)) {
 			c = (struct hr_connection *)place_at(&seat);
 			if (c) {

@@ -36,6 +36,8 @@ struct hr_knobs {
 	__u8 checks_words; /* `records` is written by system calls: see hr_record.check */
 	__u8 has_places; /* keep connections in `places` where they fit */
 	__u16 mptcp_offset; /* of tcp_sock.is_mptcp; 0: unknown, or a helper does better */
+	__u32 sock_type; /* number of the kernel's struct sock; 0: it is not to be read */
+	__u32 cookie_offset; /* of its sk_cookie */
 };
 
 /* hr_key.scope */

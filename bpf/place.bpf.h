@@ -45,12 +45,65 @@ struct seat {
 	__u32 at;
 };
 
-static __always_inline void find_seat(struct seat *seat, void *ctx)
+static __always_inline void find_seat_by(struct seat *seat, __u64 cookie)
 {
-	seat->cookie = bpf_get_socket_cookie(ctx);
-	seat->at = seat->cookie % HR_PLACES;
+	seat->cookie = cookie;
+	seat->at = cookie % HR_PLACES;
 	seat->holder = bpf_map_lookup_elem(&holders, &seat->at);
 	seat->held = seat->holder ? *(volatile __u64 *)seat->holder : 0;
+}
+
+static __always_inline void find_seat(struct seat *seat, void *ctx)
+{
+	find_seat_by(seat, bpf_get_socket_cookie(ctx));
+}
+
+/*
+ * The kernel's own struct of a socket (bpf_rdonly_cast). Written out, for the programs
+ * name no type of the kernel's: cpp/skeleton.cpp puts in the function's number, or takes
+ * the call out where the kernel lacks it (below 6.2).
+ */
+static __always_inline const void *kernel_socket(const struct bpf_sock *sk)
+{
+	__u64 type = knobs.sock_type;
+	const void *found;
+
+	asm volatile("r1 = %[sk]\n"
+		     "r2 = %[type]\n"
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+		     ".byte 0x85, 0x20, 0, 0, 0, 0, 0, 0\n"
+#else
+		     ".byte 0x85, 0x02, 0, 0, 0, 0, 0, 0\n"
+#endif
+		     "%[found] = r0\n"
+		     : [found] "=r"(found)
+		     : [sk] "r"(sk), [type] "r"(type)
+		     : "r0", "r1", "r2", "r3", "r4", "r5");
+	return found;
+}
+
+/*
+ * False if the socket cannot hold one, for it has no cookie yet. To ask for it would
+ * make one, which takes as long as all else that a connect to no service needs.
+ * `sk` is the socket that `ctx` stands for.
+ */
+static __always_inline bool find_old_seat(struct seat *seat, void *ctx, const struct bpf_sock *sk)
+{
+	const void *socket;
+	__u64 cookie;
+
+	if (!knobs.sock_type) {
+		find_seat(seat, ctx);
+		return true;
+	}
+	socket = kernel_socket(sk);
+	if (!socket)
+		return false;
+	cookie = *(const volatile __u64 *)(socket + knobs.cookie_offset);
+	if (!cookie)
+		return false;
+	find_seat_by(seat, cookie);
+	return true;
 }
 
 static __always_inline bool is_held(const struct seat *seat)

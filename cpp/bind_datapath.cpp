@@ -120,6 +120,7 @@ void bind_datapath(py::module_ &module) {
             {"set_retval", f.set_retval},
             {"sock_release", f.sock_release},
             {"places", f.places},
+            {"sock_read", f.sock_read},
             {"post_bind", f.post_bind},
             {"mptcp", f.mptcp},
             {"probe_read", f.probe_read},

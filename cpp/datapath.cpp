@@ -69,6 +69,8 @@ void load(Skeleton &skeleton, const PinDirectory &pin, const Wanted &wanted,
     lend_tables(pin, skeleton);
     if (!skeleton.knobs.has_places)
         Places(pin).crowd(); // for programs that have them again
+    else if (features.sock_read && !Places(pin).were_crowded())
+        skeleton.show_sockets();
     for (const Hook &hook : all_hooks())
         if (bpf_program *program = skeleton.program(hook.program().c_str()))
             bpf_program__set_autoload(program, hook.is_wanted(wanted, features));

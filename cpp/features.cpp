@@ -14,6 +14,7 @@
 
 #include "error.hpp"
 #include "fd.hpp"
+#include "kernel_types.hpp"
 #include "preorder.hpp"
 
 namespace hr {
@@ -144,6 +145,15 @@ Code exchange() {
             instruction(BPF_STX | BPF_ATOMIC | BPF_DW, BPF_REG_10, BPF_REG_2, -8, BPF_CMPXCHG)};
 }
 
+// Out of the kernel's own struct of the socket.
+Code read_cookie(const SocketType &type) {
+    const auto offset = static_cast<__s16>(type.cookie_offset);
+    return {load_pointer(BPF_REG_1, offsetof(bpf_sock_addr, sk)),
+            set(BPF_REG_2, static_cast<__s32>(type.number)),
+            instruction(BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_KFUNC_CALL, 0, type.cast),
+            instruction(BPF_LDX | BPF_MEM | BPF_DW, BPF_REG_1, BPF_REG_0, offset, 0)};
+}
+
 // Nothing is attached: the target is no cgroup, which the kernel says only once
 // it has found the rest right.
 bool has_link(__u32 flags) {
@@ -216,6 +226,11 @@ Features probe_features() {
                             }),
         .places =
             has("places", [&] { return runs(kSocket, BPF_CGROUP_INET_SOCK_RELEASE, exchange()); }),
+        .sock_read = has("sock_read",
+                         [&] {
+                             const SocketType type = socket_type();
+                             return type && connects(read_cookie(type));
+                         }),
         .post_bind =
             has("post_bind", [&] { return runs(kSocket, BPF_CGROUP_INET4_POST_BIND, refuse); }),
         .mptcp = has("mptcp", [&] { return connects(to_mptcp); }),

@@ -23,6 +23,7 @@ struct Features {
     bool set_retval;   // an errno of our choice for refusals; EPERM without it
     bool sock_release; // cgroup/sock_release with socket storage: counts open connections
     bool places;       // an atomic exchange, and the cookie there: connections in an array
+    bool sock_read;    // bpf_rdonly_cast: the kernel's own struct of a socket
     bool post_bind;    // cgroup/post_bind4, with an errno of our choice
     bool mptcp;        // bpf_skc_to_mptcp_sock in cgroup/connect4
     bool probe_read;   // bpf_probe_read_kernel there

@@ -2,10 +2,23 @@
 // The kernel's own structs, as its BTF tells of them.
 #pragma once
 
+#include <linux/types.h>
+
 namespace hr {
 
 // Bytes from the begin of the struct; 0 if the kernel has no BTF, no such field,
 // or one of some bits.
 unsigned kernel_offset(const char *type, const char *field);
+
+// What a program needs to be shown the kernel's own struct of a socket.
+struct SocketType {
+    __u32 number;        // of struct sock
+    __u32 cookie_offset; // of its cookie
+    __s32 cast;          // number of bpf_rdonly_cast
+
+    // Does the kernel have all of it?
+    explicit operator bool() const { return number && cookie_offset && cast; }
+};
+SocketType socket_type();
 
 } // namespace hr

@@ -139,6 +139,8 @@ void Places::crowd() {
             __atomic_fetch_or(holders_.draft() + at, HR_CROWDED, __ATOMIC_ACQ_REL);
 }
 
+bool Places::were_crowded() const { return holders_.size() && holders_.load(0) & HR_CROWDED; }
+
 std::size_t count_connected(const std::vector<HeldPlace> &held) {
     std::map<__u64, const HeldPlace *> by_cookie;
     for (const HeldPlace &each : held)

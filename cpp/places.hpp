@@ -37,6 +37,9 @@ class Places {
     // From now on whoever holds no place looks at socket storage: there may be
     // connections from a time when there were no places.
     void crowd();
+    // Has anybody done so? Then a socket with a connection may never have been asked
+    // for its cookie.
+    bool were_crowded() const;
 
   private:
     bool is_free(std::size_t first, std::size_t count) const;

@@ -15,6 +15,7 @@
 
 #include "error.hpp"
 #include "hooks.hpp"
+#include "kernel_types.hpp"
 #include "hostreach.skel.h"
 #include "legacy.skel.h"
 
@@ -39,10 +40,17 @@ int keep(libbpf_print_level level, const char *format, va_list arguments) {
 // Of the object that this thread is loading.
 thread_local std::vector<int> missing_helpers;
 thread_local bool lacks_exchange;
+thread_local __s32 cast_number; // 0: it is not to be called
+
+bool is_cast(const bpf_insn &each) {
+    return each.code == (BPF_JMP | BPF_CALL) && each.src_reg == BPF_PSEUDO_KFUNC_CALL;
+}
 
 bool is_missing(const bpf_insn &each) {
     if (each.code == (BPF_JMP | BPF_CALL) && each.src_reg == 0)
         return std::ranges::find(missing_helpers, each.imm) != missing_helpers.end();
+    if (is_cast(each))
+        return !cast_number;
     return lacks_exchange && each.code == (BPF_STX | BPF_ATOMIC | BPF_DW) &&
            each.imm == BPF_CMPXCHG;
 }
@@ -51,15 +59,19 @@ bool is_missing(const bpf_insn &each) {
 // Linux 5.5 the verifier does not know the knobs, and refuses a call that is
 // never made; that it knows of a 0. An instruction that it does not know it
 // refuses before it looks whether it is ever reached.
-int take_out_missing(bpf_program *program, bpf_prog_load_opts *, long) {
+int fit_to_kernel(bpf_program *program, bpf_prog_load_opts *, long) {
     const bpf_insn *code = bpf_program__insns(program);
     std::vector<bpf_insn> mended(code, code + bpf_program__insn_cnt(program));
     bool changed = false;
     for (bpf_insn &each : mended) {
-        if (!is_missing(each))
+        if (is_missing(each)) {
+            each = {}; // r0 = 0
+            each.code = BPF_ALU64 | BPF_MOV | BPF_K;
+        } else if (is_cast(each)) {
+            each.imm = cast_number;
+        } else {
             continue;
-        each = {}; // r0 = 0
-        each.code = BPF_ALU64 | BPF_MOV | BPF_K;
+        }
         changed = true;
     }
     return changed ? bpf_program__set_insns(program, mended.data(), mended.size()) : 0;
@@ -99,7 +111,7 @@ void LibbpfLog::install() { libbpf_set_print(keep); }
 
 void Skeleton::register_hooks() {
     for (const Hook &hook : all_hooks()) {
-        LIBBPF_OPTS(libbpf_prog_handler_opts, opts, .prog_prepare_load_fn = take_out_missing);
+        LIBBPF_OPTS(libbpf_prog_handler_opts, opts, .prog_prepare_load_fn = fit_to_kernel);
         const std::string section = std::string("cgroup/") + hook.name;
         libbpf_register_prog_handler(section.c_str(), hook.program_type, hook.type, &opts);
     }
@@ -131,6 +143,13 @@ void Skeleton::without_listeners() {
         raise_errno("BPF object", "set the kind of a map's maps", err);
 }
 
+void Skeleton::show_sockets() {
+    const SocketType type = socket_type();
+    knobs.sock_type = type.number;
+    knobs.cookie_offset = type.cookie_offset;
+    cast_ = type.cast;
+}
+
 void Skeleton::without_programs() {
     bpf_program *program;
     bpf_object__for_each_program(program, object_) bpf_program__set_autoload(program, false);
@@ -151,6 +170,7 @@ void Skeleton::load() {
         raise_errno("BPF object", "set the knobs", errno); // .rodata holds more than them
     missing_helpers = features_.missing_helpers();
     lacks_exchange = !features_.places;
+    cast_number = cast_;
     if (!has_kernel_btf())
         make_functions_static(object_);
     int err = -bpf_object__load(object_);

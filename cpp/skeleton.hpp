@@ -48,11 +48,13 @@ class Skeleton {
     hr_knobs knobs = {};
     // Nobody can listen: the programs get a map of other maps, for want of ring buffers.
     void without_listeners();
+    // The programs read a socket's cookie where the kernel keeps it: they do not make one.
+    void show_sockets();
     // Loads no program, only makes maps.
     void without_programs();
 
     // Creates what maps are not reused and loads what programs are wanted. A call
-    // of a helper that this kernel lacks is taken out first, and gives 0. Raises
+    // of what this kernel lacks is taken out first, and gives 0. Raises
     // program_rejected with the verifier log, permission_denied.
     void load();
 
@@ -65,6 +67,7 @@ class Skeleton {
     const Features features_;
     LibbpfLog log_;
     Fd no_buffer_;
+    __s32 cast_ = 0; // number of bpf_rdonly_cast
     bpf_object *object_;
 };
 

@@ -49,6 +49,7 @@ class Loader:
     replaces: frozenset[str] = frozenset()  # maps, by name: with some that every kernel has
     makes_static: bool = False  # global functions
     takes_out_exchanges: bool = False  # atomic ones under a condition
+    takes_out_kernel_functions: bool = False  # a call of one becomes r0 = 0 too
 
 
 def faults(
@@ -69,6 +70,7 @@ def faults(
         context=kernels.SOCK if is_sock else kernels.SOCK_ADDR,
         maps=thing.maps,
         taken_out=loader.takes_out,
+        takes_out_kernel_functions=loader.takes_out_kernel_functions,
     )
     hook = kernels.HOOKS.get(function.section, NEVER)
     walk.object_to(program, f"attaches to {function.section}", hook)
@@ -84,6 +86,8 @@ def faults(
             walk.object_to(part.name, "is a global function", kernels.GLOBAL_FUNCTION)
         for at in range(len(part.code)):
             if loader.takes_out_exchanges and _exchanges(part.code[at]):
+                continue
+            if loader.takes_out_kernel_functions and part.code[at].calls(KERNEL_FUNCTION):
                 continue
             for what, since in _instruction_needs(part, at):
                 walk.object_to(f"{part.name}+{at}", what, since)

@@ -57,6 +57,7 @@ class Walk:
     context: Mapping[int, Field]
     maps: Mapping[str, Map]
     taken_out: frozenset[str] = frozenset()  # helpers that the loader replaces by 0 where need be
+    takes_out_kernel_functions: bool = False
     checks_bounds: bool = True  # of map values; not in loops, of which it knows too little
     faults: set[str] = field(default_factory=set)
     stack: Counter[Function] = field(default_factory=Counter)
@@ -114,7 +115,11 @@ class Walk:
             if not self._call(place, function.callees[at], state):
                 return
         else:
-            result = self._helper(place, each, state) if each.calls(HELPER) else UNKNOWN
+            result = UNKNOWN
+            if each.calls(HELPER):
+                result = self._helper(place, each, state)
+            elif self.takes_out_kernel_functions and kernels.KERNEL_FUNCTION.kernel > self.kernel:
+                result = Held(OR_NULL)
             state.after_call(result)
         yield at + each.slots, state
 

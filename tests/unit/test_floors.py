@@ -27,6 +27,7 @@ LOADER = Loader(
         )
     ),
     takes_out_exchanges=True,
+    takes_out_kernel_functions=True,
     clears=BPF_F_MMAPABLE,
     replaces=frozenset(("listeners[]",)),
     makes_static=True,
