@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -135,6 +136,40 @@ def test_free_again(box: Box, node: Node) -> None:
         assert count(node, place) == 1
         test.send()
     wait_until(lambda: count(node, place) == 0, "no socket counted")
+
+
+def cookies_made(place: Place) -> int:
+    """By a connect straight to a backend, and the close; the kernel counts for each processor."""
+    least = PLACES
+    for _ in range(20):  # somebody else's socket may be given one meanwhile
+        with place.new() as before, place.new() as after:
+            first = cookie(before)
+            with place.new() as client:
+                place.reach(client, place.lone)
+            least = min(least, cookie(after) - first - 1)
+    return least
+
+
+@KIND
+@pytest.mark.parametrize("reads", [True, False])
+def test_no_cookie_without_need(
+    box: Box, node: Node, kind: str, reads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who calls no service is not given one, where the programs can look without."""
+    place = Place(box, node, V4, kind)
+    if reads:
+        kernel.need(kernel.has("sock_read"), "way to look at a socket's cookie")
+    else:
+        with monkeypatch.context() as without:
+            kernel.switch_off(without, "sock_read")
+            node.attach(cgroup=str(box.cgroup))
+
+    def converse(test: Line) -> None:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        test.send(cookies_made(place))
+
+    with box.talk(converse) as test:
+        assert test.recv() == (0 if reads else 1)
 
 
 @KIND
