@@ -15,8 +15,8 @@
 
 #include "error.hpp"
 #include "hooks.hpp"
-#include "kernel_types.hpp"
 #include "hostreach.skel.h"
+#include "kernel_types.hpp"
 #include "legacy.skel.h"
 
 namespace hr {

@@ -12,6 +12,7 @@ from typing import TextIO
 
 import pytest
 
+from hostreach.cli import output
 from hostreach.models import Service
 
 from .conftest import FakeHost, Run
@@ -397,3 +398,20 @@ def test_full_disk_is_one_line() -> None:
         process = hostreach("--help", stdout=full)
         assert process.communicate()[1] == "hostreach: no space left on device\n"
     assert process.returncode == 1
+
+
+def test_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One column is cut, so that no line is broken; if even that is not enough, they are."""
+    rows = [("10.96.0.1:80/tcp", "shop/frontend:http", None), ("10.96.0.2:80/tcp", "web", 12)]
+    shown = []
+    for columns in (40, 34, 20):
+        monkeypatch.setattr(output, "width", lambda columns=columns: columns)
+        output.print_columns(("FRONTEND", "NAME", "BACKENDS"), rows, gives_way=1)
+        shown.append(capsys.readouterr().out.splitlines()[1:])
+    assert shown == [
+        ["10.96.0.1:80/tcp  shop/fronte…  -", "10.96.0.2:80/tcp  web           12"],
+        ["10.96.0.1:80/tcp  shop/fr…  -", "10.96.0.2:80/tcp  web       12"],
+        ["10.96.0.1:80/tcp  shop/fr…  -", "10.96.0.2:80/tcp  web       12"],
+    ]

@@ -24,6 +24,8 @@ SCHEMA = 1
 _VERBS = {"add": "added", "set": "changed", "remove": "removed"}
 _SIGNS = {"add": "+", "set": "~", "remove": "-"}
 _DETAILS_MAX = 6
+_LEAST = 8
+"""Columns of what is cut."""
 _FIELDS = {
     "name": "name",
     "algorithm": "algorithm",
@@ -40,10 +42,22 @@ def print_json(**values: object) -> None:
     typer.echo(json.dumps({"schema": SCHEMA, **values}, indent=2, ensure_ascii=False))
 
 
-def print_columns(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Left-aligned columns, two spaces apart; None is shown as ``-``."""
-    lines = [header, *(["-" if cell is None else str(cell) for cell in row] for row in rows)]
+def print_columns(
+    header: Sequence[str], rows: Iterable[Sequence[object]], gives_way: int | None = None
+) -> None:
+    """Left-aligned columns, two spaces apart; None is shown as ``-``.
+
+    On a terminal that is too narrow, what column ``gives_way`` holds is cut.
+    """
+    lines = [[*header], *(["-" if cell is None else str(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    if gives_way is not None:
+        beyond = sum(widths) + 2 * (len(widths) - 1) - width()
+        room = max(widths[gives_way] - beyond, len(header[gives_way]), _LEAST)
+        if room < widths[gives_way]:
+            widths[gives_way] = room
+            for line in lines:
+                line[gives_way] = cut(line[gives_way], room)
     text = "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
@@ -54,6 +68,11 @@ def print_columns(header: Sequence[str], rows: Iterable[Sequence[object]]) -> No
 def width() -> int:
     """Columns of the terminal; where there is none, more than any line has: grep wants it whole."""
     return max(60, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 10_000
+
+
+def cut(text: str, room: int) -> str:
+    """Not longer than ``room``; what is missing at the end is told."""
+    return text if len(text) <= room else f"{text[: room - 1]}…"
 
 
 def hang(head: str, text: str, indent: int) -> list[str]:

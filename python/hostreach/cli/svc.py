@@ -221,7 +221,7 @@ def ls(
             print_json(services=[service.model_dump(mode="json") for service in services])
             return
         rows = node.services.rows(owner)
-    print_columns(("FRONTEND", "NAME", "OWNER", "ALGORITHM", "BACKENDS"), rows)
+    print_columns(("FRONTEND", "NAME", "OWNER", "ALGORITHM", "BACKENDS"), rows, gives_way=1)
 
 
 @app.command()
