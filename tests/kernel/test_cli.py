@@ -386,7 +386,7 @@ def test_doctor(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     for without, missing in (
         ("mptcp,sock_diag", {"mptcp", "sock_diag"}),
         ("netns_cookie", {"netns_cookie", "host_netns"}),
-        ("btf", {"btf", "sock_destroy"}),
+        ("btf", {"btf", "sock_destroy", "sock_read"}),
     ):
         kernel.switch_off(monkeypatch, without)
         said = cli.run(box.pin, "doctor", "--json")
