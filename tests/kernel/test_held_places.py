@@ -169,7 +169,9 @@ def test_no_cookie_without_need(
         test.send(cookies_made(place))
 
     with box.talk(converse) as test:
-        assert test.recv() == (0 if reads else 1)
+        made = test.recv()
+    # without, the server's sockets are given some too, when they are closed
+    assert made == 0 if reads else made >= 1
 
 
 @KIND
