@@ -5,6 +5,8 @@
 
 #include <cstring>
 #include <memory>
+#include <mutex>
+#include <optional>
 
 #include "features.hpp"
 
@@ -42,12 +44,23 @@ unsigned kernel_offset(const char *type, const char *field) {
 }
 
 SocketType socket_type() {
+    // To read all types takes milliseconds, and writers ask often what the kernel can do.
+    static std::mutex mutex;
+    static std::optional<SocketType> known;
+    if (is_switched_off("btf"))
+        return {};
+    const std::lock_guard guard(mutex);
+    if (known)
+        return *known;
     const Types types = load_types();
-    return {
+    if (!types)
+        return {};
+    known = SocketType{
         .number = static_cast<__u32>(number_of(types, "sock", BTF_KIND_STRUCT)),
         .cookie_offset = offset_in(types, "sock_common", "skc_cookie"), // which it begins with
         .cast = number_of(types, "bpf_rdonly_cast", BTF_KIND_FUNC),
     };
+    return *known;
 }
 
 } // namespace hr
