@@ -18,7 +18,7 @@ import typer
 from hostreach.errors import InvalidInput
 
 from .options import Pin, open_node
-from .output import SCHEMA, width
+from .output import SCHEMA, cut, width
 
 if TYPE_CHECKING:
     from hostreach.tracing import Traced, Tracer
@@ -175,7 +175,7 @@ class _Line:
         asked, what = f" {who:<{self._who}} {call.asked:<21} ", f"{what:<20}"
         if self._cut and rest:
             room = self._cut() - _CLOCK - len(asked) - len(what) - 2
-            rest = rest if len(rest) <= room else f"{rest[: room - 1]}…" if room > 8 else ""
+            rest = cut(rest, room) if len(rest) <= room or room > 8 else ""
         if call.verdict == "refused":
             what = what.replace("refused", f"{red}refused{plain}", 1)
         return f"{clock}{asked}{what}" + (f"  {dim}{rest}{plain}\n" if rest else "\n")
