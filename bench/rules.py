@@ -34,8 +34,13 @@ class Rival(NamedTuple):
     rules: Callable[[Sequence[Balanced]], Iterator[str]]
 
     def is_here(self) -> bool:
-        """Its command is installed."""
-        return shutil.which(self.command_line[0]) is not None
+        """Its command is installed, and this kernel takes its rules; nothing of them stays."""
+        if shutil.which(self.command_line[0]) is None:
+            return False
+        command = ["unshare", "--net", *self.command_line]
+        rules = "\n".join(self.rules([])) + "\n"
+        done = subprocess.run(command, input=rules, capture_output=True, text=True, check=False)
+        return done.returncode == 0
 
     def version(self) -> str:
         """As its own command says it."""

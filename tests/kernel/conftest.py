@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from vm.subset import SUBSET
 
-from .harness import Box, kernel, mount_bpffs, sweep
+from .harness import Box, as_on_a_node, kernel, mount_bpffs, sweep
 from .harness.bpf import attached
 from .harness.cgroup import v2_root
 from .harness.kept import KEEPS, Kept
@@ -33,6 +33,7 @@ def machine() -> None:
         pytest.skip("the kernel tests need root")
     if v2_root() is None:
         pytest.skip("no cgroup v2 hierarchy is mounted")
+    as_on_a_node()
     # A shell's background job ignores Ctrl-C, and so would all that it starts.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

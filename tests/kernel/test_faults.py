@@ -78,6 +78,15 @@ def test_output_on_a_full_disk(box: Box, arguments: Sequence[str]) -> None:
     assert (done.returncode, done.stderr) == (1, "hostreach: no space left on device\n")
 
 
+def test_errors_on_a_full_disk() -> None:
+    """Nobody can be told; the exit status stays what it is."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [cli.SCRIPT, "nonsense"], stdout=full, stderr=full, timeout=scaled(20), check=False
+        )
+    assert done.returncode == 2
+
+
 def test_agent_on_a_full_disk(box: Box, tmp_path: Path) -> None:
     """Neither its notes in /run nor its log can be written, and yet services follow the files."""
     file = tmp_path / "web.yaml"

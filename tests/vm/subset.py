@@ -54,3 +54,14 @@ SUBSET = frozenset(
     for test in tests
 )
 """As pytest calls them."""
+
+LEFT_OUT = tuple(
+    f"tests/kernel/test_{name}.py"
+    for name in (
+        *("agent", "agent_chaos", "agent_file", "agent_metrics", "agent_pods", "checks"),
+        *("completion", "systemd", "for_life"),  # shells, units, an end by a signal
+        *("compilers", "harness"),  # what builds the programs, and the tests' own tools
+    )
+)
+"""Of the long form: processes that wait for one another, which emulation makes too slow for their
+own time limits, and no kernel changes what they do to the tables."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from io import TextIOWrapper
+from typing import TextIO
 
 from hostreach.errors import HostreachError
 
@@ -22,6 +24,13 @@ _SIGINT = 128 + 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: this process's) and return its exit status."""
+    try:
+        return _main(argv)
+    finally:
+        _give_up_unwritten()
+
+
+def _main(argv: Sequence[str] | None) -> int:
     # Imported here so that an interrupt while they load is quiet too.
     try:
         if isinstance(sys.stdout, TextIOWrapper):
@@ -36,12 +45,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _SIGINT
     except BrokenPipeError:
-        # Nobody reads on. The interpreter would flush once more at its end, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _SIGPIPE
+        return _SIGPIPE  # nobody reads on
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
         return _fail(f"{what}{(error.strerror or str(error)).lower()}", 1)
+
+
+def _give_up_unwritten() -> None:
+    """The interpreter tries once more at its end, complains, and makes the exit status 120."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        if not _flushed(stream):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _flushed(stream: TextIO) -> bool:
+    try:
+        stream.flush()
+    except OSError:
+        return False
+    return True
 
 
 def _run(argv: list[str]) -> int:
@@ -82,5 +104,6 @@ def _usage(error: Exception) -> str:
 def _fail(message: str, code: int) -> int:
     line = " ".join(message.split("\n"))
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-    print(f"hostreach: {shown}", file=sys.stderr)
+    with suppress(OSError):  # the exit status says it all the same
+        print(f"hostreach: {shown}", file=sys.stderr)
     return code

@@ -2,7 +2,7 @@
 """The kernel tests' harness: sandboxes, identity servers, clients, and an eye on the kernel."""
 
 from . import cli, kernel, linux, rawbpf
-from .box import NO_STARVING, Box, mount_bpffs, sweep
+from .box import NO_STARVING, Box, as_on_a_node, mount_bpffs, sweep
 from .line import Line
 from .servers import Servers
 from .timing import SCALE, scaled, wait_until
@@ -13,6 +13,7 @@ __all__ = [
     "Box",
     "Line",
     "Servers",
+    "as_on_a_node",
     "cli",
     "kernel",
     "linux",

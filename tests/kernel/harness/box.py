@@ -213,6 +213,12 @@ def environment() -> Mapping[str, str]:
     return {**os.environ, "LC_ALL": "C.UTF-8", "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
 
 
+def as_on_a_node() -> None:
+    """Drops settings of Python that containers like this one have, and nodes have not."""
+    for name in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):
+        os.environ.pop(name, None)
+
+
 def mount_bpffs() -> None:
     """Mounts bpffs where it is missing. It stays: to unmount it would drop others' pins."""
     if not os.path.ismount(BPFFS):
