@@ -62,7 +62,7 @@ def library(pin: Path, services: int, backends: int, rounds: int) -> Row:
                 node.services.add(service(services, backends))  # makes the tables
                 timed("fill", node.services.apply, wanted)
                 timed("unchanged", node.services.apply, wanted)
-                timed("export", lambda node=node: dump(node.services.list()))
+                timed("export", lambda node=node: dump(node.plain.plain_list()))
                 changes += _single_changes(node, wanted)
                 prepared = [node.plain.plain(each) for each in wanted]
                 node.plain.plain_write([], [each[:3] for each in prepared])

@@ -6,6 +6,7 @@
 
 #include "bindings.hpp"
 #include "clients.hpp"
+#include "common_form.hpp"
 #include "error.hpp"
 #include "host.hpp"
 #include "plain.hpp"
@@ -195,6 +196,8 @@ void bind_table(py::module_ &module) {
             },
             py::arg("frontend"))
         .def("events", &Table::events);
+    module.def("common_form", common_form, py::arg("services"), py::arg("owner"));
+    module.def("count_keys", count_keys, py::arg("value"));
 }
 
 } // namespace hr

@@ -9,6 +9,7 @@
 
 #include "clients.hpp"
 #include "error.hpp"
+#include "new_plain.hpp"
 
 namespace py = pybind11;
 
@@ -90,40 +91,13 @@ hr_key key_of(std::string_view address, __u16 port, std::string_view protocol) {
     return key;
 }
 
-PyObject *new_text(std::string_view value) {
-    return PyUnicode_FromStringAndSize(value.data(), static_cast<Py_ssize_t>(value.size()));
-}
-
 PyObject *new_text_or_none(std::string_view value) {
     return value.empty() ? Py_NewRef(Py_None) : new_text(value);
-}
-
-// The items become the tuple's.
-template <typename... Items>
-PyObject *new_tuple(Items... items) {
-    PyObject *const all[] = {items...};
-    PyObject *tuple = PyTuple_New(sizeof...(Items));
-    Py_ssize_t i = 0;
-    bool failed = !tuple;
-    for (PyObject *item : all) {
-        failed = failed || !item;
-        if (tuple)
-            PyTuple_SET_ITEM(tuple, i++, item);
-        else
-            Py_XDECREF(item);
-    }
-    if (failed) {
-        Py_XDECREF(tuple);
-        throw py::error_already_set();
-    }
-    return tuple;
 }
 
 PyObject *protocol_of(const hr_key &key) {
     return PyUnicode_InternFromString(key.protocol == IPPROTO_TCP ? "tcp" : "udp");
 }
-
-PyObject *new_word(std::string_view word) { return PyUnicode_InternFromString(word.data()); }
 
 } // namespace
 

@@ -18,6 +18,15 @@ and name."""
 ABI_VERSION: int
 """The version of the tables' layout."""
 
+def common_form(services: list[object], owner: str) -> list[PlainService | None]:
+    """Of each decoded service its plain values, if it is right and canonical beyond doubt.
+
+    None says nothing but that the models have to look. Services without an owner are ``owner``'s.
+    """
+
+def count_keys(value: object) -> int:
+    """How many keys the dicts in this value have, whatever lists and dicts they are in."""
+
 class Table:
     """The tables pinned below ``pin``. Not for two threads at once.
 

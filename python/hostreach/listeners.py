@@ -4,24 +4,41 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .plain import PlainFrontend
 
 _LISTENING = {"tcp": "0A", "udp": "07"}  # TCP_LISTEN; TCP_CLOSE is an unconnected UDP socket
 _ANY = ("0.0.0.0", "::")
 
 
-def hidden(address: str, port: int, protocol: str) -> list[str]:
-    """Bound addresses of this network namespace's servers that the frontend hides, sorted.
+def hidden(frontends: Iterable[PlainFrontend]) -> Iterator[tuple[PlainFrontend, list[str]]]:
+    """Frontends that hide servers of this network namespace, and what these are bound to, sorted.
 
     A ``node`` frontend hides whatever has its port; one on an address of this host what is bound to
     that address or to any. Others hide nothing: nobody could have listened there.
     """
-    if address == "node":
-        return sorted({bound for bound, used in _bound(protocol) if used == port})
-    if not is_local(address):
-        return []
-    reached = (address, *_ANY)
-    return sorted({b for b, used in _bound(protocol) if used == port and b in reached})
+    servers: dict[str, dict[int, list[str]]] = {}
+    for frontend in frontends:
+        address, port, protocol = frontend
+        if protocol not in servers:
+            servers[protocol] = _servers(protocol)
+        bound = servers[protocol].get(port)
+        if bound and address != "node":
+            reached = (address, *_ANY)
+            bound = [each for each in bound if each in reached] if is_local(address) else []
+        if bound:
+            yield frontend, sorted({*bound})
+
+
+def _servers(protocol: str) -> dict[int, list[str]]:
+    """What they are bound to, by port."""
+    servers: dict[int, list[str]] = {}
+    for address, port in _bound(protocol):
+        servers.setdefault(port, []).append(address)
+    return servers
 
 
 def _bound(protocol: str) -> Iterator[tuple[str, int]]:

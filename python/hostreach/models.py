@@ -30,6 +30,7 @@ from .syntax import (
     NODE,
     OWNER_MAX,
     check_label,
+    describe,
     format_duration,
     format_endpoint,
     format_frontend,
@@ -359,18 +360,3 @@ def explain(
     if expected == "a string" and not isinstance(problem["input"], (dict, list, type(None))):
         message += "; write it in quotes"
     return path, message
-
-
-def describe(value: object) -> str:
-    """A value as people would name it, never a Python repr."""
-    if value is None:
-        return "empty"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return quote(value)
-    if isinstance(value, dict):
-        return "a mapping"
-    if isinstance(value, (list, tuple)):
-        return f"a list of {len(value)}" if value else "an empty list"
-    return quote(str(value))[1:-1]

@@ -42,6 +42,21 @@ def quote(text: str) -> str:
     return f"'{text}'"
 
 
+def describe(value: object) -> str:
+    """A value as people would name it, never a Python repr."""
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return quote(value)
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, (list, tuple)):
+        return f"a list of {len(value)}" if value else "an empty list"
+    return quote(str(value))[1:-1]
+
+
 def pack_address(address: str) -> bytes:
     """The 4 or 16 bytes, network order, of an address that is known to be good."""
     return inet_pton(AF_INET6 if ":" in address else AF_INET, address)

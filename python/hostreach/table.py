@@ -57,14 +57,12 @@ class Change:
         action: Literal["add", "set", "remove"],
         before: PlainService | None,
         after: PlainService | None,
-        model: Service | None = None,
     ) -> None:
-        """``model`` is ``after``, where there is one already."""
         self.action = action
         self.plain_before = before
         self.plain_after = after
         self._before: Service | None = None
-        self._after = model
+        self._after: Service | None = None
 
     @property
     def key(self) -> PlainFrontend:
@@ -244,38 +242,39 @@ class Services:
 
     def apply(
         self,
-        services: Iterable[Service],
+        services: Iterable[Service | PlainService],
         *,
         owner: str = "manual",
         prune: bool = False,
         dry_run: bool = False,
-        remove: Iterable[str | Frontend] = (),
+        remove: Iterable[str | Frontend | PlainFrontend] = (),
     ) -> list[Change]:
         """Make the table hold ``services`` and not those to ``remove``; give back what changed.
 
-        Sorted. Nothing is taken over from another owner, nor taken away. ``prune`` also removes
-        those of ``owner``'s services that are not among ``services``; ``dry_run`` changes nothing
-        and tells what would.
+        Sorted. Services may be plain values, from whoever checked them. Nothing is taken over
+        from another owner, nor taken away. ``prune`` also removes those of ``owner``'s services
+        that are not among ``services``; ``dry_run`` changes nothing and tells what would.
         """
-        wanted: dict[PlainFrontend, Service] = {}
+        wanted: dict[PlainFrontend, Service | PlainService] = {}
         for service in services:
-            key = plain_frontend(service.frontend)
+            key = service[:3] if isinstance(service, tuple) else plain_frontend(service.frontend)
             if key in wanted:
-                raise InvalidInput("this service is given twice", object=str(service.frontend))
+                raise InvalidInput("this service is given twice", object=format_frontend(*key))
             wanted[key] = service
         gone = dict.fromkeys(map(_key, remove))
         if both := wanted.keys() & gone.keys():
             raise InvalidInput("this service is given twice", object=format_frontend(*min(both)))
         table = self._table
         with collector.paused(), self._writing(dry_run):
-            models = [*wanted.values()]
-            listed = [*map(table.plain, models)]
+            listed = [
+                each if isinstance(each, tuple) else table.plain(each) for each in wanted.values()
+            ]
             changes: list[Change] = []
             for i, before in table.plain_changes(listed):
                 after = listed[i]
                 if before is not None:
                     _check_owner(before, after[4])
-                changes.append(Change("set" if before else "add", before, after, models[i]))
+                changes.append(Change("set" if before else "add", before, after))
             for key in gone:
                 if (old := table.plain_get(key)) is not None:
                     _check_owner(old, owner)
@@ -435,7 +434,9 @@ class Services:
             )
 
 
-def _key(frontend: str | Frontend) -> PlainFrontend:
+def _key(frontend: str | Frontend | PlainFrontend) -> PlainFrontend:
+    if isinstance(frontend, tuple):
+        return frontend
     return parse_frontend(frontend) if isinstance(frontend, str) else plain_frontend(frontend)
 
 

@@ -62,6 +62,7 @@ class FakeNode:
 
     def __init__(self, table: MemoryTable, attached: list[dict[str, object]]) -> None:
         self.services = Services(table)
+        self.plain = table
         self.exempt = Exemptions(table)
         self._attached = attached
 

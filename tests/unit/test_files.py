@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from hostreach.models import Frontend
-from hostreach.sources.file import Entry, load_entries
+from hostreach.sources.file import load_entries
 from hostreach.sources.files import Changes, Files
+from hostreach.sources.reader import Entry
 from hostreach.sources.watching import Heard
 
 

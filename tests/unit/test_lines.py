@@ -29,11 +29,13 @@ def write(tmp_path: Path, text: str) -> str:
 
 def test_services_and_removals(tmp_path: Path) -> None:
     found = load_changes(write(tmp_path, f"{ONE}\n{TWO}{GONE}"))
-    assert [entry.service for entry in found.entries] == [
+    services = Services(MemoryTable())
+    services.apply(found.services)
+    assert services.list() == [
         Service.of("10.96.0.1:80/tcp", "10.0.0.1:80"),
         Service.of("10.96.0.2:80/tcp", owner="web"),
     ]
-    assert [str(each) for each in found.removed] == ["10.96.0.3:80/tcp"]
+    assert found.removed == [("10.96.0.3", 80, "tcp")]
 
 
 def test_one_line_and_no_newline(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from hostreach.errors import HostreachError, InvalidInput
 from hostreach.models import Frontend, Service
 from hostreach.node import Node
 from hostreach.plain import PlainFrontend, PlainService, plain_frontend
-from hostreach.sources.file import Entry
 from hostreach.sources.files import Changes, Files
+from hostreach.sources.reader import Entry
 from hostreach.sources.tree import SETTLED
 from hostreach.sources.watching import Heard
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import DryRun, Json, MaxBackends, MaxServices, MaxSlots, Owner, Pin, open_node
-from .output import ended_by, print_diff, warn_hidden, warn_host_only
+from .output import ended_by, print_diff, warn_about
 from .progress import Progress
 
 
@@ -36,29 +36,26 @@ def apply(
 
     with Progress(file) as progress:
         found = load_changes(file, owner=owner, tick=progress)
-    services = [entry.service for entry in found.entries]
-    if checked := sum(entry.check is not None for entry in found.entries):
+    if found.checked:
         typer.echo(
-            f"hostreach: warning: {checked} of the services have a check, which `agent file` does "
-            "and apply does not",
+            f"hostreach: warning: {found.checked} of the services have a check, which `agent file` "
+            "does and apply does not",
             err=True,
         )
     with open_node(context, pin, max_services, max_backends, max_slots) as node:
         changes = node.services.apply(
-            services, owner=owner, prune=prune, dry_run=dry_run, remove=found.removed
+            found.services, owner=owner, prune=prune, dry_run=dry_run, remove=found.removed
         )
         ended = ended_by(node, changes, dry_run=dry_run)
     if not dry_run:
-        changed = [change.after for change in changes if change.after is not None]
-        warn_hidden(changed)
-        warn_host_only(changed, node)
+        warn_about(changes, node)
     print_diff(changes, as_json, ended)
 
 
 def export(context: typer.Context, as_json: Json = False, pin: Pin = None) -> None:
     """Print all services in the format that apply reads."""
-    from hostreach.sources.file import dump, dump_json
+    from hostreach.sources.dump import dump, dump_json
 
     with open_node(context, pin) as node:
-        services = node.services.list()
+        services = node.plain.plain_list()
     typer.echo(dump_json(services) if as_json else dump(services), nl=False)

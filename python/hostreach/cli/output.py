@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from hostreach.syntax import format_frontend
+
 if TYPE_CHECKING:
     from hostreach import Node
     from hostreach.ending import EndResult
     from hostreach.models import Service
+    from hostreach.plain import PlainFrontend
     from hostreach.table import Change
 
 SCHEMA = 1
@@ -129,28 +132,33 @@ def print_sockets(result: EndResult) -> None:
         )
 
 
-def warn_hidden(services: Iterable[Service]) -> None:
-    """A line on stderr for each server of this host that local clients no longer reach."""
+def warn_about(changes: Iterable[Change], node: Node) -> None:
+    """Lines on stderr for what was written and may not do what was meant."""
+    written = [change.plain_after for change in changes if change.plain_after is not None]
+    _warn_hidden(service[:3] for service in written)
+    _warn_host_only([service[:3] for service in written if service[8]], node)
+
+
+def _warn_hidden(frontends: Iterable[PlainFrontend]) -> None:
+    """Servers of this host that local clients no longer reach."""
     from hostreach.listeners import hidden
 
-    for service in services:
-        at = service.frontend
-        if bound := hidden(at.address, at.port, at.protocol):
-            typer.echo(
-                f"hostreach: warning: {at} hides the server bound to {', '.join(bound)} "
-                "from clients on this node",
-                err=True,
-            )
-
-
-def warn_host_only(services: Iterable[Service], node: Node) -> None:
-    """A line on stderr where services are for the host alone, and the kernel cannot tell it."""
-    named = [str(service.frontend) for service in services if service.host_only]
-    if named and not node.knows_host():
-        rest = f" and {len(named) - 1} more" if len(named) > 1 else ""
+    for frontend, bound in hidden(frontends):
         typer.echo(
-            f"hostreach: warning: {named[0]}{rest}: nobody uses a host_only service here, for this "
-            "kernel does not tell the host's network namespace (Linux 5.14 does)",
+            f"hostreach: warning: {format_frontend(*frontend)} hides the server bound to "
+            f"{', '.join(bound)} from clients on this node",
+            err=True,
+        )
+
+
+def _warn_host_only(frontends: Sequence[PlainFrontend], node: Node) -> None:
+    """Services for the host alone, where the kernel cannot tell it."""
+    if frontends and not node.knows_host():
+        rest = f" and {len(frontends) - 1} more" if len(frontends) > 1 else ""
+        typer.echo(
+            f"hostreach: warning: {format_frontend(*frontends[0])}{rest}: nobody uses a host_only "
+            "service here, for this kernel does not tell the host's network namespace "
+            "(Linux 5.14 does)",
             err=True,
         )
 
@@ -180,10 +188,10 @@ def change_to_dict(change: Change) -> dict[str, Any]:
 
 
 def _describe(change: Change) -> str:
-    frontend = str(change.frontend)
-    if change.before is None and change.after is not None:
-        return f"{frontend} with {_count(len(change.after.backends))}"
-    if change.before is not None and change.after is not None:
+    frontend = format_frontend(*change.key)
+    if change.plain_before is None and change.plain_after is not None:
+        return f"{frontend} with {_count(len(change.plain_after[6]))}"
+    if change.before is not None and change.after is not None:  # models, for their names
         details = _differences(change.before, change.after)
         if len(details) > _DETAILS_MAX:
             details[_DETAILS_MAX:] = [f"{len(details) - _DETAILS_MAX} more"]

@@ -27,8 +27,7 @@ from .output import (
     print_change,
     print_columns,
     print_json,
-    warn_hidden,
-    warn_host_only,
+    warn_about,
 )
 
 if TYPE_CHECKING:
@@ -140,8 +139,7 @@ def add(
         change = node.services.add(service, if_missing=if_missing)
         ended = node.last_ended
     if change is not None:
-        warn_hidden([service])
-        warn_host_only([service], node)
+        warn_about([change], node)
     print_change(change, str(service.frontend), as_json, ended)
 
 
@@ -182,8 +180,7 @@ def set_(
         change = node.services.set(service, dry_run=dry_run)
         ended = ended_by(node, [change], dry_run=dry_run)
     if change is not None and not dry_run:
-        warn_hidden([service])
-        warn_host_only([service], node)
+        warn_about([change], node)
     print_change(change, str(service.frontend), as_json, ended)
 
 

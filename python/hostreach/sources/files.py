@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from hostreach.errors import InvalidInput
 from hostreach.models import Frontend
 
-from .file import Entry, load_entries
+from .file import load_entries
+from .reader import Entry
 from .tree import Seen, Stamp, Tree
 from .watching import Heard
 

@@ -9,25 +9,31 @@ from __future__ import annotations
 
 from hostreach.errors import InvalidInput
 
-from .document import parse_json
+from .document import parse_json, quick_decode, quickly
 
 KEYS = ("frontend", "remove")
 """One of them is in each line, and tells such lines from a document in JSON."""
 
 
-def parse_lines(text: str, where: str) -> tuple[list[object], list[int]] | None:
-    """What each line says, and which line that is, from 1; None if these are no JSON lines."""
-    lines = text.split("\n")
-    first = next((line for line in lines if line and not line.isspace()), "")
-    if not first.lstrip().startswith("{") or not _is_entry(first):
+def parse_lines(text: str, where: str) -> list[object] | None:
+    """What each line that is not blank says; None if these are no JSON lines."""
+    lines = [line for line in text.split("\n") if line and not line.isspace()]
+    if not lines or not lines[0].lstrip().startswith("{") or not _is_entry(lines[0]):
         return None
-    entries: list[object] = []
-    numbers: list[int] = []
-    for number, line in enumerate(lines, 1):
-        if line and not line.isspace():
-            entries.append(parse_json(line, f"{where}:{number}"))
-            numbers.append(number)
-    return entries, numbers
+    entries = quickly(text, lambda: [quick_decode(line) for line in lines])
+    if entries is None:
+        numbers = line_numbers(text)
+        entries = [
+            parse_json(line, f"{where}:{number}")
+            for line, number in zip(lines, numbers, strict=True)
+        ]
+    return entries
+
+
+def line_numbers(text: str) -> list[int]:
+    """Of the lines that are not blank, from 1."""
+    lines = enumerate(text.split("\n"), 1)
+    return [number for number, line in lines if line and not line.isspace()]
 
 
 def _is_entry(line: str) -> bool:
