@@ -378,6 +378,13 @@ def test_help(run: Run) -> None:
     assert run("--version").out.startswith("hostreach ")
 
 
+def test_no_summary_is_cut_in_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for group in ([], ["svc"], ["backend"], ["exempt"], ["sockets"], ["agent"], ["systemd"]):
+        lines = run(*group, "--help").out.splitlines()
+        assert [line for line in lines[lines.index("Commands:") :] if line.endswith("...")] == []
+
+
 def hostreach(*argv: str, stdout: int | TextIO) -> subprocess.Popen[str]:
     code = "import sys; from hostreach.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, *argv]

@@ -50,9 +50,7 @@ LogFormat = Annotated[
     typer.Option(metavar="FORMAT", help="text or json.", autocompletion=choices("text", "json")),
 ]
 
-app = typer.Typer(
-    help="Keep the services in step with a source, or tell Prometheus of them; until stopped."
-)
+app = typer.Typer(help="Follow a source of services, or tell Prometheus of them.")
 
 
 @app.callback(invoke_without_command=True)
@@ -285,7 +283,10 @@ def metrics(
     log_format: LogFormat = "text",
     pin: Pin = None,
 ) -> None:
-    """Export the tables' metrics for Prometheus, beside no other agent: those do it too."""
+    """Export the tables' metrics for Prometheus.
+
+    Other agents of the instance do so too: this is for where there is none.
+    """
     from hostreach.agent import logs
     from hostreach.agent.exporter import Exporter
     from hostreach.agent.settings import EXPECTED, ExporterSettings, parse_listen

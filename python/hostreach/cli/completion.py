@@ -78,7 +78,7 @@ def completion(
         ),
     ],
 ) -> None:
-    """Print what a shell has to source for Tab to complete commands, options and services."""
+    """Print what makes a shell complete commands and services."""
     if shell not in _SCRIPTS:
         raise InvalidInput(f"'{shell}' is no shell that is known; they are bash, zsh and fish")
     typer.echo(_SCRIPTS[shell].strip())

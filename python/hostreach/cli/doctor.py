@@ -32,7 +32,7 @@ def doctor(
     as_json: Json = False,
     pin: Pin = None,
 ) -> None:
-    """Tell what this kernel can do, and whether the instance and its host are well.
+    """Tell what this kernel can do, and whether all is well.
 
     Exit status 1: something is broken; the fix stands below it.
     """

@@ -11,7 +11,7 @@ import typer
 from .options import IfExists, IfMissing, Json, Pin, open_node
 from .output import print_columns, print_json
 
-app = typer.Typer(help="Leave the tasks of some cgroups alone, such as a mesh sidecar's pods.")
+app = typer.Typer(help="Leave tasks of some cgroups alone, such as a mesh's sidecars.")
 
 Cgroups = Annotated[
     list[str], typer.Argument(metavar="PATH...", help="As in /sys/fs/cgroup/system.slice.")

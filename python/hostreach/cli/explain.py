@@ -29,7 +29,7 @@ def explain(
     as_json: Json = False,
     pin: Pin = None,
 ) -> None:
-    """Tell what a connect to an address would do from there, and why."""
+    """Tell what a connect to an address would do, and why."""
     from hostreach.syntax import parse_cgroup
 
     path = None if from_cgroup is None else parse_cgroup(from_cgroup)

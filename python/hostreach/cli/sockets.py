@@ -30,10 +30,10 @@ def end(
     as_json: Json = False,
     pin: Pin = None,
 ) -> None:
-    """End sockets of backends that are removed or down, as their services' --on-removal says.
+    """End sockets whose backend is gone, as --on-removal says.
 
-    Every change does so by itself; this finds what a killed command left, or what was in a network
-    namespace that could not be entered then.
+    That is of backends that are removed or down. Every change does so by itself; this finds what a
+    killed command left, or what was in a network namespace that could not be entered then.
     """
     with open_node(context, pin) as node:
         result = node.end_sockets(dry_run)

@@ -64,7 +64,7 @@ def top(
     as_json: Json = False,
     pin: Pin = None,
 ) -> None:
-    """Show what services do: rates, refusals, open connections, backends and their shares.
+    """Show what services do: rates, connections, shares.
 
     Keys: q ends, s and S choose what is sorted by, r reverses, b shows backends, / filters, space
     pauses, + and - change the interval, arrows and page keys scroll.

@@ -59,7 +59,7 @@ def trace(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, an object a line.")] = False,
     pin: Pin = None,
 ) -> None:
-    """Print a line for each connection and send that is translated or refused, as it happens.
+    """Print calls as they are translated or refused, a line each.
 
     Ctrl-C ends it. What comes quicker than it is printed is counted, and told on standard error.
     """
