@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from hostreach import Service
 from .harness import Box, cli, linux, wait_until
 from .harness.agents import AgentProcess, Notified, running
 from .harness.bpf import attached
+from .harness.compiled import c_library
 from .harness.timing import scaled
 from .test_agent_file import text
 from .test_cli import one_line
@@ -263,3 +265,46 @@ def test_agent_that_is_stopped(box: Box, tmp_path: Path, monkeypatch: pytest.Mon
             wait_until(lambda: "WATCHDOG=1" in notified.listen()[before:], "the watchdog")
             assert agent.ask("/healthz")[0] == 200
             assert len(node.services.get(OTHER).backends) == 1
+
+
+@pytest.mark.parametrize("jump", [86_400, -10 * 365 * 86_400], ids=["a day", "back ten years"])
+def test_a_clock_that_is_set(
+    box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: int
+) -> None:
+    """Services follow as ever, checks go on, systemd is fed; what is shown may be odd for once."""
+    file, clock = tmp_path / "web.yaml", tmp_path / "clock"
+    clock.write_bytes(struct.pack("=q", 0))
+    box.serve("10.0.0.2:80/tcp")
+
+    def write(*backends: str) -> None:
+        named = ", ".join(f"{{address: '{backend}'}}" for backend in backends)
+        file.write_text(
+            f"version: 1\nservices:\n- frontend: {FRONTEND}\n  check: {{kind: tcp, "
+            f"interval: 100ms, fall: 1, rise: 1}}\n  backends: [{named}]\n"
+        )
+
+    write("10.0.0.2:80")
+    with closing(Notified(tmp_path / "notify")) as notified:
+        monkeypatch.setenv("NOTIFY_SOCKET", str(notified.path))
+        monkeypatch.setenv("WATCHDOG_USEC", str(int(0.9e6)))
+        variables = {"LD_PRELOAD": c_library("clock.c"), "HOSTREACH_TEST_CLOCK": str(clock)}
+        process = AgentProcess(box, "file", str(file), directory=tmp_path, variables=variables)
+        with hostreach.open(str(box.pin)) as node, running(process) as agent:
+            agent.wait_ready()
+            with clock.open("r+b") as opened:  # in place, for it is mapped
+                opened.write(struct.pack("=q", jump))
+            pings = len(notified.listen())
+            write("10.0.0.2:80", "10.0.0.3:80")
+
+            def states() -> list[str]:
+                return [backend.state for backend in node.services.get(FRONTEND).backends]
+
+            wait_until(lambda: states() == ["active", "down"], "the change and its check")
+            wait_until(lambda: "WATCHDOG=1" in notified.listen()[pings:], "the watchdog")
+            assert agent.ask("/healthz")[0] == 200
+            for command in (("status",), ("svc", "show", FRONTEND), ("top", "--once")):
+                assert cli.run(box.pin, *command).status == 0
+            assert agent.stop() < scaled(5)
+            assert agent.process.returncode == 0
+            day = time.gmtime(time.time() + jump)
+            assert time.strftime("%Y-%m-%d", day) in agent.log  # it was set indeed
