@@ -14,6 +14,7 @@ from vm.subset import SUBSET
 from .harness import Box, as_on_a_node, kernel, mount_bpffs, sweep
 from .harness.bpf import attached
 from .harness.cgroup import v2_root
+from .harness.forked import FORKS
 from .harness.kept import KEEPS, Kept
 
 if TYPE_CHECKING:
@@ -24,6 +25,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid in SUBSET:
             item.add_marker(pytest.mark.vm)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if FORKS:
+        config.pluginmanager.register(_AtOnce(config))
+
+
+class _AtOnce:
+    """In guests, which may be stopped before they come to their summary."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            terminal.write(f"\n{report.longreprtext}\n")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -97,10 +97,13 @@ def _prepare(selection: list[str]) -> int:
     shutil.rmtree(clients, ignore_errors=True)
     clients.mkdir()
     environment = {**os.environ, "HOSTREACH_CLIENTS": str(clients)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     compile_clients = [sys.executable, "-m", "kernel.harness.compiled"]
     subprocess.run(compile_clients, cwd=ROOT / "tests", env=environment, check=True)
     collect = [sys.executable, "-m", "pytest", "--collect-only", "--quiet", *selection]
-    collected = subprocess.run(collect, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    collected = subprocess.run(
+        collect, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
     if selection is SUBSET and (gone := subset.SUBSET - {*collected.stdout.splitlines()}):
         print("vm: subset.py names tests that are not there:", *sorted(gone), file=sys.stderr)
         sys.exit(1)
@@ -145,7 +148,8 @@ def _job(kernel: kernels.Kernel, selection: list[str]) -> Job:
         "HOSTREACH_CLIENTS": str(OUTPUT / "clients"),
         "HOSTREACH_TIMEOUT_SCALE": UML_SCALE if kernel.is_uml else SCALE,
     }
-    pytest = [sys.executable, "-m", "pytest", "--quiet", "--color=no", "--tb=short"]
+    # Each test by its name: a guest may be stopped before it comes to its summary.
+    pytest = [sys.executable, "-m", "pytest", "--verbose", "--color=no", "--tb=short"]
     pytest += ["-p", "no:cacheprovider"]
     timeout = SUBSET_TIMEOUT if selection is SUBSET else TIMEOUT
     return Job([*pytest, *selection], environment, ROOT, timeout)
