@@ -11,9 +11,9 @@
  *   services[hr_key] -> index -> records[index].set -> slots[base + n] -> backends[id]
  *
  * The hash holds nothing but the index, which is fixed for the service's
- * life. All that describes a service lies in one immutable block of `slots`,
- * and one aligned 64-bit store of `set` publishes a new block: a reader sees
- * the old service or the new one, never a mixture.
+ * life; `hints` leads there too, without asking the hash. All that describes a service lies in one
+ * immutable block of `slots`, and one aligned 64-bit store of `set` publishes a new block: a reader
+ * sees the old service or the new one, never a mixture.
  */
 #ifndef HOSTREACH_H
 #define HOSTREACH_H
@@ -22,7 +22,7 @@
  * Changes with any layout below. `attach` brings tables of an older version to
  * this one (cpp/replacement.cpp); those of a newer are refused.
  */
-#define HR_ABI_VERSION 4
+#define HR_ABI_VERSION 5
 
 /*
  * What programs are told when they are loaded: the whole of .rodata, or where
@@ -38,12 +38,14 @@ struct hr_knobs {
 	__u16 mptcp_offset; /* of tcp_sock.is_mptcp; 0: unknown, or a helper does better */
 	__u32 sock_type; /* number of the kernel's struct sock; 0: it is not to be read */
 	__u32 cookie_offset; /* of its sk_cookie */
+	__u32 has_hints; /* look at `hints` before `services`: where loads stay in order */
 };
 
 /* hr_key.scope */
 enum hr_scope {
 	HR_EXACT = 0, /* this address */
 	HR_NODE = 1, /* every address of this node, and loopback in the host's namespace; ip is 0 */
+	HR_NOBODY = 2, /* in a record: no service's, or not yet */
 };
 
 /*
@@ -91,7 +93,9 @@ struct hr_network {
 #define HR_SET_LISTED (1ULL << 63) /* refuses all but the clients in `allowed` */
 
 /*
- * One service. `key` tells a reader whose hash element was recycled under it.
+ * One service. `key` tells a reader whose hash element was recycled under it, or whose
+ * hint is an old one: its scope is stored first when a service goes (HR_NOBODY), and
+ * last, after all else of the record, when another one comes.
  *
  * A store through mapped memory is whole or not there. Where the kernel maps no
  * arrays (below 5.5), the record is written by a system call, which copies it
@@ -155,6 +159,13 @@ enum hr_on_removal {
 	HR_RESET = 1,
 	HR_KEEP = 2,
 };
+
+/*
+ * Where services were found in the hash, from program to program: a record's index and
+ * one, or 0, in lines as the words of `slots` are. A key has one place here, and whoever
+ * found it last has that; the record's key says whose it is.
+ */
+#define HR_HINTS 65536
 
 /*
  * An array's elements are padded to 8 bytes, so `slots` is an array of lines:

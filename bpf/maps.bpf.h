@@ -142,6 +142,13 @@ struct {
 #ifndef HR_LEGACY
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, HR_HINTS / HR_LINE_WORDS);
+	__type(key, __u32);
+	__type(value, struct hr_line);
+} hints SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, HR_LISTENERS);
 	__type(key, __u32);

@@ -48,10 +48,9 @@ void Table::keep_clients(__u32 service, const std::vector<Client> &clients) {
 
 bool Table::admits() {
     bool listed = false;
-    for_each_service(
-        tables_->services.get(), capacities().services, [&](const hr_key &, __u32 service) {
-            listed = listed || (observe(tables_->records[service].set) & HR_SET_LISTED);
-        });
+    tables_->for_each_service([&](const hr_key &, __u32 service) {
+        listed = listed || (observe(tables_->records[service].set) & HR_SET_LISTED);
+    });
     for_each_key<hr_allowed_key>(tables_->allowed.get(),
                                  [&](const hr_allowed_key &) { listed = true; });
     return listed;
@@ -61,11 +60,10 @@ void Table::look_for_clients() { clients_ = find_clients(); }
 
 std::size_t Table::admit() {
     std::vector<std::pair<__u32, std::vector<hr_network>>> listed;
-    for_each_service(tables_->services.get(), capacities().services,
-                     [&](const hr_key &, __u32 service) {
-                         if (observe(tables_->records[service].set) & HR_SET_LISTED)
-                             listed.emplace_back(service, parse_ranges(read(service).spec.ranges));
-                     });
+    tables_->for_each_service([&](const hr_key &, __u32 service) {
+        if (observe(tables_->records[service].set) & HR_SET_LISTED)
+            listed.emplace_back(service, parse_ranges(read(service).spec.ranges));
+    });
     std::vector<hr_allowed_key> wanted;
     for (const auto &[service, ranges] : listed)
         for (const Client &client : clients_of(ranges))

@@ -81,7 +81,7 @@ bool Table::move_out(Range window, const std::vector<std::pair<Range, __u32>> &b
         std::copy_n(words() + range.start, range.length, tables_->slots.draft()->word + *to);
         const __u32 first = *to / HR_LINE_WORDS;
         tables_->slots.push(first, (*to + range.length - 1) / HR_LINE_WORDS - first + 1);
-        publish_set(service, record.key, (record.set & ~__u64{0xffffffff}) | *to);
+        publish_set(service, (record.set & ~__u64{0xffffffff}) | *to);
         free_words_.retire(range);
     }
     grace_.wait();

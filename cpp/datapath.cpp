@@ -46,6 +46,13 @@ Features require_features(const Wanted &wanted) {
     return features;
 }
 
+// Whoever follows a hint to a record reads its scope first (bpf/service.bpf.h).
+#if defined(__x86_64__) || defined(__s390x__)
+constexpr bool kKeepsLoadsInOrder = true;
+#else
+constexpr bool kKeepsLoadsInOrder = false;
+#endif
+
 hr_knobs knobs_for(const Wanted &wanted, const Features &features, bool are_mapped) {
     hr_knobs knobs = {};
     knobs.with_tcp = wanted.tcp;
@@ -53,6 +60,7 @@ hr_knobs knobs_for(const Wanted &wanted, const Features &features, bool are_mapp
     knobs.has_set_retval = features.set_retval;
     knobs.has_sock_release = features.sock_release;
     knobs.checks_words = !are_mapped;
+    knobs.has_hints = are_mapped && kKeepsLoadsInOrder;
     knobs.has_places = features.places && features.sock_release && are_mapped;
     if (!features.mptcp && features.probe_read && features.sock_release)
         knobs.mptcp_offset = static_cast<__u16>(kernel_offset("tcp_sock", "is_mptcp"));

@@ -148,7 +148,9 @@ void Table::put(const ServiceSpec &spec) {
         hr_allowed_key key = {client.netns, service, 0};
         add_to_set(tables_->allowed.get(), &key, "allowed clients");
     }
-    publish_set(service, spec.key, set_word(spec, base, selection));
+    if (is_new)
+        draft_record(service, spec.key);
+    publish_set(service, set_word(spec, base, selection));
     if (is_new)
         add_key(spec, service, service >= used_before);
     claims.keep();
@@ -173,12 +175,17 @@ void Table::put(const ServiceSpec &spec) {
     words_used_ += length;
 }
 
-// A new record's key comes first; where it is not mapped, all goes in one system
-// call, of which a program may see a part.
-void Table::publish_set(__u32 service, const hr_key &key, __u64 set) {
+// A new service's. Hints of the one before may lead programs here, which it left as
+// nobody's; so it stays until set_scope() says whose it is.
+void Table::draft_record(__u32 service, hr_key key) {
+    key.scope = HR_NOBODY;
+    tables_->records.draft()[service].key = key;
+}
+
+// Where it is not mapped, all of the record goes in one system call, of which a
+// program may see a part.
+void Table::publish_set(__u32 service, __u64 set) {
     hr_record &record = tables_->records.draft()[service];
-    if (!KeyEqual()(record.key, key))
-        record.key = key;
     record.check = HR_CHECK(set); // nobody looks at it in mapped memory
     tables_->records.store(service, &hr_record::set, set);
 }
@@ -191,9 +198,15 @@ void Table::add_key(const ServiceSpec &spec, __u32 service, bool is_fresh) {
     open_port(spec.key); // first: programs look here before they look further
     if (bpf_map_update_elem(tables_->services.get(), &spec.key, &service, BPF_NOEXIST))
         raise_errno(format_key(spec.key), "add the service", errno);
+    set_scope(service, spec.key.scope);
     index_.emplace(spec.key, service);
     port_users_[port_of(spec.key)]++;
     counts_.services++;
+}
+
+void Table::set_scope(__u32 service, __u8 scope) {
+    publish(tables_->records.draft()[service].key.scope, scope);
+    tables_->records.push(service, 1);
 }
 
 void Table::clear_counters(const ServiceSpec &spec, __u32 service) {
@@ -253,9 +266,10 @@ void Table::remove(const hr_key &key) {
     const Old old = remembered(service);
     begin_write();
     // before the key goes: a socket that remembers a backend asks it for its
-    // service, and not the hash
+    // service, and not the hash; nor does a program that follows a hint
     for (__u32 id : old.ids)
         tables_->backends.store(id, &hr_backend::service, __u32{HR_NO_SERVICE});
+    set_scope(service, HR_NOBODY);
     if (bpf_map_delete_elem(tables_->services.get(), &key) && errno != ENOENT)
         raise_errno(format_key(key), "remove the service", errno);
     if (--port_users_[port_of(key)] == 0)

@@ -81,14 +81,13 @@ void copy_tables(const Tables &from, const Skeleton &to) {
     std::vector<__u64> counts(static_cast<std::size_t>(libbpf_num_possible_cpus()));
     const int services = bpf_map__fd(to.map("services"));
     const int translations = bpf_map__fd(to.map("translations"));
-    for_each_service(from.services.get(), from.capacities().services,
-                     [&](const hr_key &key, __u32 index) {
-                         if (bpf_map_update_elem(services, &key, &index, 0))
-                             raise_errno("services", "copy the table", errno);
-                         if (bpf_map_lookup_elem(from.translations.get(), &index, counts.data()) ||
-                             bpf_map_update_elem(translations, &index, counts.data(), BPF_ANY))
-                             raise_errno("translations", "copy the table", errno);
-                     });
+    from.for_each_service([&](const hr_key &key, __u32 index) {
+        if (bpf_map_update_elem(services, &key, &index, 0))
+            raise_errno("services", "copy the table", errno);
+        if (bpf_map_lookup_elem(from.translations.get(), &index, counts.data()) ||
+            bpf_map_update_elem(translations, &index, counts.data(), BPF_ANY))
+            raise_errno("translations", "copy the table", errno);
+    });
 }
 
 void stage_larger(const PinDirectory &pin, const Tables &tables, const Capacities &wanted,
@@ -160,7 +159,7 @@ void stage_current(const PinDirectory &pin, __u32 version) {
     const __u64 one = 1;
     write_element(bpf_map__fd(skeleton.map("flags")), HR_OVERFLOW_USED, &one, "flags");
     // so, too, those whose connections are in socket storage
-    if (skeleton.map("holders") && features.mmap) { // without, no place is ever held
+    if (version < 4 && skeleton.map("holders") && features.mmap) { // without, none is ever held
         SharedArray<__u64> holders(Fd(::dup(bpf_map__fd(skeleton.map("holders")))), "holders");
         std::fill_n(holders.draft(), holders.size(), HR_CROWDED);
     }

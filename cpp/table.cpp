@@ -159,7 +159,7 @@ std::optional<__u32> Table::find(const hr_key &key) {
     }
     __u32 service;
     if (bpf_map_lookup_elem(tables_->services.get(), &key, &service) == 0)
-        return service;
+        return tables_->is_there(key, service) ? std::optional(service) : std::nullopt;
     if (errno != ENOENT)
         raise_errno(format_key(key), "look up the service", errno);
     return std::nullopt;
@@ -195,8 +195,8 @@ bool Table::differs(const ServiceSpec &spec) {
 
 void Table::for_each_sorted(const std::function<void(__u32)> &visit) {
     std::vector<std::pair<hr_key, __u32>> found;
-    for_each_service(tables_->services.get(), capacities().services,
-                     [&](const hr_key &key, __u32 service) { found.emplace_back(key, service); });
+    tables_->for_each_service(
+        [&](const hr_key &key, __u32 service) { found.emplace_back(key, service); });
     std::sort(found.begin(), found.end(),
               [](const auto &a, const auto &b) { return key_less(a.first, b.first); });
     for (const auto &[key, service] : found)
@@ -270,13 +270,12 @@ void Table::write_exempt_levels() {
 
 Counts Table::counts() {
     Counts counts;
-    for_each_service(tables_->services.get(), capacities().services,
-                     [&](const hr_key &, __u32 service) {
-                         const BlockView block = view(service);
-                         counts.services++;
-                         counts.backends += block.details.members;
-                         counts.slots += block.selection;
-                     });
+    tables_->for_each_service([&](const hr_key &, __u32 service) {
+        const BlockView block = view(service);
+        counts.services++;
+        counts.backends += block.details.members;
+        counts.slots += block.selection;
+    });
     return counts;
 }
 
@@ -308,12 +307,11 @@ Traffic Table::traffic(const hr_key &key) {
 
 Traffic Table::traffic() {
     Traffic all;
-    for_each_service(tables_->services.get(), capacities().services,
-                     [&](const hr_key &, __u32 service) {
-                         Traffic one = traffic_of(service);
-                         all.translations += one.translations;
-                         all.refusals += one.refusals;
-                     });
+    tables_->for_each_service([&](const hr_key &, __u32 service) {
+        Traffic one = traffic_of(service);
+        all.translations += one.translations;
+        all.refusals += one.refusals;
+    });
     return all;
 }
 

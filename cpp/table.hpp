@@ -171,7 +171,9 @@ class Table {
     bool move_out(Range window, const std::vector<std::pair<Range, __u32>> &blocks);
     void put(const ServiceSpec &spec);
     void remove(const hr_key &key);
-    void publish_set(__u32 service, const hr_key &key, __u64 set);
+    void draft_record(__u32 service, hr_key key);
+    void publish_set(__u32 service, __u64 set);
+    void set_scope(__u32 service, __u8 scope);
     void add_key(const ServiceSpec &spec, __u32 service, bool is_fresh);
     void claim_backends(const ServiceSpec &spec, __u32 service, std::vector<__u32> &ids,
                         const std::vector<__u32> &old, Claims &claims);

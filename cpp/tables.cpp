@@ -44,18 +44,31 @@ struct Pinned {
     __u32 since;   // the version of the layout that it has had its own from
 };
 constexpr std::array kPinned = {
-    Pinned{"services", true, 1},        Pinned{"records", true, 1},
-    Pinned{"slots", true, 1},           Pinned{"backends", true, 1},
-    Pinned{"active", true, 1},          Pinned{"translations", true, 1},
-    Pinned{"refusals", true, 1},        Pinned{"ports", false, 1},
-    Pinned{"node_addresses", false, 1}, Pinned{"node_networks", false, 2},
-    Pinned{"exempt", false, 1},         Pinned{"allowed", false, 2},
-    Pinned{"affinity", false, 1},       Pinned{"events", false, 1},
-    Pinned{"flags", false, 3},          Pinned{"connections", false, 1},
-    Pinned{"datagrams", false, 1},      Pinned{"more_datagrams", false, 2},
-    Pinned{"overflow", false, 1},       Pinned{"listening", false, 3},
-    Pinned{"listeners", false, 3},      Pinned{"holders", false, 4},
-    Pinned{"places", false, 4},         Pinned{"meta", false, HR_ABI_VERSION},
+    Pinned{"services", true, 1},
+    Pinned{"records", true, 1},
+    Pinned{"slots", true, 1},
+    Pinned{"backends", true, 1},
+    Pinned{"active", true, 1},
+    Pinned{"translations", true, 1},
+    Pinned{"refusals", true, 1},
+    Pinned{"ports", false, 1},
+    Pinned{"node_addresses", false, 1},
+    Pinned{"node_networks", false, 2},
+    Pinned{"exempt", false, 1},
+    Pinned{"allowed", false, 2},
+    Pinned{"affinity", false, 1},
+    Pinned{"events", false, 1},
+    Pinned{"flags", false, 3},
+    Pinned{"connections", false, 1},
+    Pinned{"datagrams", false, 1},
+    Pinned{"more_datagrams", false, 2},
+    Pinned{"overflow", false, 1},
+    Pinned{"listening", false, 3},
+    Pinned{"listeners", false, 3},
+    Pinned{"holders", false, 4},
+    Pinned{"places", false, 4},
+    Pinned{"hints", false, 5},
+    Pinned{"meta", false, HR_ABI_VERSION},
 };
 
 // Where sockets cannot remember, the LRU is all there is.
@@ -208,6 +221,21 @@ Tables Tables::open_or_create(const PinDirectory &pin, const Capacities &asked, 
                         std::to_string(have.slots) +
                         " slots; `attach` with larger numbers makes them grow");
     return t;
+}
+
+bool Tables::is_there(const hr_key &key, __u32 service) const {
+    if (service >= records.size())
+        throw Error(Kind::kernel_error, format_key(key),
+                    "the table is damaged: something else wrote into it", EUCLEAN);
+    return observe(records[service].key.scope) == key.scope;
+}
+
+void Tables::for_each_service(const std::function<void(const hr_key &, __u32 index)> &visit) const {
+    hr::for_each_service(services.get(), capacities().services,
+                         [&](const hr_key &key, __u32 service) {
+                             if (is_there(key, service))
+                                 visit(key, service);
+                         });
 }
 
 Capacities Tables::capacities() const {

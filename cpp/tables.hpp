@@ -2,6 +2,7 @@
 // The pinned maps of one instance, made or opened.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -32,6 +33,10 @@ class Tables {
     static Tables open_or_create(const PinDirectory &pin, const Capacities &asked, bool *made);
 
     Capacities capacities() const;
+
+    // What a program finds; the hash may have more, if a writer was killed on the way.
+    bool is_there(const hr_key &key, __u32 service) const;
+    void for_each_service(const std::function<void(const hr_key &, __u32 index)> &visit) const;
 
     // After the lock was taken: reads what another process wrote, where the arrays
     // are not mapped.

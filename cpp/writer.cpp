@@ -171,8 +171,17 @@ void Table::refresh() {
     counts_ = {};
     words_used_ = 0;
     std::vector<Range> services, backends, used;
+    std::vector<hr_key> nobodys; // on its way in or out when a writer was killed
     for_each_service(tables_->services.get(), capacities().services,
-                     [&](const hr_key &key, __u32 service) { index_.emplace(key, service); });
+                     [&](const hr_key &key, __u32 service) {
+                         if (tables_->is_there(key, service))
+                             index_.emplace(key, service);
+                         else
+                             nobodys.push_back(key);
+                     });
+    for (const hr_key &key : nobodys)
+        if (bpf_map_delete_elem(tables_->services.get(), &key) && errno != ENOENT)
+            raise_errno(format_key(key), "remove the service", errno);
     for (const auto &[key, service] : index_) {
         const BlockView block = view(service);
         services.push_back({service, 1});

@@ -18,6 +18,7 @@ _BY_FILE = {
         "no_usable_backend_refuses[mapped-nonblocking-none]",
     ),
     "tcp": ("fast_open_by_sendto[ipv4]",),
+    "hints": ("of_a_service_that_went[tcp]", "wrong_ones[udp-connected]"),
     "udp_connected": ("refused_connect_keeps_the_peer[ipv4]",),
     "udp_unconnected": ("several_services_from_one_socket[ipv4-8-services]",),
     "affinity": ("every_kind_of_socket_comes_back",),
@@ -61,7 +62,8 @@ LEFT_OUT = tuple(
         *("agent", "agent_chaos", "agent_file", "agent_metrics", "agent_pods", "checks"),
         *("completion", "systemd", "for_life"),  # shells, units, an end by a signal
         *("compilers", "harness"),  # what builds the programs, and the tests' own tools
+        *("intermediate", "soak"),  # a writer instruction by instruction; an hour
     )
 )
-"""Of the long form: processes that wait for one another, which emulation makes too slow for their
-own time limits, and no kernel changes what they do to the tables."""
+"""Of the long form: processes that wait for one another or are stepped through, which emulation
+makes too slow for their own time limits, and no kernel changes what they do to the tables."""

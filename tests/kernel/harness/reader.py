@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from .rawmap import MMAPABLE, RawMap
 
-ABI = 4
+ABI = 5
 ALGORITHMS = ("random", "maglev", "least-conn")
 STATES = ("active", "draining", "down")
 ON_REMOVAL = (None, "reset", "keep")
-NODE_SCOPE = 1
+NODE_SCOPE, NOBODY = 1, 2
 NO_SERVICE = 0xFFFFFFFF
 _UDP = 17
 
@@ -71,6 +71,7 @@ class Reader:
         self._maps = {name: self._stack.enter_context(RawMap.pinned(pin / name)) for name in names}
         self.is_mapped = bool(self._maps["records"].shape.flags & MMAPABLE)
         self._views: dict[str, memoryview] = {}
+        self._hints: set[tuple[bytes, int]] = set()
         for name in names:
             if self.is_mapped and name not in _HASHES:
                 self._views[name] = self._maps[name].mapped()
@@ -103,15 +104,20 @@ class Reader:
         return {struct.unpack("=QI4x", key)[:2] for key in self._maps["allowed"]}
 
     def services(self) -> dict[str, Found]:
-        """Whatever the hash leads to, by frontend."""
-        found = {}
+        """Whatever the hash leads to, or any hint that a program may have left, by frontend."""
+        self._hints |= {*self.keys().items()}
+        found: dict[str, Found] = {}
+        for key, index in sorted(self._hints):
+            if self.record_key(index) == key:
+                assert frontend(key) not in found, "two records are one service's"
+                found[frontend(key)] = self.follow(key, index)
         for key, index in self.keys().items():
-            found[frontend(key)] = self.follow(key, index)
+            own = self.record_key(index)
+            assert own in (key, nobodys(key)), f"{frontend(key)}: another's, {frontend(own)}"
         return found
 
     def follow(self, key: bytes, index: int) -> Found:
-        set_word, own_key, check = _RECORD.unpack_from(self._views["records"], _RECORD.size * index)
-        assert own_key == key, f"{frontend(key)}: the record is another's, {frontend(own_key)}"
+        set_word, _, check = _RECORD.unpack_from(self._views["records"], _RECORD.size * index)
         if not self.is_mapped:
             assert check == (set_word * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 32
         base, count = set_word & 0xFFFFFFFF, set_word >> 32 & 0x1FFF
@@ -181,6 +187,11 @@ class Reader:
     def record_key(self, index: int) -> bytes:
         key: bytes = _RECORD.unpack_from(self._views["records"], _RECORD.size * index)[1]
         return key
+
+
+def nobodys(key: bytes) -> bytes:
+    """The same of a service that is about to come or to go."""
+    return key[:-1] + bytes([NOBODY])
 
 
 def frontend(key: bytes) -> str:

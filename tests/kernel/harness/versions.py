@@ -12,19 +12,21 @@ from .rawmap import ARRAY, MMAPABLE, RawMap, Shape
 META = struct.Struct("=4I4I Q 3I 3I Q 2I")
 _META_2 = struct.Struct("=4I 2Q 4I")
 _FLAG = struct.Struct("=Q")
-CURRENT, OLDER = 4, (1, 2, 3)
+CURRENT, OLDER = 5, (1, 2, 3, 4)
 _SINCE_2 = ("flags", "node_networks", "allowed", "more_datagrams")
 _SINCE_3 = ("listening", "listeners")
 _SINCE_4 = ("holders", "places")
+_SINCE_5 = ("hints",)
 STAGED = ("services", "records", "slots", "backends", "active", "translations", "refusals")
 
 
 def turn_back(pin: Path, to: int) -> None:
     """What is pinned there becomes that version. Attached programs go on with what they have.
 
-    None of those versions had places: sockets that hold one are to be told apart, or not there.
+    Before version 4 there were no places: sockets that hold one are to be told apart, or not there.
     """
-    for name in _SINCE_4 if to == 3 else _SINCE_3 + _SINCE_4:
+    gone = {4: _SINCE_5, 3: _SINCE_4 + _SINCE_5}.get(to, _SINCE_3 + _SINCE_4 + _SINCE_5)
+    for name in gone:
         (pin / name).unlink(missing_ok=True)
     with RawMap.pinned(pin / "meta") as now, RawMap.pinned(pin / "flags") as all_flags:
         meta, mapped = now[0], now.shape.flags
@@ -34,7 +36,7 @@ def turn_back(pin: Path, to: int) -> None:
     if to > 1:
         with RawMap.pinned(pin / "meta") as now:
             now[0] = struct.pack("=I", to) + meta[4:]
-    if to == 3:
+    if to >= 3:
         return
     if to == 2:
         with RawMap.create("flags", Shape(ARRAY, 4, _FLAG.size, 3, mapped)) as old:
