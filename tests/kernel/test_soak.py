@@ -28,6 +28,8 @@ from .harness.clients import TCP, UDP_CONNECTED, UDP_UNCONNECTED, V4, exchange
 LONG = os.environ.get("HOSTREACH_LONG") == "1"
 SECONDS = float(os.environ.get("HOSTREACH_SOAK_SECONDS", "3600" if LONG else "12"))
 WARM = max(4.0, min(60.0, SECONDS / 4))
+PAUSE = 0.005
+"""Seconds: the machine is to be at work, not out of breath."""
 MAY_GROW = 2048
 """kB: pages of the interpreter that were not touched before; a leak of an hour is far more."""
 
@@ -105,6 +107,7 @@ def one_after_another(seconds: float, kind: str) -> int:
     while time.monotonic() < end:
         exchange(V4, kind, ("10.96.0.1", 80))
         done += 1
+        time.sleep(PAUSE)
     return done
 
 
