@@ -275,6 +275,8 @@ def test_killed_on_the_way(box: Box, node: Node, old: int) -> None:
         turn_back(box.pin, old)
         made = attach_by_steps(box)
         assert (version(box.pin), names(box)) == (CURRENT, before)
+        # User-Mode Linux shows a stopped process's registers without them.
+        kernel.need(bool(made), "the numbers of another process's system calls")
         moving = next(n for n, call in enumerate(made) if call in RENAME)
         for number in range(KILLS):
             turn_back(box.pin, old)
