@@ -9,7 +9,9 @@
 
 static __always_inline bool has_service(const struct hr_key *key)
 {
-	return has_port(key, key->scope) && bpf_map_lookup_elem(&services, key);
+	struct service service;
+
+	return has_port(key, key->scope) && find_key(key, &service);
 }
 
 /* 0, or -EADDRINUSE. Ports that the kernel chooses itself do not come here. */

@@ -71,6 +71,8 @@ WALKED_ONCE int tell_listeners(struct bpf_sock_addr *ctx, __u64 high, __u64 low,
 	traced.service.port = record->key.port;
 	traced.service.protocol = record->key.protocol;
 	traced.service.scope = record->key.scope;
+	if (traced.service.scope == HR_NOBODY) /* it went just now */
+		traced.service.scope = record->key.ip[3] ? HR_EXACT : HR_NODE;
 	traced.verdict = what % HR_VERDICTS_MAX;
 	if (traced.verdict == HR_NO_BACKEND && read_set(record, &service.set) &&
 	    is_refused(ctx, &service))

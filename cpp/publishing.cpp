@@ -175,8 +175,8 @@ void Table::put(const ServiceSpec &spec) {
     words_used_ += length;
 }
 
-// A new service's. Hints of the one before may lead programs here, which it left as
-// nobody's; so it stays until set_scope() says whose it is.
+// A new service's. If there was one before, its hints may lead programs here, and it
+// went as nobody's; so it stays until set_scope() says whose it is.
 void Table::draft_record(__u32 service, hr_key key) {
     key.scope = HR_NOBODY;
     tables_->records.draft()[service].key = key;

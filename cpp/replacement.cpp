@@ -155,9 +155,11 @@ void stage_current(const PinDirectory &pin, __u32 version) {
     lend_tables(pin, skeleton, Lend::all, version);
     skeleton.load();
     write_meta(skeleton, meta);
-    // a look too many until all are replaced, rather than one too few
+    // a look too many until all are replaced, rather than one too few; since version 3
+    // both raise the same flags
     const __u64 one = 1;
-    write_element(bpf_map__fd(skeleton.map("flags")), HR_OVERFLOW_USED, &one, "flags");
+    if (version < 3)
+        write_element(bpf_map__fd(skeleton.map("flags")), HR_OVERFLOW_USED, &one, "flags");
     // so, too, those whose connections are in socket storage
     if (version < 4 && skeleton.map("holders") && features.mmap) { // without, none is ever held
         SharedArray<__u64> holders(Fd(::dup(bpf_map__fd(skeleton.map("holders")))), "holders");

@@ -37,8 +37,8 @@ struct Traffic {
     __u64 refusals = 0;
 };
 
-// Everything is decided by what the maps hold: the hash says which services
-// exist, their records' words say what they are, and what neither reaches is
+// Everything is decided by what the maps hold: hash and records say which services
+// exist, the records' words what they are, and what neither reaches is
 // free. A writer killed at any instruction so leaves each service wholly before
 // or wholly after its change. Three things are only hints that may then be
 // stale, and the next writer mends them, told by an odd generation:

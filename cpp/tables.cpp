@@ -227,7 +227,7 @@ bool Tables::is_there(const hr_key &key, __u32 service) const {
     if (service >= records.size())
         throw Error(Kind::kernel_error, format_key(key),
                     "the table is damaged: something else wrote into it", EUCLEAN);
-    return observe(records[service].key.scope) == key.scope;
+    return KeyEqual()(records[service].key, key);
 }
 
 void Tables::for_each_service(const std::function<void(const hr_key &, __u32 index)> &visit) const {

@@ -265,6 +265,17 @@ def attach_by_steps(box: Box, kill: int | None = None) -> list[int | None]:
     return made
 
 
+@pytest.mark.parametrize("old", [each for each in OLDER if each >= 3])
+def test_no_look_at_the_overflow_from_now_on(box: Box, node: Node, old: int) -> None:
+    """Nothing would lower that flag, and it costs each connect to elsewhere a look-up."""
+    with RawMap.pinned(box.pin / "flags") as flags:
+        before = flags[0]
+    turn_back(box.pin, old)
+    node.attach(cgroup=str(box.cgroup))
+    with RawMap.pinned(box.pin / "flags") as flags:
+        assert flags[0] == before == bytes(8)
+
+
 @OLD
 def test_killed_on_the_way(box: Box, node: Node, old: int) -> None:
     """After any system call: the next `attach` goes back or forward, and no client notices."""

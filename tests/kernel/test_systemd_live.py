@@ -58,7 +58,8 @@ def test_from_boot_to_stop(box: Box, machine: LiveSystemd) -> None:
     followed = Seen("10.0.0.3:53", ("10.96.0.2", 53))
     machine.boot()
     wait_until(lambda: machine.ctl("is-active", AGENT) == "active", "the agent", 60)
-    assert machine.ctl("list-units", "--failed", "--plain", "--no-legend") == "", machine.log
+    failed = machine.ctl("list-units", "--failed", "--plain", "--no-legend")
+    assert failed == "", machine.ctl("status", "--no-pager", "--full", AGENT, RESTORE)
     before, network = machine.show(RESTORE), machine.show("network-pre.target")
     entered = "ActiveEnterTimestampMonotonic"
     assert 0 < int(before[entered]) <= int(network[entered])

@@ -155,6 +155,7 @@ class Terminal:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 self.pid = 0
+                self._read()  # its last words
                 return os.waitstatus_to_exitcode(status)
         raise AssertionError(f"it goes on: {self.said[-200:]!r}")
 

@@ -248,8 +248,8 @@ def pins(box: Box) -> list[str]:
 def test_one_writer_as_fast_as_it_can(box: Box, node: Node) -> None:
     model, number = contents(node), 0
     before = pins(box), attached(box.cgroup)
-    deadline = time.monotonic() + SECONDS
     with traffic(box) as reports:
+        deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline:
             number += 1
             place, wanted = operation(number)
@@ -257,7 +257,7 @@ def test_one_writer_as_fast_as_it_can(box: Box, node: Node) -> None:
             model = after(model, place, wanted)
     reached = check_traffic(reports)
     print(f"{reached} connections and exchanges beside {number} changes")
-    assert number > 50
+    assert number > 50 / SCALE
     assert contents(node) == model
     assert (pins(box), attached(box.cgroup)) == before
     check_nothing_is_lost(node)

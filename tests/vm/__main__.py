@@ -93,6 +93,8 @@ def _prepare(selection: list[str]) -> int:
 
     Collecting the tests also leaves their bytecode, which guests would each compile again.
     """
+    if lost := [path for path in subset.LEFT_OUT if not (ROOT / path).exists()]:
+        sys.exit(f"vm: subset.py leaves out files that are not there: {', '.join(lost)}")
     clients = OUTPUT / "clients"
     shutil.rmtree(clients, ignore_errors=True)
     clients.mkdir()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from hostreach import _core
+from hostreach import _core, collector
 from hostreach.cgroup import find_root
 from hostreach.errors import InvalidInput, NotFound, Refused
 from hostreach.options import Capacities
@@ -71,7 +71,7 @@ class ServiceTable(LockedTable):
     def plain_list(self, owner: str | None = None) -> PlainServices:
         """See `hostreach.table.PlainTable.plain_list`."""
         try:
-            with self.locked(exclusive=False):
+            with collector.paused(), self.locked(exclusive=False):
                 return self._core.list(owner)
         except NotFound:
             return []

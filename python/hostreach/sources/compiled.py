@@ -9,7 +9,7 @@ __all__ = ["common_form", "count_keys"]
 
 try:
     from hostreach._core import common_form, count_keys
-except ImportError:
+except ModuleNotFoundError:
     if not TYPE_CHECKING:
 
         def common_form(services: list[object], owner: str) -> list[None]:  # noqa: ARG001

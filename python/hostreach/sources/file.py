@@ -75,6 +75,8 @@ def load_changes(path: str, *, owner: str = "manual", tick: Tick = nothing) -> C
     text, where = _read(path, owner)
     with collector.paused():
         decoded = _decoded(text, where, lambda done: tick(done / 2))
+        if decoded.first_at is None:  # lines, which are decoded in no time
+            return Reader(decoded, owner, alone=False, tick=tick).changes()
         return Reader(decoded, owner, alone=False, tick=lambda done: tick((1 + done) / 2)).changes()
 
 

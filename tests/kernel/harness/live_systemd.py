@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """systemd itself, as the first process of a machine of its own: namespaces, and a cgroup as root.
 
-It has no units but those of the test, an /etc and a /run of its own, and the box's network.
+It has no units but those of the test, an /etc, a /run and a console of its own, settings of the
+kernel that it can only read, and the box's network.
 """
 
 from __future__ import annotations
@@ -37,9 +38,14 @@ _OF_ETC = ("group", "hosts", "ld.so.cache", "nsswitch.conf", "passwd")
 # $1: the test's directory; the rest: what becomes the first process.
 _BEGIN = """
 set -e
+umount --lazy /sys/fs/cgroup
 mount -t cgroup2 none /sys/fs/cgroup
 mount -t tmpfs none /run
-mount --rbind "$1/etc" /etc
+mount --bind /proc/sys /proc/sys
+mount -o remount,bind,ro /proc/sys
+mount --bind "$1/etc" /etc
+[ ! -e /dev/console ] || mount --bind "$1/systemd.log" /dev/console
+: > "$1/begun"
 shift
 exec "$@"
 """
@@ -90,7 +96,7 @@ class LiveSystemd:
 
         own = ("--pid", "--mount", "--uts", "--ipc", "--cgroup", "--propagation=private")
         first = (str(SYSTEMD), "--system", "--unit=multi-user.target")
-        with self._log.open("wb") as log:
+        with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
                     *("unshare", *own, "--mount-proc", "--fork", "--kill-child", "--"),
@@ -102,6 +108,7 @@ class LiveSystemd:
                 preexec_fn=enter,  # noqa: PLW1509 - the tests have no threads
                 env=variables,
             )
+        wait_until((self._directory / "begun").exists, f"its mounts; {self._log}")
         wait_until(lambda: self.ctl("is-system-running") in ("running", "degraded"), "boot", 60)
 
     @property
@@ -146,13 +153,11 @@ class LiveSystemd:
 
     def close(self) -> None:
         if self._process is not None:
+            first = self.first_pid if self._process.poll() is None else 0
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
+            wait_until(lambda: not first or not Path(f"/proc/{first}").exists(), "its end")
             self.cgroup.remove()
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text(errors="replace")
 
 
 def of_pid(machine: LiveSystemd, pid: str) -> Path:
