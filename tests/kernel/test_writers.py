@@ -337,6 +337,6 @@ def test_clients_never_reach_a_recycled_service(box: Box) -> None:
             for number in range(2):
                 frontend = f"10.96.0.{number}:80/udp"
                 node.services.add(Service.of(frontend, servers[number], on_removal="keep"))
-                time.sleep(0.005)
+                time.sleep(scaled(0.005))
                 node.services.remove(frontend)
         assert all(client.result() for client in clients)
