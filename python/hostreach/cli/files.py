@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import DryRun, Json, MaxBackends, MaxServices, MaxSlots, Owner, Pin, open_node
-from .output import ended_by, print_diff, warn_about
+from .output import ended_by, print_diff, warn, warn_about
 from .progress import Progress
 
 
@@ -37,10 +37,9 @@ def apply(
     with Progress(file) as progress:
         found = load_changes(file, owner=owner, tick=progress)
     if found.checked:
-        typer.echo(
-            f"hostreach: warning: {found.checked} of the services have a check, which `agent file` "
-            "does and apply does not",
-            err=True,
+        warn(
+            f"{found.checked} of the services have a check, which `agent file` does and apply does "
+            "not"
         )
     with open_node(context, pin, max_services, max_backends, max_slots) as node:
         changes = node.services.apply(

@@ -8,6 +8,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -132,6 +133,12 @@ def print_sockets(result: EndResult) -> None:
         )
 
 
+def warn(message: str) -> None:
+    """A line on stderr. Where that cannot be written, what was asked for is done all the same."""
+    with suppress(OSError):
+        typer.echo(f"hostreach: warning: {message}", err=True)
+
+
 def warn_about(changes: Iterable[Change], node: Node) -> None:
     """Lines on stderr for what was written and may not do what was meant."""
     written = [change.plain_after for change in changes if change.plain_after is not None]
@@ -144,10 +151,9 @@ def _warn_hidden(frontends: Iterable[PlainFrontend]) -> None:
     from hostreach.listeners import hidden
 
     for frontend, bound in hidden(frontends):
-        typer.echo(
-            f"hostreach: warning: {format_frontend(*frontend)} hides the server bound to "
-            f"{', '.join(bound)} from clients on this node",
-            err=True,
+        warn(
+            f"{format_frontend(*frontend)} hides the server bound to {', '.join(bound)} from "
+            "clients on this node"
         )
 
 
@@ -155,11 +161,9 @@ def _warn_host_only(frontends: Sequence[PlainFrontend], node: Node) -> None:
     """Services for the host alone, where the kernel cannot tell it."""
     if frontends and not node.knows_host():
         rest = f" and {len(frontends) - 1} more" if len(frontends) > 1 else ""
-        typer.echo(
-            f"hostreach: warning: {format_frontend(*frontends[0])}{rest}: nobody uses a host_only "
-            "service here, for this kernel does not tell the host's network namespace "
-            "(Linux 5.14 does)",
-            err=True,
+        warn(
+            f"{format_frontend(*frontends[0])}{rest}: nobody uses a host_only service here, for "
+            "this kernel does not tell the host's network namespace (Linux 5.14 does)"
         )
 
 
