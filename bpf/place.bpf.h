@@ -45,12 +45,24 @@ struct seat {
 	__u32 at;
 };
 
+/*
+ * Cookies count up from 1, but those that are given out while another one is being made
+ * on the same processor count down from 2^64 (gen_cookie_next() in include/linux/cookie.h):
+ * where programs can be preempted that is not seldom. Their highest bit is HR_CROWDED's.
+ */
+static __always_inline bool has_no_place(const struct seat *seat)
+{
+	return seat->cookie & HR_CROWDED;
+}
+
 static __always_inline void find_seat_by(struct seat *seat, __u64 cookie)
 {
 	seat->cookie = cookie;
 	seat->at = cookie % HR_PLACES;
 	seat->holder = bpf_map_lookup_elem(&holders, &seat->at);
 	seat->held = seat->holder ? *(volatile __u64 *)seat->holder : 0;
+	if (has_no_place(seat))
+		seat->held |= HR_CROWDED; /* it looks at storage always */
 }
 
 static __always_inline void find_seat(struct seat *seat, void *ctx)
@@ -122,7 +134,7 @@ static __always_inline struct hr_place *place_at(const struct seat *seat)
 /* Takes it if it is free. */
 static __always_inline bool take_seat(const struct seat *seat)
 {
-	if (seat->held & ~HR_CROWDED)
+	if (has_no_place(seat) || (seat->held & ~HR_CROWDED))
 		return false;
 	return swap_if(seat->holder, seat->held, seat->held | seat->cookie) == seat->held;
 }
