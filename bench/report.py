@@ -52,7 +52,8 @@ def hook_rows(costs: Sequence[Cost]) -> list[dict[str, Any]]:
             row[contestant.text] = {
                 "net_ns": round(median),
                 "quartiles_ns": [round(low), round(high)],
-                "times_empty": round(median / own, 1),
+                # 0 where the kernel's clock for programs is that coarse: User-Mode Linux's
+                "times_empty": round(median / own, 1) if own else 0.0,
             }
         rows.append(row)
     return rows

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .harness import Box, Line, cli
+from .harness import Box, Line, cli, kernel
 from .harness.host import Pod, pods
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +36,8 @@ def pod(box: Box) -> Iterator[Pod]:
 
 def end_a_pods_socket(box: Box, pod: Pod, capabilities: list[str], without: str = "") -> str:
     """Attach, add a service, take its backend from a socket in a pod; what was said last."""
+
+    kernel.need(kernel.ends_sockets(), "way to end sockets")
 
     def hostreach(*arguments: str) -> str:
         kept = "".join(f",+{each}" for each in capabilities)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @contextmanager
 def eight_clients(place: Place) -> Iterator[tuple[Line, list[str]]]:
     """As place.clients(), of a service that is as it was."""
+    kernel.need(kernel.ends_sockets(), "way to end sockets")
     place.node.services.set(Service.of(place.frontend, *place.backends, on_removal="reset"))
     with place.clients() as clients:
         yield clients
