@@ -76,14 +76,12 @@ def trace(
         verdict,  # type: ignore[arg-type]
     )
     seconds = float("inf") if duration is None else parse_duration(duration) / 1000
-    with open_node(context, pin) as node, _ended_by_signals():
+    with suppress(KeyboardInterrupt), open_node(context, pin) as node, _ended_by_signals():
         tracer = node.trace(wanted)
         try:
             if not node.status().cgroup:
                 _say("nothing is attached, so there is nothing to see before `attach`")
             _follow(tracer, seconds, as_json)
-        except KeyboardInterrupt:
-            pass
         except BrokenPipeError:
             # Nobody reads on, which is how `trace | head` ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
