@@ -164,6 +164,7 @@ def test_hours_of_work(box: Box, tmp_path: Path) -> None:
             rounds += 1
         return rounds
 
+    wanted = some_services(random.Random(1))
     change()
     blocks = tmp_path / "blocks"
     counting = (sys.executable, str(counted.__file__), str(blocks))
@@ -171,14 +172,19 @@ def test_hours_of_work(box: Box, tmp_path: Path) -> None:
     with running(process) as agent:
         agent.wait_ready()
         with hostreach.open(str(box.pin)) as node, clients(box, scaled(WARM + SECONDS)):
+
+            def settle() -> None:
+                """The same services each time, for what they take is to be compared."""
+                new.write_text(dump(wanted))
+                new.rename(file)
+                wait_until(lambda: len(node.services) == len(wanted), "the last change")
+
             work(WARM)
+            settle()
             hooks, before, warm = attached(box.cgroup), held(box, agent), memory(agent)
             fewest_before = counted.fewest(blocks, 2)
             rounds = work(SECONDS)
-            wanted = some_services(random.Random(1))
-            new.write_text(dump(wanted))
-            new.rename(file)
-            wait_until(lambda: len(node.services) == len(wanted), "the last change")
+            settle()
             # at work it opens some tables for a moment
             wait_until(lambda: is_no_more(held(box, agent), before), "no more held than before")
             grown = memory(agent) - warm
