@@ -31,8 +31,8 @@ SECONDS = float(os.environ.get("HOSTREACH_SOAK_SECONDS", "3600" if LONG else "12
 WARM = max(4.0, min(60.0, SECONDS / 4))
 PAUSE = 0.005
 """Seconds: the machine is to be at work, not out of breath."""
-BLOCKS_MORE = 3000
-"""Of Python's memory, of some 174,000: what is there for a moment differs by less than 2,000."""
+BLOCKS_MORE = 1000
+"""Of Python's memory, of some 174,000: one that each round of an hour leaves is more."""
 MAY_GROW = 4096
 """kB, for what is not Python's; of the interpreter's arenas ever more pages are touched."""
 
@@ -182,13 +182,13 @@ def test_hours_of_work(box: Box, tmp_path: Path) -> None:
             work(WARM)
             settle()
             hooks, before, warm = attached(box.cgroup), held(box, agent), memory(agent)
-            fewest_before = counted.fewest(blocks, 2)
+            fewest_before = counted.fewest(blocks, 3)
             rounds = work(SECONDS)
             settle()
             # at work it opens some tables for a moment
             wait_until(lambda: is_no_more(held(box, agent), before), "no more held than before")
             grown = memory(agent) - warm
-            more = counted.fewest(blocks, 2) - fewest_before
+            more = counted.fewest(blocks, 3) - fewest_before
         print(f"{rounds} rounds in {SECONDS:g} s, the agent grew by {grown} kB, {more} blocks")
         assert rounds > 2
         assert more < BLOCKS_MORE
