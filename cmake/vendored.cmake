@@ -19,7 +19,7 @@ function(vendored_library name archives)
     URL "${PROJECT_SOURCE_DIR}/third_party/${tarball}"
     URL_HASH SHA256=${sha256}
     DOWNLOAD_EXTRACT_TIMESTAMP ON # or make would want autoconf
-    PREFIX "${VENDORED_PREFIX}/work/${name}"
+    PREFIX "${VENDORED_PREFIX}/steps/${name}"
     SOURCE_DIR "${VENDORED_PREFIX}/src/${name}"
     BUILD_IN_SOURCE ON
     BUILD_BYPRODUCTS ${archives}

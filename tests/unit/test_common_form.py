@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ from hostreach.sources.file import load_changes
 from hostreach.table import Services
 from hostreach.testing import MemoryTable
 
-pytestmark = pytest.mark.skipif(count_keys({}) < 0, reason="the compiled module is not here")
+
+@pytest.fixture(autouse=True)
+def compiled() -> None:
+    """Only a checkout that was never built is without; HOSTREACH_NO_SKIP=1 says that none is."""
+    if count_keys({}) < 0:
+        assert os.environ.get("HOSTREACH_NO_SKIP") != "1", "the compiled module is not here"
+        pytest.skip("the compiled module is not here")
+
 
 PLAIN = {
     "frontend": "10.96.0.1:80/tcp",

@@ -7,18 +7,24 @@
 
 from __future__ import annotations
 
+import re
+
 from hostreach.errors import InvalidInput
 
 from .document import parse_json, quick_decode, quickly
 
 KEYS = ("frontend", "remove")
 """One of them is in each line, and tells such lines from a document in JSON."""
+# Neither YAML nor the beginning of a document, all of which may stand in one line.
+_MAY_BE_LINES = re.compile(r'\s*\{(?!\s*"(version|services)")')
 
 
 def parse_lines(text: str, where: str) -> list[object] | None:
     """What each line that is not blank says; None if these are no JSON lines."""
+    if not _MAY_BE_LINES.match(text):
+        return None
     lines = [line for line in text.split("\n") if line and not line.isspace()]
-    if not lines or not lines[0].lstrip().startswith("{") or not _is_entry(lines[0]):
+    if not lines or not _is_entry(lines[0]):
         return None
     entries = quickly(text, lambda: [quick_decode(line) for line in lines])
     if entries is None:
