@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .changes import Change
     from .ending import EndResult
     from .errors import (
         AbiMismatch,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from .exempt import Exemptions
     from .models import Backend, Frontend, Service
     from .node import AttachResult, Capacities, DetachResult, Node, Status, open  # noqa: A004 - as in hostreach.open()
-    from .table import Change, Services
+    from .services import Services
 
 __all__ = [
     "AbiMismatch",
@@ -73,7 +74,8 @@ _HOME = {
         ("AttachResult", "Capacities", "DetachResult", "Node", "Status", "open"), "node"
     ),
     "EndResult": "ending",
-    **dict.fromkeys(("Change", "Services"), "table"),
+    "Change": "changes",
+    "Services": "services",
     "Exemptions": "exempt",
 }
 

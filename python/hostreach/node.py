@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, final
 
+from .changes import Change
 from .datapath import KernelTable, knows_host, mounted_root, netns_cookie
 from .ending import EndResult
 from .errors import InvalidInput, NotFound
@@ -17,8 +18,9 @@ from .options import AttachOptions, Capacities
 from .own_mount import root_to_attach
 from .plain import PlainFrontend
 from .rules import removal
+from .services import Services
 from .syntax import parse_frontend
-from .table import Change, PlainTable, Services
+from .table import PlainTable
 
 if TYPE_CHECKING:
     from .explain import Explanation

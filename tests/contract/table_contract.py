@@ -21,7 +21,8 @@ from hostreach.errors import (
 )
 from hostreach.models import Frontend, Service
 from hostreach.plain import plain_frontend, plain_service
-from hostreach.table import PlainTable, Row, Services, Table
+from hostreach.services import Services
+from hostreach.table import PlainTable, Row, Table
 
 SERVICES = 8
 BACKENDS = 32

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 import hostreach
 from hostreach import Service, errors
 from hostreach.node import Capacities
-from hostreach.table import Services
+from hostreach.services import Services
 from hostreach.testing import MemoryTable
 
 from .harness.box import BPFFS, PREFIX

@@ -15,7 +15,7 @@ from typing_extensions import Self
 import hostreach
 from hostreach.cli import main
 from hostreach.exempt import Exemptions
-from hostreach.table import Change, Services
+from hostreach.services import Change, Services
 from hostreach.testing import MemoryTable
 
 # The first text drawn takes a second, on a loaded machine more: times say nothing here.

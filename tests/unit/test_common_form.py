@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from hostreach.errors import InvalidInput
 from hostreach.models import Service
 from hostreach.plain import plain_service
+from hostreach.services import Services
 from hostreach.sources.compiled import common_form, count_keys
 from hostreach.sources.file import load_changes
-from hostreach.table import Services
 from hostreach.testing import MemoryTable
 
 

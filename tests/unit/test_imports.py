@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import hostreach
-from hostreach import errors, exempt, table, testing
+from hostreach import changes, errors, exempt, services, table, testing
 from hostreach.errors import HostreachError, InvalidInput, Refused
 from hostreach.sources import file
 
@@ -31,7 +31,7 @@ def imported(*code: str) -> set[str]:
         "hostreach.errors",
         "hostreach.syntax",
         "hostreach.models",
-        "hostreach.table",
+        "hostreach.services",
         "hostreach.exempt",
         "hostreach.testing",
         "hostreach.sources.file",
@@ -50,7 +50,7 @@ def test_imports_without_the_compiled_module(module: str) -> None:
     "module",
     [
         "hostreach.syntax",
-        "hostreach.table",
+        "hostreach.services",
         "hostreach.exempt",
         "hostreach.testing",
         "hostreach.cli.app",
@@ -65,7 +65,7 @@ def test_light_commands_stay_light() -> None:
         "import hostreach",
         "from hostreach.cli import main",
         "from hostreach.exempt import Exemptions",
-        "from hostreach.table import Services",
+        "from hostreach.services import Services",
         "from hostreach.testing import MemoryTable",
         "class Node:",
         "    services = Services(MemoryTable())",
@@ -98,10 +98,12 @@ def test_the_agent_without_its_extra_says_so() -> None:
 
 def test_models_do_no_input_or_output() -> None:
     modules = imported("import hostreach.models")
-    assert not modules & {"yaml", "typer", "hostreach.table", "hostreach.sources"}
+    assert not modules & {"yaml", "typer", "hostreach.services", "hostreach.sources"}
 
 
-@pytest.mark.parametrize("module", [hostreach, errors, exempt, table, testing, file])
+@pytest.mark.parametrize(
+    "module", [hostreach, changes, errors, exempt, services, table, testing, file]
+)
 def test_exports_are_sorted_and_there(module: object) -> None:
     names: list[str] = module.__all__  # type: ignore[attr-defined]
     assert names == sorted(names)

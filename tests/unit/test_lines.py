@@ -12,8 +12,8 @@ import pytest
 from hostreach.cli import progress
 from hostreach.errors import InvalidInput, OwnerConflict
 from hostreach.models import Service
+from hostreach.services import Services
 from hostreach.sources.file import load, load_changes
-from hostreach.table import Services
 from hostreach.testing import MemoryTable
 
 ONE = '{"frontend": "10.96.0.1:80/tcp", "backends": [{"address": "10.0.0.1:80"}]}\n'

@@ -10,7 +10,8 @@ from contract.table_contract import BACKENDS, SERVICES, SLOTS, TableContract
 from hostreach.errors import TableFull
 from hostreach.exempt import ExemptTable
 from hostreach.models import Frontend, Service
-from hostreach.table import Services, Table
+from hostreach.services import Services
+from hostreach.table import Table
 from hostreach.testing import MemoryTable
 
 VIP = "10.96.0.1:1/tcp"

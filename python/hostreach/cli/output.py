@@ -17,10 +17,10 @@ from hostreach.syntax import format_frontend
 
 if TYPE_CHECKING:
     from hostreach import Node
+    from hostreach.changes import Change
     from hostreach.ending import EndResult
     from hostreach.models import Service
     from hostreach.plain import PlainFrontend
-    from hostreach.table import Change
 
 SCHEMA = 1
 """Of what ``--json`` prints; rises when a key changes its meaning or goes, not when one comes."""

@@ -33,7 +33,7 @@ from .output import (
 if TYPE_CHECKING:
     from hostreach.models import Service
     from hostreach.running import Checked
-    from hostreach.table import Inspection
+    from hostreach.services import Inspection
 
 app = typer.Typer(help="Add, change, remove and show services.")
 

@@ -12,7 +12,7 @@ from hostreach.agent.programmer import Programmer
 from hostreach.errors import TableBusy
 from hostreach.models import Service
 from hostreach.plain import PlainFrontend, PlainService, plain_frontend, plain_service
-from hostreach.table import Services
+from hostreach.services import Services
 from hostreach.testing import MemoryTable
 
 
