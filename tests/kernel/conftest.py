@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +20,8 @@ from .harness.kept import KEEPS, Kept
 
 if TYPE_CHECKING:
     from hostreach.node import Node
+
+    from .harness.cluster import Agent, Cluster
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -95,6 +98,37 @@ def node(box: Box) -> Iterator[Node]:
         if not attached(box.cgroup):
             opened.attach(cgroup=str(box.cgroup))
         yield opened
+
+
+@pytest.fixture
+def table(box: Box) -> Iterator[Node]:
+    """An instance as an agent leaves it: neither made nor attached by the test."""
+    import hostreach
+
+    with hostreach.open(str(box.pin)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def api(box: Box) -> Iterator[Cluster]:
+    """An API server that knows the node."""
+    from .harness.cluster import cluster, node_object
+    from .harness.host import give_addresses
+
+    give_addresses(box)
+    with cluster(box) as made:
+        made.put(node_object())
+        yield made
+
+
+@pytest.fixture
+def running(box: Box, api: Cluster, tmp_path: Path) -> Iterator[Agent]:
+    """An agent that follows it, and is in step."""
+    from .harness.cluster import agent
+
+    with agent(box, api.url, directory=tmp_path) as process:
+        process.wait_ready()
+        yield process
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import hostreach
 from hostreach import Service
 
 from .harness import Box, cli, wait_until
@@ -50,12 +49,6 @@ def agent(box: Box, directory: Path, tmp_path: Path) -> Iterator[AgentProcess]:
     with follow(box, tmp_path, str(directory)) as process:
         process.wait_ready()
         yield process
-
-
-@pytest.fixture
-def table(box: Box) -> Iterator[Node]:
-    with hostreach.open(str(box.pin)) as opened:
-        yield opened
 
 
 def reached(box: Box, vip: tuple[str, int] = VIP, kind: str = TCP) -> set[object]:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import pytest
 from kube.objects import pod, service
 
-import hostreach
 from hostreach.agent.pods import file_of
 
 from .harness import Box, wait_until
@@ -47,12 +46,6 @@ def running(box: Box, api: Cluster, directory: Path) -> Iterator[Agent]:
     with agent(box, api.url, "--pod-info", directory=directory) as process:
         process.wait_ready()
         yield process
-
-
-@pytest.fixture
-def table(box: Box) -> Iterator[Node]:
-    with hostreach.open(str(box.pin)) as opened:
-        yield opened
 
 
 @contextmanager

@@ -6,13 +6,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-import hostreach
 from hostreach import Service
 
 from .harness import Box, cli, wait_until
@@ -40,12 +38,6 @@ def file(tmp_path: Path) -> Path:
 
 def follow(box: Box, file: Path, *arguments: str, bare: bool = True) -> AgentProcess:
     return AgentProcess(box, "file", str(file), *arguments, directory=file.parent, bare=bare)
-
-
-@pytest.fixture
-def table(box: Box) -> Iterator[Node]:
-    with hostreach.open(str(box.pin)) as opened:
-        yield opened
 
 
 def states(table: Node, frontend: str) -> list[str]:

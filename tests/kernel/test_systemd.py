@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import hostreach
 from hostreach import systemd
 
 from .harness import Box, wait_until
@@ -104,12 +103,6 @@ def started(box: Box, unit: systemd.Unit, options: str, directory: Path) -> Iter
 def pod(box: Box) -> Iterator[Pod]:
     with pods(box, 1) as (made,):
         yield made
-
-
-@pytest.fixture
-def table(box: Box) -> Iterator[Node]:
-    with hostreach.open(str(box.pin)) as opened:
-        yield opened
 
 
 def services(backend: str = "10.0.0.2:53") -> str:

@@ -60,7 +60,8 @@ SUBSET = frozenset(
 LEFT_OUT = tuple(
     f"tests/kernel/test_{name}.py"
     for name in (
-        *("agent", "agent_chaos", "agent_file", "agent_metrics", "agent_pods", "checks"),
+        *("agent", "agent_chaos", "agent_file"),
+        *("agent_life", "agent_metrics", "agent_pods", "checks"),
         *("completion", "systemd", "for_life"),  # shells, units, an end by a signal
         *("compilers", "harness"),  # what builds the programs, and the tests' own tools
         *("intermediate", "soak"),  # a writer instruction by instruction; an hour

@@ -14,7 +14,15 @@ from kube.chaos import storm
 
 from .agents import AgentProcess, running
 from .box import Box
+from .host import HOST_V4
 from .line import Line
+
+
+def node_object(zone: str = "zone-a", address: str = HOST_V4) -> dict[str, Any]:
+    """The API's object of this node."""
+    labels = {"topology.kubernetes.io/zone": zone}
+    status = {"addresses": [{"type": "InternalIP", "address": address}]}
+    return {"kind": "Node", "metadata": {"name": "node-a", "labels": labels}, "status": status}
 
 
 def serve(line: Line) -> None:
