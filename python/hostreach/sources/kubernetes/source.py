@@ -27,20 +27,10 @@ from .intake import (
     take_service,
     take_slice,
 )
+from .news import Changed, Listed, Listing, News, Spoiled, Taken
 from .services import Rules
 from .state import Kind, State
-from .watch import (
-    Changed,
-    Listed,
-    Listing,
-    News,
-    Patience,
-    Resource,
-    Spoiled,
-    Taken,
-    Watcher,
-    quote_line,
-)
+from .watch import Patience, Resource, Watcher, quote_line
 
 log = logging.getLogger("hostreach.kubernetes")
 

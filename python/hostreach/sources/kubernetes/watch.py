@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """List, then watch, for as long as it takes: one kind of object, in a thread of its own.
 
-Whatever happens to the connection, what was learned stands. A new list ends with `Listed`; only
-then may be forgotten what was not on it.
+Whatever happens to the connection, what was learned stands.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import msgspec
 
@@ -23,7 +22,8 @@ from hostreach.errors import InvalidInput
 
 from . import objects
 from .client import ApiClient, ApiError, Params, TooLarge, TooLong
-from .intake import ExemptPod, KubeService, Problem, Slice
+from .intake import Problem
+from .news import Changed, Listed, Listing, News, Spoiled, Taken
 from .state import Kind
 
 log = logging.getLogger("hostreach.kubernetes")
@@ -32,40 +32,6 @@ PAGE = 500
 GONE = 410
 _MISSING = (400, 404, 422)
 """How servers without WatchList answer, or one that has it turned off."""
-
-
-Taken: TypeAlias = KubeService | Slice | ExemptPod
-
-
-class Listing(NamedTuple):
-    """A list begins."""
-
-    kind: Kind
-
-
-class Listed(NamedTuple):
-    """It is complete."""
-
-    kind: Kind
-
-
-class Changed(NamedTuple):
-    """An object as it is now; None: it is gone, or none of a proxy's business."""
-
-    kind: Kind
-    key: str
-    value: Taken | None
-
-
-class Spoiled(NamedTuple):
-    """An object that cannot be used."""
-
-    kind: Kind
-    key: str
-    problem: Problem
-
-
-News: TypeAlias = Listing | Listed | Changed | Spoiled
 
 
 @dataclass(frozen=True)
