@@ -82,20 +82,6 @@ def test_light_commands_stay_light() -> None:
         assert heavy not in modules
 
 
-def test_the_agent_without_its_extra_says_so() -> None:
-    """One line that names what to install, and no traceback."""
-    program = (
-        "import sys; sys.modules['msgspec'] = None\n"
-        "from hostreach.cli import main\n"
-        "sys.exit(main(['agent', 'kubernetes']))"
-    )
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert "install hostreach[kubernetes]" in done.stderr
-
-
 def test_models_do_no_input_or_output() -> None:
     modules = imported("import hostreach.models")
     assert not modules & {"yaml", "typer", "hostreach.services", "hostreach.sources"}
