@@ -46,7 +46,8 @@ def test_smoke(tmp_path: Path) -> None:
     assert len(rates) == 6
     assert all(row["direct_per_s"] > 0 and row["hostreach"]["x"] > 0 for row in rates)
     for row in (*written["growth"]["services_room"], *written["growth"]["backends_room"]):
-        assert row["kernel_mb"] == pytest.approx(row["by_model_mb"], rel=0.1)
+        about = 0.1 if kernel.counts_memory() else 0.3
+        assert row["kernel_mb"] == pytest.approx(row["by_model_mb"], rel=about)
     drawn = {path.stem: ElementTree.parse(path).getroot() for path in plots.iterdir()}
     assert {"rivals-p50", "growth-hooks-services", "growth-memory-backends"} <= {*drawn}
     assert all(root.findall(".//{*}circle") for root in drawn.values())

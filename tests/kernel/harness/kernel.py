@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from .rawmap import ARRAY, RawMap, Shape
+
 
 @cache
 def _features(without: str) -> dict[str, bool]:  # noqa: ARG001 - what is found depends on it
@@ -160,3 +162,9 @@ def need(fact: bool, why: str) -> None:
 def has_mptcp() -> bool:
     """The kernel's own, whatever hostreach makes of it."""
     return Path("/proc/sys/net/mptcp/enabled").exists()
+
+
+def counts_memory() -> bool:
+    """A map's: Linux 5.11 to 6.3 estimate it, and take arrays for larger, by their keys."""
+    with RawMap.create("memory", Shape(ARRAY, 4, 8, 4096, 0)) as array:
+        return array.memory() < (8 + 4) * 4096

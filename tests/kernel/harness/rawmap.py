@@ -49,6 +49,11 @@ class RawMap:
         attributes = struct.pack("=5III16s", *shape, 0, 0, name.encode()[:15])
         return cls(bpf(_CREATE, attributes))
 
+    def memory(self) -> int:
+        """Bytes, as the kernel tells them."""
+        about = Path(f"/proc/self/fdinfo/{self._fd}").read_text()
+        return int(about.partition("memlock:")[2].split()[0])
+
     def pin(self, path: Path) -> None:
         name = ctypes.create_string_buffer(os.fsencode(path))
         bpf(_PIN, struct.pack("=QII", ctypes.addressof(name), self._fd, 0))
