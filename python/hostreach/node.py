@@ -233,6 +233,10 @@ class Node:
         """
         self._table.follow_addresses(within)
 
+    def networks(self) -> tuple[str, ...] | None:
+        """The CIDRs that `attach` or `follow_addresses` was told last; None: all, or no tables."""
+        return self._table.networks()
+
     def traffic(self, frontends: Sequence[PlainFrontend]) -> list[tuple[int, int]]:
         """Translations and refusals of each, since it was added; (0, 0) for what is not there."""
         return self._table.traffic(frontends)

@@ -154,6 +154,7 @@ def _agent(pin: list[str], paths: list[str]) -> list[str]:
         "[Unit]",
         f"Description=hostreach: services of {' '.join(map(_literal, paths))}, and their health",
         "Documentation=man:hostreach-agent(1)",
+        _TRIED_FOR_EVER,
         _mounts(*paths),
         "After=hostreach-restore.service network.target",
         "",
@@ -177,6 +178,7 @@ def _metrics(pin: list[str], _: list[str]) -> list[str]:
         "[Unit]",
         "Description=hostreach: metrics of the tables",
         "Documentation=man:hostreach-agent(1)",
+        _TRIED_FOR_EVER,
         _mounts(),
         "After=hostreach-restore.service network.target",
         "",
@@ -194,8 +196,12 @@ def _metrics(pin: list[str], _: list[str]) -> list[str]:
     ]
 
 
+_TRIED_FOR_EVER = "StartLimitIntervalSec=0"
+"""By default systemd gives up after five starts in ten seconds, though what is missing may come."""
+
+
 def _kept_running() -> list[str]:
-    return ["Restart=always", "RestartSec=1s", "WatchdogSec=60s", "TimeoutStopSec=10s"]
+    return ["Restart=always", "RestartSec=2s", "WatchdogSec=60s", "TimeoutStopSec=10s"]
 
 
 def _mounts(*paths: str) -> str:

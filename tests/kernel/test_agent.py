@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,24 @@ def test_an_address_that_comes_to_the_node(box: Box, api: Cluster, running: Agen
         "the address being given up",
     )
     assert running.process.poll() is None
+
+
+def test_primary_addresses_outlive_a_restart(box: Box, api: Cluster, tmp_path: Path) -> None:
+    """The API server, which alone knows them, may be away by then."""
+    box.serve("10.0.0.2:8080/tcp")
+    api.put(service(type="NodePort", ports=[port(nodePort=30080)]), piece("web-1", "10.0.0.2"))
+    box.run(["ip", "address", "add", "192.0.2.77/32", "dev", "node0"], bare=True)
+    primary = "--nodeport-addresses=primary"
+    with agent(box, api.url, primary, directory=tmp_path) as process:
+        process.wait_ready()
+        reaches(box, "10.0.0.2:8080", vip=(HOST_V4, 30080))
+    with agent(box, "http://10.0.0.1:1", primary, directory=tmp_path) as process:
+        wait_until(lambda: "attached to" in process.log, "the programs being attached")
+        box.run(["ip", "address", "add", "192.0.2.78/32", "dev", "node0"], bare=True)
+        for _ in range(10):
+            assert box.call(exchange, V4, TCP, (HOST_V4, 30080)).server == "10.0.0.2:8080"
+            time.sleep(0.1)  # more than a tick, together
+        says(box, errno.ECONNREFUSED, vip=("192.0.2.77", 30080))
 
 
 def test_node_ports_on_chosen_addresses(box: Box, api: Cluster, tmp_path: Path) -> None:

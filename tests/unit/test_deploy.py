@@ -151,6 +151,65 @@ def test_enabled(helm: str, options: tuple[str, ...], enabled: bool) -> None:
         assert not rendered(helm, *options)
 
 
+def test_switched_off_cleans_up(helm: str) -> None:
+    """No hook runs after an upgrade: so it is a part of the release then."""
+    off = ("--set", "hostServices.enabled=false", "--set", "cleanup.render=always")
+    objects = rendered(helm, *off)
+    assert [*objects] == ["DaemonSet/hostreach-cleanup"]
+    only = objects["DaemonSet/hostreach-cleanup"]
+    assert "annotations" not in only["metadata"]
+    with_hooks = rendered(helm, "--set", "cleanup.render=always")["DaemonSet/hostreach-cleanup"]
+    assert only["spec"] == with_hooks["spec"]
+
+
+@pytest.mark.parametrize(
+    ("host", "policy"),
+    [
+        ("", "ClusterFirstWithHostNet"),
+        ("192.0.2.1", "ClusterFirstWithHostNet"),
+        ("2001:db8::1", "ClusterFirstWithHostNet"),
+        ("api.example", "Default"),
+    ],
+)
+def test_who_resolves_the_api_servers_name(helm: str, host: str, policy: str) -> None:
+    """Not the cluster's own DNS, which is a service: there is none before the agent has begun."""
+    assert pod(rendered(helm, "--set", f"k8sServiceHost={host}"))["dnsPolicy"] == policy
+
+
+@pytest.mark.parametrize("name", ["hostreach", "hostreach-cleanup"])
+def test_profiles_of_unprivileged_containers_are_not_for_us(helm: str, name: str) -> None:
+    """They deny bpffs, and other pods' network namespaces."""
+
+    def found(version: str, *options: str) -> tuple[dict[str, Any], dict[str, str]]:
+        always = ("--set", "cleanup.render=always", "--kube-version", version)
+        template = rendered(helm, *always, *options)[f"DaemonSet/{name}"]["spec"]["template"]
+        spec = template["spec"]
+        first = (spec["initContainers"] if name != "hostreach" else spec["containers"])[0]
+        return first["securityContext"], template["metadata"].get("annotations", {})
+
+    context, annotations = found("1.30.0")
+    assert context["appArmorProfile"] == {"type": "Unconfined"}
+    assert context["seLinuxOptions"] == {"type": "spc_t", "level": "s0"}
+    assert not annotations
+    context, annotations = found("1.29.4")
+    assert "appArmorProfile" not in context
+    (profile,) = annotations.items()
+    container = "hostreach" if name == "hostreach" else "detach"
+    assert profile == (
+        f"container.apparmor.security.beta.kubernetes.io/{container}",
+        "unconfined",
+    )
+    context, annotations = found("1.29.4", "--set", "appArmorProfile=,seLinuxOptions=null")
+    assert not {"appArmorProfile", "seLinuxOptions"} & {*context}
+    assert not annotations
+
+
+def test_probes_go_where_the_agent_listens(helm: str) -> None:
+    for address, asked in (("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("192.0.2.7", "192.0.2.7")):
+        (container,) = pod(rendered(helm, "--set", f"metrics.address={address}"))["containers"]
+        assert container["livenessProbe"]["httpGet"]["host"] == asked
+
+
 def test_where_the_api_server_is(helm: str) -> None:
     assert not [each for each in arguments(rendered(helm)) if each.startswith("--api-server")]
     for host, url in (("192.0.2.1", "192.0.2.1"), ("2001:db8::1", "[2001:db8::1]")):

@@ -46,9 +46,9 @@ class Exporter:
             notifier.stopping()
             web.close()
 
-    def _answer(self, path: str) -> Answer:
+    def _answer(self, path: str) -> Answer | Callable[[], Answer]:
         if path == "/metrics":
-            return self._exported.answer()
+            return self._exported.answer
         if path in ("/healthz", "/livez", "/readyz"):
             return Answer(200, b"ok\n")
         return Answer(404, b"there are /healthz, /readyz and /metrics\n")

@@ -35,6 +35,8 @@ RETRY = 5.0
 RECHECK = 600.0
 """How often the whole table is compared with what it should hold."""
 STUCK = 30.0
+LATE = 60.0
+"""After so long with changes that are not in the tables an agent calls itself unhealthy."""
 
 
 class Keeper:
@@ -63,10 +65,12 @@ class Keeper:
         self._notifier = Notifier()
         self._addresses = AddressWatch()
         self._followed: tuple[str, ...] | None = None
+        self._addresses_due = True
         self._ticked = time.monotonic()
         self._complete = False
         self._window = settings.window_ms / 1000
         self._due = self._retry_at = self._recheck_at = self._noted_at = 0.0
+        self._behind_since: float | None = None
         self._admit_at = 0.0
         self._admits = True
         self._trouble: dict[str, str] = {}
@@ -105,8 +109,12 @@ class Keeper:
         raise NotImplementedError
 
     def _idle(self) -> bool:
-        """Whether all that the source said is in the tables."""
+        """Whether the source is being heard, and all that it said is in the tables."""
         raise NotImplementedError
+
+    def _waits(self) -> bool:
+        """Whether something that it said waits to be written."""
+        return False
 
     def _ranged(self) -> bool:
         """Whether any service has source ranges."""
@@ -259,8 +267,12 @@ class Keeper:
 
     def _note_freshness(self, now: float) -> None:
         """In step: nothing waits anywhere, and the source is being heard."""
-        if self._complete and self._idle() and not self.programmer.owed:
-            self.synced_at = now
+        if self.programmer.owing or self._waits():
+            self._behind_since = self._behind_since or now
+        else:
+            self._behind_since = None
+            if self._complete and self._idle():
+                self.synced_at = now
         if now - self._noted_at >= 5.0 or (self._complete and not self._noted_at):
             self._note()
 
@@ -286,13 +298,16 @@ class Keeper:
 
     def _follow_addresses(self) -> None:
         networks = self._networks()
-        if not self._addresses.changed() and networks == self._followed:
+        self._addresses_due |= self._addresses.changed() or networks != self._followed
+        if not self._addresses_due:
             return
         try:
             self._node.follow_addresses(networks)
-            self._followed = networks
         except HostreachError as error:
-            self._failed(error)
+            self._complain("this node's addresses", error)
+        else:
+            self._followed, self._addresses_due = networks, False
+            self._trouble.pop("this node's addresses", None)
 
     def _grow(self, services: int, backends: int) -> bool:
         """Room for so many more, and half as much again; the programs are replaced in place."""
@@ -311,9 +326,9 @@ class Keeper:
 
     # --- what others ask -------------------------------------------------------------------------
 
-    def _answer(self, path: str) -> Answer:
+    def _answer(self, path: str) -> Answer | Callable[[], Answer]:
         if path == "/metrics":
-            return self.metrics.answer()
+            return self.metrics.answer
         if path == "/readyz":
             return Answer(200, b"ok\n") if self._complete else Answer(503, b"not in step yet\n")
         if path in ("/healthz", "/livez"):
@@ -322,6 +337,10 @@ class Keeper:
 
     def _is_alive(self) -> bool:
         return time.monotonic() - self._ticked < STUCK
+
+    def _is_late(self) -> bool:
+        since = self._behind_since
+        return since is not None and time.monotonic() - since > LATE
 
 
 def _identity(pin: str) -> tuple[int, int] | None:

@@ -25,8 +25,6 @@ log = logging.getLogger("hostreach.agent")
 
 PODS = 0.1
 """How often the cgroup of a pod that has just come is looked for."""
-STALE = 300.0
-"""After so long without a word from the API server the agent calls itself unhealthy."""
 
 
 class Agent(Keeper):
@@ -44,11 +42,13 @@ class Agent(Keeper):
         self._programming = programming(self.metrics.registry)
         self.pods: PodExemptions | None = None
         self._pods_at = 0.0
+        self._networks_before: tuple[str, ...] | None = None
 
     # --- beginning and end -----------------------------------------------------------------------
 
     def _begin(self) -> None:
         self._exempt()
+        self._networks_before = self._node.networks()
         self.source.start()  # it reads while the programs are loaded
 
     def _exempt(self) -> None:
@@ -92,8 +92,7 @@ class Agent(Keeper):
             if not self._complete:
                 if now >= self._due:
                     self._first_sync()
-            elif self.source.state.pending and now >= self._due:
-                self._sync()
+            elif self.source.state.pending and now >= self._due and self._sync():
                 self._due = time.monotonic() + self._window
         if now - self._ticked >= TICK or not self._complete:
             if self.pods:  # theirs go with no sync
@@ -148,8 +147,10 @@ class Agent(Keeper):
             self._prune(self._wanted)
 
     def _idle(self) -> bool:
-        fresh = self.source.freshness
-        return fresh.connected and not (self.source.state.pending or self.source.queued)
+        return self.source.freshness.connected and not self._waits()
+
+    def _waits(self) -> bool:
+        return bool(self.source.state.pending or self.source.queued)
 
     def _ranged(self) -> bool:
         return bool(self.source.state.ranged)
@@ -172,10 +173,15 @@ class Agent(Keeper):
         if chosen == "all":
             return None
         if chosen == "primary":
-            return primary_networks(self.source.state.rules.host_addresses)
+            known = self.source.state.rules.host_addresses
+            # Until the node was read, those of the agent before: a restart is to change nothing.
+            return primary_networks(known) if known else self._networks_before
         return chosen
 
     def _is_healthy(self) -> bool:
-        """As kube-proxy would say it of itself to a load balancer."""
-        heard = self.source.freshness.heard
-        return self._complete and self._is_alive() and time.monotonic() - heard < STALE
+        """As kube-proxy would say it of itself to a load balancer.
+
+        That the API server is away is no reason: every node would say so at once, though all of
+        them serve as well as they did.
+        """
+        return self._complete and self._is_alive() and not self._is_late()

@@ -48,9 +48,14 @@ class Programmer:
         self._unfit = self._told_unfit = 0
 
     @property
+    def owing(self) -> int:
+        """How many services could not be written, or not be removed."""
+        return len(self.owed) + len(self._owed_removals)
+
+    @property
     def behind(self) -> bool:
         """Whether there is something to be tried again before long."""
-        return bool(self.owed or self._owed_removals or self._conflicting)
+        return bool(self.owing or self._conflicting)
 
     def write(self, put: Iterable[PlainService], remove: Iterable[PlainFrontend] = ()) -> Written:
         """Make the table hold these and not those; what is there already costs no write.

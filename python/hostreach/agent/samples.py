@@ -35,7 +35,9 @@ def keeper_samples(keeper: Keeper) -> Iterator[Metric]:
     """How well any agent does."""
     yield version()
     programmer, synced = keeper.programmer, keeper.synced_at
-    yield gauge("owed_services", "Services that could not be written yet", len(programmer.owed))
+    yield gauge(
+        "owed_services", "Services that could not be written or removed yet", programmer.owing
+    )
     yield gauge(
         "conflicting_services",
         "Addresses and ports left alone, for they belong to another owner",

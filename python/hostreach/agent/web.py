@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Short answers to short questions over HTTP, on any number of ports, from one thread."""
+"""Short answers to short questions over HTTP, on any number of ports, from one thread.
+
+An answer that may take its time is made in another: nobody else is to wait for it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Callable, Coroutine, Mapping
@@ -13,6 +17,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from hostreach.errors import Refused
 from hostreach.syntax import format_endpoint
+
+log = logging.getLogger("hostreach.agent")
 
 _HEAD_MAX = 8192
 _SECONDS = 5.0
@@ -27,14 +33,15 @@ class Answer(NamedTuple):
     headers: Mapping[str, str] = {"Content-Type": "text/plain; charset=utf-8"}
 
 
-Ask: TypeAlias = Callable[[str], Answer]
-"""From a path to what is said there."""
+Ask: TypeAlias = Callable[[str], Answer | Callable[[], Answer]]
+"""From a path to what is said there, or to what finds it out, which may take its time."""
 
 
 class WebServer:
     """Answers GET and HEAD; each connection has one question.
 
-    Other threads may call all of this. What answers runs in the server's thread.
+    Other threads may call all of this. What answers runs in the server's thread, unless it may take
+    its time.
     """
 
     def __init__(self) -> None:
@@ -116,7 +123,8 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ask
     elif method not in ("GET", "HEAD"):
         answer = Answer(405, b"method not allowed\n")
     else:
-        answer = ask(path)
+        said = ask(path)
+        answer = said if isinstance(said, Answer) else await _in_a_thread(said)
     lines = [f"HTTP/1.1 {answer.code} {HTTPStatus(answer.code).phrase}"]
     lines += [f"{key}: {value}" for key, value in answer.headers.items()]
     lines += [f"Content-Length: {len(answer.body)}", "Connection: close", "", ""]
@@ -124,3 +132,25 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ask
     if method != "HEAD":
         writer.write(answer.body)
     await writer.drain()
+
+
+async def _in_a_thread(find: Callable[[], Answer]) -> Answer:
+    """Of its own, and a daemon: a process that ends does not wait for it."""
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[Answer] = loop.create_future()
+
+    def tell(answer: Answer) -> None:
+        if not found.done():
+            found.set_result(answer)
+
+    def work() -> None:
+        try:
+            answer = find()
+        except Exception:
+            log.exception("unexpected failure")
+            answer = Answer(500, b"this could not be told\n")
+        with suppress(RuntimeError):  # the server was closed meanwhile
+            loop.call_soon_threadsafe(tell, answer)
+
+    threading.Thread(target=work, daemon=True).start()
+    return await found

@@ -104,6 +104,16 @@ class AttachedTable(LockedTable):
             else:
                 self._core.set_host(netns, networks, _core.local_addresses(None))
 
+    def networks(self) -> tuple[str, ...] | None:
+        """See `hostreach.node.Node.networks`."""
+        try:
+            with self.locked(exclusive=False):
+                _, found = self._core.host()
+        except NotFound:
+            return None
+        named = [each for each in found if each != _NO_NETWORK]
+        return tuple(f"{address}/{bits}" for address, bits in named) if found else None
+
     def admit(self) -> int:
         """See `hostreach.node.Node.admit`."""
         try:

@@ -8,6 +8,7 @@ import json
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from kube.objects import service
 from hostreach.errors import InvalidInput, Refused
 from hostreach.sources.kubernetes.client import ApiClient, ApiError
 from hostreach.sources.kubernetes.config import connection
-from hostreach.sources.kubernetes.source import SERVICES
+from hostreach.sources.kubernetes.services import Rules
+from hostreach.sources.kubernetes.source import SERVICES, KubernetesSource
+from hostreach.sources.kubernetes.watch import Patience
 
 
 @pytest.fixture
@@ -91,6 +94,25 @@ def test_a_rotated_token_is_read_again(server: ApiServer, tmp_path: Path) -> Non
     (tmp_path / "token").write_text("two\n")
     assert client.get(SERVICES, {})
     client.close()
+
+
+def test_a_token_that_is_not_there_yet(server: ApiServer, tmp_path: Path) -> None:
+    """Whoever asks is told so, each time, and the node's own thread goes on to ask."""
+    path = kubeconfig(tmp_path / "config", server.url, {"tokenFile": "token"})
+    client = ApiClient(connection(path))
+    with pytest.raises(ApiError, match="token"):
+        client.get(SERVICES, {})
+    source = KubernetesSource(client, "node-a", Rules(), Patience(first=0.02, longest=0.2))
+    source.start()
+    try:
+        time.sleep(0.2)
+        (tmp_path / "token").write_text("one\n")
+        deadline = time.monotonic() + 30
+        while not source.freshness.synced:
+            assert time.monotonic() < deadline
+            source.poll(0.02)
+    finally:
+        source.close(5)
 
 
 @pytest.mark.parametrize("version", ["v1", "v1beta1"])

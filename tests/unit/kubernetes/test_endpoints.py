@@ -31,7 +31,7 @@ def flags_of(*endpoints: Any, place: Place = HERE) -> dict[str, int]:
 
 
 def chosen(*endpoints: Any, local: bool = False, place: Place = HERE) -> tuple[str, str]:
-    usable, draining = choose(flags_of(*endpoints, place=place), local=local)
+    usable, draining, _ = choose(flags_of(*endpoints, place=place), local=local)
     return "".join(usable), "".join(draining)
 
 
@@ -164,6 +164,21 @@ def test_hints(endpoints: list[Any], expected: str) -> None:
     assert chosen(*endpoints) == (expected, "")
 
 
+def test_what_hints_leave_to_others() -> None:
+    """Of what is ready; and nothing is far where all are near, or for the local set."""
+
+    def far(*endpoints: Any, local: bool = False) -> str:
+        return "".join(choose(flags_of(*endpoints), local=local).far)
+
+    one, two = near("10.0.0.1", "a", node=A), near("10.0.0.2", "b", node=B)
+    assert far(one, two) == "2"
+    assert far(one, two, unready("10.0.0.3", zones=["zone-b"])) == "2"
+    assert far(one, near("10.0.0.2", "ab")) == ""
+    assert far(one, ready("10.0.0.2")) == ""
+    assert far(one, two, local=True) == ""
+    assert far(leaving("10.0.0.1", zones=["zone-a"]), leaving("10.0.0.2", zones=["zone-b"])) == ""
+
+
 def test_hints_without_a_zone_of_our_own() -> None:
     endpoints = [near("10.0.0.1", "a"), near("10.0.0.2", "b")]
     assert chosen(*endpoints, place=Place("node-a")) == ("12", "")
@@ -198,7 +213,7 @@ def test_every_combination_against_the_rules_as_written() -> None:
             found = choose(flags, local=local)
             assert found == by_the_book(pair, local), (pair, local)
             seen.add(str(found))
-    assert len(seen) == 6
+    assert len(seen) == 8
 
 
 def by_the_book(pair: dict[str, Any], local: bool) -> Choice:
@@ -206,7 +221,8 @@ def by_the_book(pair: dict[str, Any], local: bool) -> Choice:
     leaves = [k for k, e in mine.items() if not e["ready"] and e["serving"] and e["terminating"]]
     usable = [k for k, e in mine.items() if e["ready"]]
     if not usable:
-        return Choice(leaves, [])
+        return Choice(leaves, [], [])
+    ready = usable
     if not local:
         hints = {"nodes": "node-a", "zones": "zone-a"}
         for kind, this in hints.items():
@@ -214,7 +230,7 @@ def by_the_book(pair: dict[str, Any], local: bool) -> Choice:
             if all(mine[k][kind] for k in usable) and near_ones:
                 usable = near_ones
                 break
-    return Choice(usable, leaves)
+    return Choice(usable, leaves, [k for k in ready if k not in usable])
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,14 @@ def test_a_static_pod_is_known_by_its_files_hash() -> None:
     assert found.uid == "b1946ac92492d2347c6235b4d2611184"
 
 
+@pytest.mark.parametrize("said", ["6d1d9b1e-1111-4d5e-9a51-2f8f4f0c8a11", "", "../x", "a" * 64])
+def test_a_mirror_cannot_name_another_pod(said: str) -> None:
+    """Whoever may make a pod may write that annotation."""
+    found = taken_pod(pod(uid=UID, **{"kubernetes.io/config.mirror": said}))
+    assert found is not None
+    assert found.uid == UID
+
+
 @pytest.mark.parametrize(
     "path",
     [

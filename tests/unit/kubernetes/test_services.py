@@ -287,6 +287,29 @@ def test_hints_are_looked_at_for_each_port() -> None:
     }
 
 
+def test_what_is_far_now_still_serves_its_udp_sockets() -> None:
+    """Their backend is not to go, which would reset them; nothing new comes to it."""
+    ports = [port(53, "dns", "UDP"), port(53, "dns-tcp")]
+    pieces = [
+        piece(
+            "web-1",
+            ready("10.0.0.1", zones=["zone-a"]),
+            ready("10.0.0.2", zones=["zone-b"]),
+            unready("10.0.0.3", zones=["zone-b"]),
+            ports=ports,
+        )
+    ]
+    assert backends(service(ports=ports), *pieces) == {
+        "10.96.0.10:53/udp": "10.0.0.1:53 ~10.0.0.2:53",
+        "10.96.0.10:53/tcp": "10.0.0.1:53",
+    }
+    sticky = service(ports=ports, sessionAffinity="ClientIP")
+    assert backends(sticky, *pieces) == {
+        "10.96.0.10:53/udp": "10.0.0.1:53",
+        "10.96.0.10:53/tcp": "10.0.0.1:53",
+    }
+
+
 def test_traffic_distribution_itself_is_not_read() -> None:
     value = service(trafficDistribution="PreferSameNode")
     slices = piece("web-1", "10.0.0.1", "10.0.0.2")
@@ -404,6 +427,22 @@ def test_ipv6_alone() -> None:
     }
 
 
+@pytest.mark.parametrize(("fours", "sixes", "kept"), [(5000, 5000, 2048), (5000, 96, 4000)])
+def test_neither_family_takes_all_the_room_of_a_node_port(
+    fours: int, sixes: int, kept: int
+) -> None:
+    value = service("web", "10.96.0.10", "fd00:96::a", type="NodePort", ports=[port(nodePort=1)])
+    found, problems = made(
+        value,
+        piece("web-1", *(f"10.{n >> 8}.{n & 255}.1" for n in range(fours))),
+        piece("web-2", *(f"fd00::{n + 1:x}" for n in range(sixes))),
+    )
+    both = [address for address, _, _ in found["node:1/tcp"][6]]
+    assert len(both) == 4096
+    assert sum("[" not in address for address in both) == kept
+    assert "endpoints" in problems
+
+
 def test_families_choose_on_their_own() -> None:
     value = service("web", "10.96.0.10", "fd00:96::a")
     pieces = [
@@ -502,6 +541,11 @@ def test_health_counts_ready_endpoints_of_this_node_once() -> None:
         piece("web-2", ready("10.0.0.1", node="node-a"), leaving("10.0.0.3", node="node-a")),
     ]
     slices = [taken for each in pieces if (taken := taken_slice(each))]
+    assert local_ready(slices) == 1
+    both = [
+        piece(f"web-{n}", ready(at, node="node-a")) for n, at in enumerate(("10.0.0.1", "fd::1"))
+    ]
+    slices = [taken for each in both if (taken := taken_slice(each))]
     assert local_ready(slices) == 1
 
 

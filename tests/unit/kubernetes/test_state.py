@@ -152,6 +152,26 @@ def test_the_older_of_two_claims_wins_whatever_comes_first() -> None:
         }
 
 
+def test_a_cluster_ip_is_not_for_others_to_claim() -> None:
+    """However old they are: anybody may write an external IP."""
+    cluster = Cluster()
+    thief = service("a", "10.96.0.66", created=OLD, externalIPs=["10.96.0.10"])
+    balanced = service(
+        "b", "10.96.0.67", created=NEW, type="LoadBalancer", ingress=[{"ip": "198.51.100.2"}]
+    )
+    other = service("c", "10.96.0.68", created=OLD, externalIPs=["198.51.100.2"])
+    for value in (thief, other):
+        cluster.put(value)
+    cluster.sync()
+    assert cluster.table[WEB][3] == "default/a"
+    for value in (service("web", created=NEW), balanced):
+        cluster.put(value)
+    cluster.sync()
+    assert cluster.table[WEB][3] == "default/web"
+    assert cluster.table["198.51.100.2", 80, "tcp"][3] == "default/b"
+    assert {key for _, key in cluster.state.problems} == {"default/a", "default/c"}
+
+
 def test_a_claim_is_inherited() -> None:
     cluster = Cluster()
     for n, created in enumerate((OLD, NEW, NEW)):

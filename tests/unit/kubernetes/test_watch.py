@@ -459,6 +459,32 @@ def test_waits_double_and_differ() -> None:
     assert low.take(at_least=100_000.0) == 300.0
 
 
+def test_a_stream_that_breaks_after_each_word_is_asked_for_less_and_less(
+    server: ApiServer, follow: Follow
+) -> None:
+    """What it says is no reason to hurry: until a watch goes well for a while, waits double."""
+    following = follow(patience=Patience(first=0.02, longest=30.0))
+    following.shows({"10.96.0.10": "10.0.0.1:8080"})
+    waits = following.source.watchers["EndpointSlice"]._backoff
+    for n in range(2, 6):
+        server.trouble.cut = True
+        server.put(piece("web-1", f"10.0.0.{n}"))
+        following.shows({"10.96.0.10": f"10.0.0.{n}:8080"})
+    assert waits.take() >= 0.02 * 2**4 / 2
+
+
+def test_a_watch_that_went_well_for_a_while_is_forgiven(server: ApiServer, follow: Follow) -> None:
+    following = follow(patience=Patience(first=0.02, longest=30.0, settled=0.1))
+    following.shows({"10.96.0.10": "10.0.0.1:8080"})
+    waits = following.source.watchers["EndpointSlice"]._backoff
+    for n in range(2, 6):
+        time.sleep(0.2)
+        server.trouble.cut = True
+        server.put(piece("web-1", f"10.0.0.{n}"))
+        following.shows({"10.96.0.10": f"10.0.0.{n}:8080"})
+    assert waits.take() <= 0.02 * 2
+
+
 def test_garbled_words_are_a_bad_connection(server: ApiServer, follower: Follower) -> None:
     """As of a proxy that answers in its own words: nothing is learned from it."""
     watcher = follower.source.watchers["Service"]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -52,6 +53,32 @@ def test_clients_that_say_too_much_or_nothing(web: WebServer) -> None:
     for each in silent:
         each.close()
     assert say(port, "GET /x HTTP/1.1\r\n\r\n").startswith("HTTP/1.1 200 ")
+
+
+def test_who_takes_his_time_keeps_nobody_waiting(web: WebServer) -> None:
+    asked, told = threading.Event(), threading.Event()
+
+    def slow() -> Answer:
+        asked.set()
+        assert told.wait(30)
+        return Answer(200, b"at last\n")
+
+    port = web.listen("a", "127.0.0.1", 0, lambda path: slow if path == "/slow" else ask(path))
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+        client.sendall(b"GET /slow HTTP/1.1\r\n\r\n")
+        assert asked.wait(30)
+        assert say(port, "GET /x HTTP/1.1\r\n\r\n").endswith("this is /x\n")
+        told.set()
+        answer = b"".join(iter(lambda: client.recv(4096), b""))
+    assert answer.endswith(b"\r\n\r\nat last\n")
+
+
+def test_what_fails_is_an_answer_too(web: WebServer) -> None:
+    def broken() -> Answer:
+        raise RuntimeError("no")
+
+    port = web.listen("a", "127.0.0.1", 0, lambda _: broken)
+    assert say(port, "GET /x HTTP/1.1\r\n\r\n").startswith("HTTP/1.1 500 ")
 
 
 def test_ports_come_and_go(web: WebServer) -> None:

@@ -31,13 +31,44 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if eq .Values.cleanup.render "always" }}true{{ else if and (eq .Values.cleanup.render "auto") (lookup "v1" "Namespace" "" "kube-system") }}true{{ end }}
 {{- end }}
 
+{{/* "true" if a release that is switched off was on before: its agents left programs and tables. */}}
+{{- define "hostreach.leftovers" -}}
+{{- $there := or (lookup "apps/v1" "DaemonSet" .Release.Namespace "hostreach") (lookup "apps/v1" "DaemonSet" .Release.Namespace "hostreach-cleanup") -}}
+{{- if eq .Values.cleanup.render "always" }}true{{ else if and (eq .Values.cleanup.render "auto") $there }}true{{ end }}
+{{- end }}
+
 {{- define "hostreach.address" -}}
 {{ if contains ":" .Values.metrics.address }}[{{ .Values.metrics.address }}]{{ else }}{{ .Values.metrics.address }}{{ end }}:{{ .Values.metrics.port }}
 {{- end }}
 
-{{/* Where the kubelet finds the agent: on the address it listens on, or on any. */}}
+{{/* Where the kubelet finds the agent: on the address it listens on, or on loopback of that family. */}}
 {{- define "hostreach.probe" -}}
-{{ if has .Values.metrics.address (list "0.0.0.0" "::") }}127.0.0.1{{ else }}{{ .Values.metrics.address }}{{ end }}
+{{ get (dict "0.0.0.0" "127.0.0.1" "::" "::1") .Values.metrics.address | default .Values.metrics.address }}
+{{- end }}
+
+{{/*
+With an API server that has a name the node's own resolver is asked: the cluster's is a service,
+which is not there before the agent has reached the API server.
+*/}}
+{{- define "hostreach.dnsPolicy" -}}
+{{- $host := .Values.k8sServiceHost -}}
+{{ if and $host (not (regexMatch "^[0-9.]+$|:" $host)) }}Default{{ else }}ClusterFirstWithHostNet{{ end }}
+{{- end }}
+
+{{/*
+The profiles that runtimes give to unprivileged containers deny bpffs, and other processes' network
+namespaces; AppArmor's by an annotation before Kubernetes 1.30.
+*/}}
+{{- define "hostreach.appArmorField" -}}
+{{- if and .Values.appArmorProfile (semverCompare ">=1.30-0" .Capabilities.KubeVersion.Version) -}}
+type: {{ .Values.appArmorProfile }}
+{{- end }}
+{{- end }}
+
+{{- define "hostreach.appArmorAnnotation" -}}
+{{- if and .root.Values.appArmorProfile (semverCompare "<1.30-0" .root.Capabilities.KubeVersion.Version) -}}
+container.apparmor.security.beta.kubernetes.io/{{ .container }}: {{ get (dict "Unconfined" "unconfined" "RuntimeDefault" "runtime/default") .root.Values.appArmorProfile }}
+{{- end }}
 {{- end }}
 
 {{- define "hostreach.volumes" -}}
@@ -73,6 +104,14 @@ runAsUser: 0
 capabilities:
   drop: [ALL]
   add: [NET_ADMIN, SYS_ADMIN, SYS_PTRACE, SYS_RESOURCE]
+{{- with include "hostreach.appArmorField" . }}
+appArmorProfile:
+  {{- . | nindent 2 }}
+{{- end }}
+{{- with .Values.seLinuxOptions }}
+seLinuxOptions:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
 {{/* Where nobody has mounted bpffs, on the node itself: its pins must outlive the pod. */}}
@@ -92,4 +131,77 @@ capabilities:
     requests:
       cpu: 10m
       memory: 16Mi
+{{- end }}
+
+{{/* On each node, once its agent is gone: programs and tables are removed. */}}
+{{- define "hostreach.cleanupNodes" -}}
+apiVersion: apps/v1
+kind: DaemonSet
+metadata:
+  name: hostreach-cleanup
+  namespace: {{ .root.Release.Namespace }}
+  labels:
+    app.kubernetes.io/name: hostreach-cleanup
+  {{- with .hook }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+    helm.sh/hook-weight: "0"
+  {{- end }}
+spec:
+  selector:
+    matchLabels:
+      app.kubernetes.io/name: hostreach-cleanup
+  template:
+    metadata:
+      labels:
+        app.kubernetes.io/name: hostreach-cleanup
+      {{- with include "hostreach.appArmorAnnotation" (dict "root" .root "container" "detach") }}
+      annotations:
+        {{- . | nindent 8 }}
+      {{- end }}
+    spec:
+      automountServiceAccountToken: false
+      hostNetwork: true
+      hostPID: true
+      terminationGracePeriodSeconds: 1
+      {{- with .root.Values.priorityClassName }}
+      priorityClassName: {{ . }}
+      {{- end }}
+      {{- with .root.Values.imagePullSecrets }}
+      imagePullSecrets:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with .root.Values.nodeSelector }}
+      nodeSelector:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with .root.Values.tolerations }}
+      tolerations:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      initContainers:
+        - name: detach
+          image: {{ include "hostreach.image" .root }}
+          imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+          command: [/bin/sh, -c]
+          args:
+            - >-
+              while hostreach status --pin={{ .root.Values.pin }} --json | grep -q '"alive": true'; do sleep 1; done;
+              exec hostreach detach --purge --pin={{ .root.Values.pin }}
+          securityContext:
+            {{- include "hostreach.securityContext" .root | nindent 12 }}
+          volumeMounts:
+            {{- include "hostreach.mounts" .root | nindent 12 }}
+      containers:
+        - name: done
+          image: {{ include "hostreach.image" .root }}
+          imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+          command: [sleep, infinity]
+          securityContext:
+            readOnlyRootFilesystem: true
+            allowPrivilegeEscalation: false
+            capabilities:
+              drop: [ALL]
+      volumes:
+        {{- include "hostreach.volumes" .root | nindent 8 }}
 {{- end }}

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import httpx2 as httpx
 import msgspec
+from lightkube.core.exceptions import ConfigError
 
 from hostreach._version import __version__
 from hostreach.errors import HostreachError
@@ -128,7 +129,7 @@ class ApiClient:
                     self._open_sockets.discard(sock)
         except httpx.HTTPError as error:
             raise ApiError(0, _why(error)) from None
-        except HostreachError as error:  # of a credential's program
+        except (HostreachError, ConfigError) as error:  # of a credential's program or file
             raise ApiError(0, str(error)) from None
         except OSError as error:
             raise ApiError(0, (error.strerror or str(error)).lower()) from None

@@ -32,6 +32,8 @@ class Choice(NamedTuple):
     """New connections go to these."""
     draining: list[str]
     """These are going, but still serve: what is connected to them may finish."""
+    far: list[str]
+    """These are ready, but hints leave them to clients elsewhere."""
 
 
 def choose(endpoints: Mapping[str, int], *, local: bool) -> Choice:
@@ -45,10 +47,9 @@ def choose(endpoints: Mapping[str, int], *, local: bool) -> Choice:
     draining = {kind for kind in mine if kind & (READY | _DRAINING) == _DRAINING}
     ready = {kind for kind in mine if kind & READY}
     if not ready:
-        return Choice(_of(draining, kinds, endpoints), [])
-    if not local:
-        ready = _near(ready)
-    return Choice(_of(ready, kinds, endpoints), _of(draining, kinds, endpoints))
+        return Choice(_of(draining, kinds, endpoints), [], [])
+    near = ready if local else _near(ready)
+    return Choice(*(_of(each, kinds, endpoints) for each in (near, draining, ready - near)))
 
 
 def _of(wanted: set[int], kinds: set[int], endpoints: Mapping[str, int]) -> list[str]:

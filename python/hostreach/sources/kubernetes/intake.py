@@ -158,7 +158,9 @@ def take_pod(pod: objects.Pod) -> ExemptPod | None:
         raise InvalidInput(f'{EXEMPT} is "true" or "false", not {quote(said.exempt or "")}')
     if pod.status is not None and pod.status.phase in ("Succeeded", "Failed"):
         return None
-    uid = said.static or pod.metadata.uid
+    uid = pod.metadata.uid
+    if said.static and re.fullmatch("[0-9a-f]{32}", said.static):
+        uid = said.static  # a hash, which no uid looks like: nobody can name another's pod by it
     if not re.fullmatch("[0-9A-Za-z-]{8,64}", uid):
         raise InvalidInput(f"{quote(uid)} is no uid")
     return ExemptPod(_checked_key(pod.metadata), uid)

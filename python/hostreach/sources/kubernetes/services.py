@@ -58,20 +58,19 @@ def entries(
         by_family = {family: endpoints_of(port, family, slices) for family in sorted(families)}
         everyone: dict[Family, list[PlainBackend]] = {}
         for family, candidates in by_family.items():
-            everyone[family] = _backends(service, candidates, False, problems)
+            everyone[family] = _backends(service, port, candidates, False, problems)
         for vip in service.cluster_ips:
             family = family_of(vip)
             inside = everyone[family]
             if service.internal_local:
-                inside = _backends(service, by_family[family], True, problems)
+                inside = _backends(service, port, by_family[family], True, problems)
             found.append(_entry(service, port, vip, port.port, inside))
         for each in outside:
             backends = [] if each.refused else everyone[family_of(each.vip)]
             scope = (each.host_only, each.ranges)
             found.append(_entry(service, port, each.vip, port.port, backends, *scope))
         if port.node_port and rules.node_ports:
-            both = [backend for family in sorted(everyone) for backend in everyone[family]]
-            both = _cut(both, problems)
+            both = _cut_each([everyone[family] for family in sorted(everyone)], problems)
             found.append(_entry(service, port, NODE, port.node_port, both))
     return _once(found), problems
 
@@ -112,26 +111,37 @@ def endpoints_of(port: Port, family: Family, slices: Iterable[Slice]) -> dict[st
 
 
 def local_ready(slices: Iterable[Slice]) -> int:
-    """How many endpoints on this node are ready, whatever their ports."""
+    """How many endpoints on this node are ready, whatever their ports.
+
+    One that has an address of each family, which slices do not say, is counted once.
+    """
     both = LOCAL | READY
-    return len(
-        {
+    ready: dict[Family, set[str]] = {4: set(), 6: set()}
+    for piece in slices:
+        ready[piece.family].update(
             address
-            for piece in slices
             for address, flags in zip(piece.addresses, piece.flags, strict=True)
             if flags & both == both
-        }
-    )
+        )
+    return max(map(len, ready.values()))
 
 
 def _backends(
-    service: KubeService, endpoints: dict[str, int], local: bool, problems: list[Problem]
+    service: KubeService,
+    port: Port,
+    endpoints: dict[str, int],
+    local: bool,
+    problems: list[Problem],
 ) -> list[PlainBackend]:
-    usable, draining = choose(endpoints, local=local)
+    usable, draining, far = choose(endpoints, local=local)
     found = [(text, 1, "active") for text in usable]
     # A client with affinity would be kept on a draining backend, which Kubernetes forbids.
     if not service.affinity_ms:
         found += [(text, 1, "draining") for text in draining]
+        # Connected UDP sockets are reset when their backend goes, and that other ones are nearer
+        # now is no reason to: it still serves. TCP's go on by themselves.
+        if port.protocol == "udp":
+            found += [(text, 1, "draining") for text in far]
     return _cut(found, problems)
 
 
@@ -141,6 +151,21 @@ def _cut(backends: list[PlainBackend], problems: list[Problem]) -> list[PlainBac
             Problem("endpoints", f"{len(backends)} endpoints, of which {BACKENDS_MAX} are used")
         )
     return backends[:BACKENDS_MAX]
+
+
+def _cut_each(families: list[list[PlainBackend]], problems: list[Problem]) -> list[PlainBackend]:
+    """Of each family as many as there is room for, and at least its part of it."""
+    part = BACKENDS_MAX // max(1, len(families))
+    spare = BACKENDS_MAX - sum(min(len(each), part) for each in families)
+    kept: list[PlainBackend] = []
+    for each in families:
+        more = min(spare, max(0, len(each) - part))
+        kept += each[: part + more]
+        spare -= more
+    count = sum(map(len, families))
+    if len(kept) < count:
+        problems.append(Problem("endpoints", f"{count} endpoints, of which {len(kept)} are used"))
+    return kept
 
 
 def _outside(service: KubeService, rules: Rules, problems: list[Problem]) -> list[_Outside]:

@@ -30,7 +30,7 @@ from .intake import (
 from .news import Changed, Listed, Listing, News, Spoiled, Taken
 from .services import Rules
 from .state import Kind, State
-from .watch import Patience, Resource, Watcher, quote_line
+from .watch import Backoff, Patience, Resource, Watcher, quote_line
 
 log = logging.getLogger("hostreach.kubernetes")
 
@@ -266,21 +266,30 @@ class KubernetesSource:
         return take_slice(piece, self._place)
 
     def _follow_node(self) -> None:
-        started = told = False
+        started, told = False, ""
+        backoff = Backoff(self._patience)
         while not self._stop.is_set():
             try:
                 seen = self._read_node()
                 if not started:  # then the first slices are read rightly
                     self._place = self._place._replace(zone=seen.zone)
                 self._tell(seen)
-                told = False
-            except (ApiError, msgspec.DecodeError) as error:
-                if not told:
-                    log.warning("node %s: %s", self._place.node, quote_line(str(error)))
-                told = True
+                told = ""
+            except Exception as error:
+                # Whatever it is: without this thread nobody would ever watch slices.
+                known = isinstance(error, (ApiError, msgspec.DecodeError))
+                if str(error) != told:
+                    log.warning(
+                        "node %s: %s",
+                        self._place.node,
+                        quote_line(str(error)),
+                        exc_info=None if known else error,
+                    )
+                told = str(error)
                 denied = isinstance(error, ApiError) and error.code in (403, 404)
                 if not started and not denied:
-                    self._stop.wait(self._patience.first)
+                    after = error.retry_after if isinstance(error, ApiError) else None
+                    self._stop.wait(backoff.take(after))
                     continue
             if not started:
                 started = True

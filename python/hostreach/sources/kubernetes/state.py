@@ -2,7 +2,8 @@
 """Every Service and EndpointSlice of the cluster, and what a change of one means for the tables.
 
 Changes are put in as they come; `State.take` then gives the entries of those services that are
-concerned. An address and port that several services claim is the oldest one's.
+concerned. An address and port that several services claim is the oldest one's, but a cluster IP is
+the cluster's to give.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from hostreach.plain import PlainFrontend, PlainService
-from hostreach.syntax import format_frontend
+from hostreach.syntax import NODE, format_frontend
 
 from .intake import KubeService, Problem, Slice
 from .services import Rules, entries, local_ready
@@ -186,7 +187,7 @@ class State:
         before = self._winner.get(frontend)
         waiting = self._waiting.get(frontend, set())
         claims = {key, *waiting} if before is None else {key, before, *waiting}
-        winner = min(claims, key=self._age)
+        winner = min(claims, key=lambda each: self._precedence(each, frontend))
         self._winner[frontend] = winner
         if len(claims) > 1:
             self._waiting[frontend] = claims - {winner}
@@ -195,10 +196,18 @@ class State:
             self._dirty.update(dict.fromkeys(sorted(claims - {key})))
         return winner
 
-    def _age(self, key: str) -> tuple[str, str, str]:
+    def _precedence(self, key: str, frontend: PlainFrontend) -> tuple[int, str, str, str]:
+        """The lowest has the frontend: the oldest of those whose claim is as good.
+
+        Cluster IPs and node ports are given out by the cluster, each once; a load balancer's
+        address is its controller's word, and an external IP anybody's.
+        """
         service = self._services.get(key)
-        # One that is gone, but was not taken yet, is younger than all.
-        return service.age if service else ("~~", key, "")
+        if service is None:  # gone, but that was not taken yet
+            return (3, "", key, "")
+        if frontend[0] in (NODE, *service.cluster_ips):
+            return (0, *service.age)
+        return (1 if frontend[0] in service.balancer_ips else 2, *service.age)
 
     def _release(
         self,
@@ -211,7 +220,7 @@ class State:
         waiting.discard(key)
         if self._winner.get(frontend) == key:
             if waiting:
-                heir = min(waiting, key=self._age)
+                heir = min(waiting, key=lambda each: self._precedence(each, frontend))
                 self._winner[frontend] = heir
                 self._dirty.update(dict.fromkeys(sorted(waiting)))
                 waiting.discard(heir)

@@ -51,6 +51,8 @@ class Patience:
 
     first: float = 0.5
     longest: float = 30.0
+    settled: float = 10.0
+    """A watch that went well for so long is forgiven what failed before it."""
     watch: tuple[int, int] = (300, 600)
     """How long the server is asked to let a watch last: between these."""
 
@@ -113,6 +115,7 @@ class Watcher:
         self._stop = stop
         self._patience = patience
         self._backoff = Backoff(patience)
+        self._connected_at = 0.0
         self._version: str | None = None
         self._watch_list = True
         self._relist = False
@@ -144,9 +147,14 @@ class Watcher:
                 self._list()
                 return 0.0
             self._watch()
+            self._restarted("ended")
+            self._forgive()
+            lasted = time.monotonic() - began
+            return 0.0 if lasted > self._patience.first else self._backoff.take()
         except _Again:
             self._version = None
             self._restarted("expired")
+            self._forgive()
             return self._backoff.take()
         except ApiError as error:
             return self._failed(error)
@@ -154,9 +162,16 @@ class Watcher:
             return self._failed(ApiError(0, f"what it says is garbled: {error}"))
         finally:
             self.state.connected = False
-        self._restarted("ended")
-        lasted = time.monotonic() - began
-        return 0.0 if lasted > self._patience.first else self._backoff.take()
+
+    def _forgive(self) -> None:
+        """What failed before a watch that went well for a while. To be asked when it ends.
+
+        Not at its first word: a stream that breaks after each would be asked for again and again,
+        and so would lists, of which each costs the server much.
+        """
+        lasted = time.monotonic() - self._connected_at
+        if self.state.connected and lasted >= self._patience.settled:
+            self._backoff.reset()
 
     # --- what the server says --------------------------------------------------------------------
 
@@ -324,11 +339,11 @@ class Watcher:
         if self.state.trouble:
             log.info("%s: watched again", self._resource.path)
         self.state.connected, self.state.trouble = True, None
+        self._connected_at = time.monotonic()
         self._heard()
 
     def _heard(self) -> None:
         self.state.heard = time.monotonic()
-        self._backoff.reset()
 
     def _restarted(self, why: str) -> None:
         self.state.restarts[why] += 1
@@ -342,6 +357,7 @@ class Watcher:
             self._version = None
         known = {GONE: "expired", 401: "unauthorized", 403: "forbidden", 429: "throttled"}
         self._restarted(known.get(error.code) or ("server" if error.code >= 500 else "connection"))
+        self._forgive()
         delay = self._backoff.take(error.retry_after)
         if str(error) != self.state.trouble and not self._stop.is_set():
             log.warning("%s: %s; trying again", self._resource.path, quote_line(str(error)))
