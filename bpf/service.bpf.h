@@ -206,9 +206,9 @@ static __always_inline bool in_subtree(__u64 set)
 {
 	__u64 id = detail(set, offsetof(struct hr_details, subtree_low)) |
 		   (__u64)detail(set, offsetof(struct hr_details, subtree_high)) << 32;
-	__u32 level = detail(set, offsetof(struct hr_details, subtree_level)) & 0xff;
+	__u32 word = detail(set, offsetof(struct hr_details, subtree_level));
 
-	return id && ancestor_of_task(level) == id;
+	return id && ancestor_of_task(*(const __u8 *)&word) == id; /* its first byte in memory */
 }
 
 /* The calling task decides, not who made the socket. */

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <map>
+#include <set>
 
 #include "error.hpp"
 #include "table.hpp"
@@ -20,11 +22,20 @@ std::vector<Client> Table::clients_of(const std::vector<hr_network> &ranges) con
 
 void Table::check_room_for_clients(const std::vector<ServiceSpec> &to_put) const {
     std::size_t needed = 0;
-    for (const ServiceSpec &spec : to_put)
-        needed += clients_of(parse_ranges(spec.ranges)).size();
+    std::map<__u32, std::set<__u64>> asked; // of services that are there, by index
+    for (const ServiceSpec &spec : to_put) {
+        const std::vector<Client> clients = clients_of(parse_ranges(spec.ranges));
+        needed += clients.size();
+        if (auto at = index_.find(spec.key); at != index_.end())
+            for (const Client &client : clients)
+                asked[at->second].insert(client.netns);
+    }
     if (!needed)
         return;
-    for_each_key<hr_allowed_key>(tables_->allowed.get(), [&](const hr_allowed_key &) { needed++; });
+    for_each_key<hr_allowed_key>(tables_->allowed.get(), [&](const hr_allowed_key &key) {
+        auto of = asked.find(key.service);
+        needed += of == asked.end() || !of->second.contains(key.netns);
+    });
     const __u32 room = map_info(tables_->allowed.get(), "allowed clients").max_entries;
     if (needed > room)
         throw Error(Kind::table_full, pin_.path(),

@@ -3,9 +3,11 @@
 
 #include <netinet/in.h>
 
+#include <chrono>
 #include <cstring>
 #include <map>
 #include <optional>
+#include <thread>
 
 #include "diag.hpp"
 #include "host.hpp"
@@ -15,6 +17,9 @@ namespace hr {
 namespace {
 
 constexpr __u64 kCookie = ~HR_CROWDED;
+constexpr __u64 kNobody = kCookie; // no socket's cookie: those that are so high have no places
+// A connect that has taken its place is in the kernel's tables after as long, unless it fails.
+constexpr auto kOnItsWay = std::chrono::milliseconds(20);
 
 std::set<__u64> namespaces_of(const std::vector<HeldPlace> &held) {
     std::set<__u64> cookies;
@@ -76,7 +81,7 @@ Places::held(const std::function<bool(const hr_connection &)> &is_wanted) const 
             continue;
         }
         const __u64 cookie = holders_.load(at) & kCookie;
-        if (!cookie)
+        if (!cookie || cookie == kNobody)
             continue;
         const hr_place place = places_.load(at);
         __atomic_thread_fence(__ATOMIC_ACQUIRE);
@@ -95,19 +100,50 @@ bool Places::is_free(std::size_t first, std::size_t count) const {
     return !(held & kCookie);
 }
 
+// Nobody's, but not free: the place is cleared while no socket can take it.
 void Places::leave(__u64 cookie) {
     const std::size_t at = cookie % HR_PLACES;
+    if (pass(at, cookie, kNobody)) // else closed since, and maybe another's by now
+        clear(at);
+}
+
+void Places::clear(std::size_t at) {
     hr_connection &connection = places_.draft()[at].connection;
     connection.incarnation = 0;
     connection.version = 0;
     connection.latest.given_port = 0;
     connection.before.given_port = 0;
-    for (__u64 holder = holders_.load(at); (holder & kCookie) == cookie; holder = holders_.load(at))
-        if (holders_.exchange(at, holder, holder & HR_CROWDED))
-            return;
+    pass(at, kNobody, 0);
+}
+
+// From one holder to another, or to none; false if it is not the first's.
+bool Places::pass(std::size_t at, __u64 from, __u64 to) {
+    for (__u64 holder = holders_.load(at); (holder & kCookie) == from; holder = holders_.load(at))
+        if (holders_.exchange(at, holder, (holder & HR_CROWDED) | to))
+            return true;
+    return false;
 }
 
 void Places::sweep() {
+    for (std::size_t at = 0; at < holders_.size(); at++)
+        if ((holders_.load(at) & kCookie) == kNobody) // of a process that was killed
+            clear(at);
+    // What is dead at both looks: the first one may have come too early for a socket.
+    Dead first = find_dead();
+    if (first.sure.empty() && first.unsure.empty())
+        return;
+    std::this_thread::sleep_for(kOnItsWay);
+    const Dead second = find_dead();
+    for (__u64 cookie : second.sure)
+        if (first.sure.contains(cookie))
+            leave(cookie);
+    for (__u64 cookie : second.unsure)
+        if (first.unsure.contains(cookie))
+            places_.draft()[cookie % HR_PLACES].connection.incarnation = 0;
+}
+
+// Those of sockets that nobody has, and those of which that cannot be told.
+Places::Dead Places::find_dead() const {
     const std::vector<HeldPlace> all = held();
     std::set<__u64> missing = namespaces_of(all), alive, seen;
     const Namespaces namespaces = find_namespaces_by_cookie(missing);
@@ -123,14 +159,12 @@ void Places::sweep() {
         if (sees_all)
             seen.insert(netns_cookie(std::nullopt));
     });
-    for (const HeldPlace &each : all) {
-        if (alive.contains(each.cookie))
-            continue;
-        if (seen.contains(each.netns) || seen.contains(0))
-            leave(each.cookie);
-        else
-            places_.draft()[each.cookie % HR_PLACES].connection.incarnation = 0;
-    }
+    Dead dead;
+    for (const HeldPlace &each : all)
+        if (!alive.contains(each.cookie))
+            (seen.contains(each.netns) || seen.contains(0) ? dead.sure : dead.unsure)
+                .insert(each.cookie);
+    return dead;
 }
 
 void Places::crowd() {
@@ -139,7 +173,13 @@ void Places::crowd() {
             __atomic_fetch_or(holders_.draft() + at, HR_CROWDED, __ATOMIC_ACQ_REL);
 }
 
-bool Places::were_crowded() const { return holders_.size() && holders_.load(0) & HR_CROWDED; }
+// A socket that found its place taken has marked one, too; crowd() marks all.
+bool Places::were_crowded() const {
+    for (std::size_t at = 0; at < holders_.size(); at++)
+        if (!(holders_.load(at) & HR_CROWDED))
+            return false;
+    return holders_.size();
+}
 
 std::size_t count_connected(const std::vector<HeldPlace> &held) {
     std::map<__u64, const HeldPlace *> by_cookie;

@@ -30,8 +30,8 @@ class Places {
     held(const std::function<bool(const hr_connection &)> &is_wanted = nullptr) const;
 
     // Frees those of sockets that are no more, since nobody saw them close. What is in
-    // a namespace that cannot be entered keeps its place, and counts no more. To be
-    // called while no program takes places. Raises kernel_error.
+    // a namespace that cannot be entered keeps its place, and counts no more. Programs may
+    // take and leave places meanwhile, but no other process. Raises kernel_error.
     void sweep();
 
     // From now on whoever holds no place looks at socket storage: there may be
@@ -42,8 +42,15 @@ class Places {
     bool were_crowded() const;
 
   private:
+    struct Dead {
+        std::set<__u64> sure, unsure; // cookies
+    };
+
     bool is_free(std::size_t first, std::size_t count) const;
+    Dead find_dead() const;
     void leave(__u64 cookie);
+    void clear(std::size_t at);
+    bool pass(std::size_t at, __u64 from, __u64 to);
 
     SharedArray<__u64> holders_;
     SharedArray<hr_place> places_;

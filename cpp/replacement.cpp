@@ -340,27 +340,28 @@ bool migrate(const PinDirectory &pin, const std::string &cgroup_mount) {
     return true;
 }
 
-void recover_replacement(const PinDirectory &pin, const std::string &cgroup_mount) {
+bool recover_replacement(const PinDirectory &pin, const std::string &cgroup_mount) {
     PinDirectory next = next_of(pin);
     if (!is_there(next.path()))
-        return;
+        return false;
     Fd meta = open_pinned(pin.file("meta"));
     if (meta && abi_of(pin, meta) > HR_ABI_VERSION)
-        return; // what a newer hostreach began is not ours to end
+        return false; // what a newer hostreach began is not ours to end
     const bool committed = is_there(next.file(kCommitted));
     if (!committed && !in_use(pin, cgroup_mount)) {
         discard(pin);
-        return;
+        return false;
     }
     if (!is_ours(pin)) {
         finish_growth(pin);
-        return;
+        return true;
     }
     if (!committed)
         attach_again(pin, cgroup_mount);
     GracePeriod().wait();
     commit(pin);
     recount(pin); // what was copied went with the process that was killed
+    return true;
 }
 
 void discard_replacement(const PinDirectory &pin) {

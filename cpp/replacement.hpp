@@ -24,8 +24,9 @@ bool grow(const PinDirectory &pin, const Capacities &asked, const std::string &c
 // Raises abi_mismatch for those of a newer one, not_found where there are none.
 bool migrate(const PinDirectory &pin, const std::string &cgroup_mount);
 
-// To be called by whoever takes the exclusive lock.
-void recover_replacement(const PinDirectory &pin, const std::string &cgroup_mount);
+// To be called by whoever takes the exclusive lock. True if the tables that are
+// pinned may be others than before.
+bool recover_replacement(const PinDirectory &pin, const std::string &cgroup_mount);
 
 // Before a purge: neither back nor forward.
 void discard_replacement(const PinDirectory &pin);

@@ -34,10 +34,11 @@ void Table::lock(Lock mode) {
     try {
         const unsigned changes = pin_.changes();
         if (mode == Lock::exclusive && recovered_at_ != changes) {
-            recover_replacement(pin_, cgroup_mount_);
+            if (recover_replacement(pin_, cgroup_mount_))
+                forget_tables(); // a reader of ours may have opened them, and others are there now
             recovered_at_ = changes;
         }
-        if (!tables_ || opened_at_ != changes)
+        if (!tables_ || tables_of_.empty() || opened_at_ != changes)
             open_tables();
         else
             tables_->refresh();
@@ -70,15 +71,20 @@ bool Table::grow(const Capacities &asked) {
     if (writing_)
         throw Error(Kind::refused, pin_.path(), "a batch is open");
     // If something fails the old ones can be read on, until the lock is given back.
+    forget_tables();
+    bool grown = hr::grow(pin_, asked, cgroup_mount_);
+    tables_ = Tables::open(pin_);
+    tables_of_ = pin_.identity();
+    return grown;
+}
+
+// They are to be opened anew; until then they can be read on.
+void Table::forget_tables() {
     tables_of_.clear();
     generation_.reset();
     index_.clear();
     to_end_.clear();
     iterators_.drop();
-    bool grown = hr::grow(pin_, asked, cgroup_mount_);
-    tables_ = Tables::open(pin_);
-    tables_of_ = pin_.identity();
-    return grown;
 }
 
 bool Table::migrate() {
@@ -96,11 +102,8 @@ void Table::lock_only() {
 void Table::close() {
     if (writing_)
         throw Error(Kind::refused, pin_.path(), "a batch is open");
+    forget_tables();
     tables_.reset();
-    generation_.reset();
-    index_.clear();
-    to_end_.clear();
-    iterators_.drop();
     if (!held_)
         pin_.close();
 }

@@ -156,6 +156,7 @@ class Table {
     bool knows_all() const;
 
     void open_tables();
+    void forget_tables();
     void refresh();
     void mend();
     void begin_write();

@@ -142,9 +142,8 @@ void Table::note_ends() {
         raise_ends_due();
 }
 
-void Table::raise_ends_due() {
-    tables_->flags.store(HR_ENDS_DUE, tables_->flags.load(HR_ENDS_DUE) + 1);
-}
+// To what it never was: whoever looked for sockets lowers it from what it was before.
+void Table::raise_ends_due() { tables_->flags.store(HR_ENDS_DUE, tables_->meta[0].generation); }
 
 void Table::raise_mark(const Heap &heap, __u32 hr_meta::*mark) {
     if (heap.mark() > tables_->meta[0].*mark)

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -17,8 +18,10 @@ from hostreach import Capacities, Service, errors
 from hostreach.node import Status
 
 from .harness import Box, cli, kernel
+from .harness.child import ChildTraceback
 from .harness.clients import TCP, V4, Seen, exchange, new_socket
 from .harness.line import Line
+from .harness.stepping import MKDIR, RENAME, Stepper
 from .harness.timing import wait_until
 
 SMALL = Capacities(8, 32, 256)
@@ -150,6 +153,63 @@ def test_killed_on_the_way(box: Box) -> None:
             client.send("enough")
         node.detach(purge=True)
     assert not box.pin.exists()
+
+
+def grow_by_steps(box: Box, kill: int | None = None) -> list[int | None]:
+    """In a process of its own: the system calls that it makes once it begins to write.
+
+    `kill`: it is killed after so many of these.
+    """
+
+    def grow(test: Line) -> None:
+        with hostreach.open(str(box.pin), capacities=LARGE) as own:
+            test.ask(os.getpid())
+            os.kill(os.getpid(), signal.SIGSTOP)
+            assert own.attach(cgroup=str(box.cgroup)).grown
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    made: list[int | None] = []
+    with (
+        suppress(ChildTraceback, BrokenPipeError),
+        box.talk(grow, timeout=120) as line,
+        Stepper(line.recv(), ()) as stepper,
+    ):
+        line.send()
+        for event in stepper.steps():
+            if made or event.call in MKDIR:
+                made.append(event.call)
+            if len(made) == kill:
+                os.kill(stepper.pid, signal.SIGKILL)
+                break
+    return made
+
+
+@pytest.mark.parametrize("moved", [0, 1, 5])
+def test_who_read_before_writes_to_what_is_there(box: Box, moved: int) -> None:
+    """An agent reads, then writes: by then it has ended another's growth, and the tables are new.
+
+    ``moved``: tables that had taken their places when that was killed.
+    """
+    wanted = Service.of("10.96.0.11:80/tcp", "10.0.0.2:80")
+    with attached(box) as node:
+        made = grow_by_steps(box)
+        # User-Mode Linux shows a stopped process's registers without them.
+        kernel.need(bool(made), "the numbers of another process's system calls")
+        node.detach(purge=True)
+    moves = [n for n, call in enumerate(made, 1) if call in RENAME]
+    with hostreach.open(str(box.pin), capacities=SMALL) as node:
+        node.attach(cgroup=str(box.cgroup))
+        assert len(grow_by_steps(box, moves[moved])) == moves[moved]
+        assert (box.pin / "next").exists()
+        plain = node.plain.plain(wanted)
+        assert node.plain.plain_differing([plain]) == [0]
+        node.plain.plain_write([plain])
+        assert not (box.pin / "next").exists()
+        assert node.services.get(wanted.frontend) == wanted
+        with hostreach.open(str(box.pin)) as other:
+            assert other.services.get(wanted.frontend) == wanted
+            assert capacities(other.status()) == LARGE
+        assert box.call(exchange, V4, TCP, ("10.96.0.11", 80)).server == "10.0.0.2:80"
 
 
 def test_purge_after_a_killed_growth(box: Box) -> None:
