@@ -28,7 +28,8 @@ CAPABILITIES = ("CAP_NET_ADMIN", "CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_SYS_RES
 """docs/kubernetes.md says what each is for."""
 _READS = ("CAP_NET_ADMIN", "CAP_SYS_ADMIN")
 _MARK = "# Written by `hostreach systemd install`, sha256 "
-_BPFFS = "/sys/fs/bpf"
+BPFFS = "/sys/fs/bpf"
+"""What the units may write to."""
 
 
 class Unit(NamedTuple):
@@ -136,9 +137,10 @@ def _restore(pin: list[str], _: list[str]) -> list[str]:
         "[Service]",
         "Type=oneshot",
         "RemainAfterExit=yes",
+        "EnvironmentFile=-/etc/default/hostreach",
         "# Tables first: nobody meets half of them.",
         f"ExecStart={apply}",
-        f"ExecStart={_command('attach', *pin)}",
+        f"ExecStart={_command('attach', *pin)} $HOSTREACH_ATTACH_OPTIONS",
         f"ExecReload={_command('apply', '--prune', '--file', SERVICES, *pin)}",
         "# Programs and tables stay when the unit is stopped.",
         "TimeoutStartSec=90s",
@@ -206,7 +208,7 @@ def _kept_running() -> list[str]:
 
 def _mounts(*paths: str) -> str:
     """Pins that were made in a mount of the unit's own would go with it."""
-    return f"RequiresMountsFor={_BPFFS} {_quoted(sys.prefix, *map(os.path.dirname, paths))}"
+    return f"RequiresMountsFor={BPFFS} {_quoted(sys.prefix, *map(os.path.dirname, paths))}"
 
 
 def _hardened(capabilities: Sequence[str], paths: Sequence[str]) -> list[str]:
@@ -223,7 +225,7 @@ def _hardened(capabilities: Sequence[str], paths: Sequence[str]) -> list[str]:
         "NoNewPrivileges=yes",
         "ProtectSystem=strict",
         "ReadOnlyPaths=/sys /proc/sys",
-        f"ReadWritePaths={_BPFFS}",
+        f"ReadWritePaths={BPFFS}",
         "RuntimeDirectory=hostreach",
         "RuntimeDirectoryPreserve=yes",
         f"ProtectHome={'read-only' if home else 'yes'}",

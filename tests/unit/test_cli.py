@@ -12,6 +12,7 @@ from typing import TextIO
 
 import pytest
 
+import hostreach as package
 from hostreach.cli import output
 from hostreach.models import Service
 
@@ -122,6 +123,16 @@ def test_apply_and_export(run: Run, host: FakeHost, tmp_path: Path) -> None:
     assert run("export").out == path.read_text()
     assert run("--pin", "/other", "apply", "-f", "-", stdin=as_json).code == 0
     assert host.open("/other").services.list() == host.services.list()
+
+
+def test_export_of_one_owner(run: Run) -> None:
+    run(*ADD)
+    run("svc", "add", "10.96.0.9:80/tcp", "--owner", "web")
+    assert "10.96.0.9" not in run("export", "--owner", "manual").out
+    exported = run("export", "--owner", "web").out
+    assert "10.96.0.9:80/tcp" in exported
+    assert VIP not in exported
+    assert run("export", "--owner", "a b").code == 2
 
 
 def test_pin_stands_anywhere(run: Run, host: FakeHost) -> None:
@@ -268,6 +279,7 @@ def test_attach_options(run: Run, host: FakeHost) -> None:
         pytest.param(["--frobnicate"], "no such option: --frobnicate", id="unknown option"),
         pytest.param([*ADD, "--wieght=1"], "svc add: no such option: --wieght", id="deep option"),
         pytest.param(["svc", "add"], "svc add: missing argument 'FRONTEND'", id="no argument"),
+        pytest.param(["--json", "svc", "ls"], "after the command: svc ... --json", id="json first"),
         pytest.param(["apply"], "apply: missing option '--file' / '-f'", id="no file"),
         pytest.param(
             ["backend", "set", VIP, "10.0.0.2:53", "--drain", "--down"],
@@ -405,6 +417,49 @@ def test_full_disk_is_one_line() -> None:
         process = hostreach("--help", stdout=full)
         assert process.communicate()[1] == "hostreach: no space left on device\n"
     assert process.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("closed", "arguments", "status", "message"),
+    [
+        (">&-", "--help", 1, "bad file descriptor"),
+        ("<&-", "apply --file -", 2, "standard input: cannot be read: bad file descriptor"),
+        ("2>&-", "svc nothing", 2, ""),
+        ("<&- >&- 2>&-", "--version", 1, ""),
+    ],
+)
+def test_closed_streams(closed: str, arguments: str, status: int, message: str) -> None:
+    """Each command says so where it can, and nothing goes to another stream."""
+    command = f"{sys.executable} -m hostreach {arguments} {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr == (f"hostreach: {message}\n" if message else "")
+
+
+def test_what_is_no_text(run: Run) -> None:
+    for argv in (["--pin", "/sys/fs/bpf/\udcff", "status"], ["svc", "show", "\udcff"]):
+        said = run(*argv)
+        assert (said.code, said.out) == (2, "")
+        assert said.err.startswith("hostreach: '")
+        assert said.err.endswith("\\udcff' is not UTF-8\n")
+
+
+def test_what_nobody_foresaw(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line all the same; whoever wants to know more says so."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("two\nlines")
+
+    monkeypatch.setitem(vars(package), "open", fail)
+    said = run("svc", "ls")
+    assert said.code == 1
+    assert said.err == (
+        "hostreach: unexpected failure: ZeroDivisionError: two lines; "
+        "with HOSTREACH_TRACEBACK=1 it shows where\n"
+    )
+    monkeypatch.setenv("HOSTREACH_TRACEBACK", "1")
+    with pytest.raises(ZeroDivisionError):
+        run("svc", "ls")
 
 
 def test_a_narrow_terminal(

@@ -78,7 +78,7 @@ def test_restore_comes_before_the_network() -> None:
     assert values(text, "ConditionPathExists") == [systemd.SERVICES]
     apply, attach = values(text, "ExecStart")
     assert apply.endswith(f" apply --file {systemd.SERVICES}")  # first: nobody meets half of it
-    assert attach.endswith(" attach")
+    assert attach.endswith(" attach $HOSTREACH_ATTACH_OPTIONS")
     assert values(text, "DefaultDependencies") == ["no"]
 
 
@@ -157,7 +157,12 @@ def test_what_others_changed_is_left_alone(run: Run, directory: Path, change: st
     [
         (("print", "kubelet"), "'kubelet' is no unit; they are restore, agent, metrics"),
         (("install", "--directory", "/no/such"), "/no/such: is no directory"),
-        (("print", "--pin", "relative"), "relative: a pin path is absolute"),
+        (("print", "--pin", "relative"), "relative: units are for pins below /sys/fs/bpf"),
+        (("print", "--pin", "/mnt/bpf/x"), "/mnt/bpf/x: units are for pins below /sys/fs/bpf"),
+        (("print", "--pin", "/sys/fs/bpf/../x"), "units are for pins below /sys/fs/bpf"),
+        (("print", "--pin", ""), "--pin is empty"),
+        (("print", "--path", ""), "--path is empty"),
+        (("install", "--directory", ""), "--directory is empty"),
         (("print", "--path", "a\nExecStart=/bin/sh"), "a character that cannot be printed"),
     ],
 )

@@ -20,10 +20,12 @@ __all__ = ["main"]
 
 _SIGPIPE = 128 + 13
 _SIGINT = 128 + 2
+_TRACEBACK = "HOSTREACH_TRACEBACK"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: this process's) and return its exit status."""
+    _replace_closed_streams()
     try:
         return _main(argv)
     finally:
@@ -49,6 +51,33 @@ def _main(argv: Sequence[str] | None) -> int:
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
         return _fail(f"{what}{(error.strerror or str(error)).lower()}", 1)
+    except Exception as error:
+        if os.environ.get(_TRACEBACK):
+            raise
+        what = f"{type(error).__name__}: {error}"
+        return _fail(f"unexpected failure: {what}; with {_TRACEBACK}=1 it shows where", 1)
+
+
+def _replace_closed_streams() -> None:
+    """A stream that is not there fails when it is used, and no file of ours takes its number.
+
+    So input is what can only be written, and output what can only be read.
+    """
+    for fd, name, mode, flags in (
+        (0, "stdin", "r", os.O_WRONLY),
+        (1, "stdout", "w", os.O_RDONLY),
+        (2, "stderr", "w", os.O_WRONLY),
+    ):
+        if not _is_open(fd) and os.open(os.devnull, flags) == fd:
+            setattr(sys, name, os.fdopen(fd, mode, encoding="utf-8", closefd=False))
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def _give_up_unwritten() -> None:
@@ -73,6 +102,9 @@ def _run(argv: list[str]) -> int:
 
     from .app import build
 
+    for word in argv:
+        if not _is_text(word):
+            return _fail(f"{word!a} is not UTF-8", 2)
     completes = "_HOSTREACH_COMPLETE" in os.environ
     command = get_command(build(None if completes else argv))
     if completes:  # set by the shell's completion
@@ -91,6 +123,14 @@ def _run(argv: list[str]) -> int:
     except TyperException as error:
         return _fail(_usage(error), 2)
     return 0
+
+
+def _is_text(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _usage(error: Exception) -> str:

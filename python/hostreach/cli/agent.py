@@ -13,7 +13,7 @@ import typer
 from hostreach.errors import InvalidInput, Refused
 
 from .completion import choices
-from .options import MaxBackends, MaxServices, MaxSlots, Owner, Pin, open_node
+from .options import GrowBackends, GrowServices, GrowSlots, Owner, Pin, open_node
 
 if TYPE_CHECKING:
     from hostreach import Node
@@ -114,9 +114,9 @@ def kubernetes(
     window: Window = "50ms",
     listen: Listen = "127.0.0.1:9879",
     metrics_services: MetricsServices = 100,
-    max_services: MaxServices = None,
-    max_backends: MaxBackends = None,
-    max_slots: MaxSlots = None,
+    max_services: GrowServices = None,
+    max_backends: GrowBackends = None,
+    max_slots: GrowSlots = None,
     pod_info: Annotated[
         bool,
         typer.Option(
@@ -228,9 +228,9 @@ def file_(
     window: Window = "50ms",
     listen: Listen = "127.0.0.1:9879",
     metrics_services: MetricsServices = 100,
-    max_services: MaxServices = None,
-    max_backends: MaxBackends = None,
-    max_slots: MaxSlots = None,
+    max_services: GrowServices = None,
+    max_backends: GrowBackends = None,
+    max_slots: GrowSlots = None,
     detach_on_exit: DetachOnExit = False,
     log_level: LogLevel = "info",
     log_format: LogFormat = "text",
@@ -277,7 +277,9 @@ def file_(
 @app.command()
 def metrics(
     context: typer.Context,
-    listen: Listen = "127.0.0.1:9879",
+    listen: Annotated[
+        str, typer.Option(metavar="ADDRESS:PORT", help="Where /healthz, /readyz and /metrics are.")
+    ] = "127.0.0.1:9879",
     metrics_services: MetricsServices = 100,
     log_level: LogLevel = "info",
     log_format: LogFormat = "text",
@@ -293,6 +295,8 @@ def metrics(
     from hostreach.models import validate
 
     _check_logs(log_level, log_format)
+    if listen == "off":
+        raise InvalidInput("--listen is an address and port: there is nothing else to do")
     settings = validate(
         ExporterSettings,
         {"listen": parse_listen(listen), "metrics_services": metrics_services},

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from hostreach import __version__
+from hostreach.errors import InvalidInput
 
 from .options import Json, Pin
 
@@ -95,3 +96,7 @@ def root(
         from .node import status
 
         status(context, pin, as_json)
+    elif as_json:
+        raise InvalidInput(
+            f"--json stands after the command: {context.invoked_subcommand} ... --json"
+        )

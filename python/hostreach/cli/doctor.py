@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -108,7 +109,9 @@ def _print(findings: Sequence[Finding], features: Sequence[Feature]) -> None:
         if each.fix:  # in one line, to be copied
             lines.append(f"{'':<{first + second}}fix: {each.fix}")
         color = {"broken": "red", "note": "magenta"}.get(each.state)
-        typer.secho("\n".join(lines), fg=color)
+        text = "\n".join(lines)
+        plain = color is None or os.environ.get("NO_COLOR")
+        typer.echo(text if plain else typer.style(text, fg=color))
     typer.echo("")
     name = max(len(each.name) for each in features) + 2
     typer.echo(f"{'FEATURE':<{name}}FOUND  SINCE LINUX  WITHOUT IT")

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from .options import DryRun, Json, MaxBackends, MaxServices, MaxSlots, Owner, Pin, open_node
+from .options import (
+    DryRun,
+    Json,
+    MaxBackends,
+    MaxServices,
+    MaxSlots,
+    Owner,
+    Pin,
+    check_owner,
+    open_node,
+)
 from .output import ended_by, print_diff, warn, warn_about
 from .progress import Progress
 
@@ -51,10 +61,18 @@ def apply(
     print_diff(changes, as_json, ended)
 
 
-def export(context: typer.Context, as_json: Json = False, pin: Pin = None) -> None:
+def export(
+    context: typer.Context,
+    owner: Annotated[
+        str | None,
+        typer.Option("--owner", metavar="NAME", help="Of this owner alone.", callback=check_owner),
+    ] = None,
+    as_json: Json = False,
+    pin: Pin = None,
+) -> None:
     """Print all services in the format that apply reads."""
     from hostreach.sources.dump import dump, dump_json
 
     with open_node(context, pin) as node:
-        services = node.plain.plain_list()
+        services = node.plain.plain_list(owner)
     typer.echo(dump_json(services) if as_json else dump(services), nl=False)

@@ -10,7 +10,7 @@ import typer
 
 from hostreach.errors import InvalidInput
 
-from .options import Json, MaxBackends, MaxServices, MaxSlots, Pin, open_node
+from .options import GrowBackends, GrowServices, GrowSlots, Json, Pin, open_node
 from .output import print_columns, print_json
 
 if TYPE_CHECKING:
@@ -58,9 +58,9 @@ def attach(
             "Default: after those that are there already.",
         ),
     ] = False,
-    max_services: MaxServices = None,
-    max_backends: MaxBackends = None,
-    max_slots: MaxSlots = None,
+    max_services: GrowServices = None,
+    max_backends: GrowBackends = None,
+    max_slots: GrowSlots = None,
     as_json: Json = False,
     pin: Pin = None,
 ) -> None:

@@ -80,6 +80,27 @@ MaxSlots = Annotated[
     typer.Option(metavar="N", help="Room for selection slots, the same. Default: 1048576."),
 ]
 
+GrowServices = Annotated[
+    int | None,
+    typer.Option(
+        "--max-services",
+        metavar="N",
+        help="Room for services: of new tables (default: 65536), or tables that are there grow.",
+    ),
+]
+GrowBackends = Annotated[
+    int | None,
+    typer.Option(
+        "--max-backends", metavar="N", help="Room for backends, the same. Default: 262144."
+    ),
+]
+GrowSlots = Annotated[
+    int | None,
+    typer.Option(
+        "--max-slots", metavar="N", help="Room for selection slots, the same. Default: 1048576."
+    ),
+]
+
 
 def open_node(
     context: typer.Context,

@@ -72,6 +72,8 @@ def install(
     from hostreach import systemd
 
     wanted = _units(context, units, path, pin)
+    if not directory:
+        raise InvalidInput("--directory is empty")
     done = systemd.install(wanted, directory, force)
     if as_json:
         print_json(units=[each._asdict() for each in done])
@@ -91,9 +93,14 @@ def _units(
     from hostreach import systemd
     from hostreach.node import PIN_VARIABLE
 
-    pin = (context.obj if pin is None else pin) or os.environ.get(PIN_VARIABLE)
-    if pin is not None and not pin.startswith("/"):
-        raise InvalidInput("a pin path is absolute", object=pin)
+    pin = context.obj if pin is None else pin
+    if pin == "":
+        raise InvalidInput("--pin is empty")
+    if "" in (paths or ()):
+        raise InvalidInput("--path is empty")
+    pin = pin or os.environ.get(PIN_VARIABLE)
+    if pin is not None and not os.path.normpath(pin).startswith(f"{systemd.BPFFS}/"):
+        raise InvalidInput(f"units are for pins below {systemd.BPFFS}", object=pin)
     found: list[Unit] = []
     for name in dict.fromkeys(names or ("restore", "agent")):
         if name not in systemd.NAMES:
