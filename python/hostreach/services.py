@@ -122,6 +122,8 @@ class Services:
                 after = listed[i]
                 if before is not None:
                     _check_owner(before, after[4])
+                if dry_run:
+                    _check_cgroup(before, after)
                 changes.append(Change("set" if before else "add", before, after))
             for key in gone:
                 if (old := table.plain_get(key)) is not None:
@@ -170,6 +172,8 @@ class Services:
         with self._writing(dry_run):
             after = self._table.plain(service)
             for _, before in self._table.plain_changes([after]):
+                if dry_run:
+                    _check_cgroup(before, after)
                 if before is None:
                     return self._write_one(Change("add", None, after), dry_run)
                 _check_owner(before, service.owner)
@@ -304,6 +308,14 @@ def _owned(service: PlainService | None, key: PlainFrontend, owner: str) -> Plai
         raise NotFound("no such service", object=format_frontend(*key))
     _check_owner(service, owner)
     return service
+
+
+def _check_cgroup(before: PlainService | None, after: PlainService) -> None:
+    """As a table does when it is written to: of a cgroup that is gone it knows the id already."""
+    if (wanted := after[9]) is None or wanted[1]:
+        return
+    if before is None or before[9] is None or before[9][0] != wanted[0]:
+        raise InvalidInput("no cgroup v2 directory", object=wanted[0])
 
 
 def _check_owner(service: PlainService, owner: str) -> None:

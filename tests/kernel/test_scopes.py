@@ -6,6 +6,7 @@ from __future__ import annotations
 import array
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,6 +169,10 @@ def test_from_a_cgroup_that_was_made_again(box: Box, node: Node) -> None:
     with cgroups(box.cgroup, "x") as (x,):
         assert by_cgroup(box, {"x": x}) == set()
         assert node.services.get(frontend).from_cgroup == str(x)
+    service = Service.of(frontend, SERVER, from_cgroup=str(x), algorithm="maglev")
+    for dry_run in (True, False):  # it is gone, and known
+        assert node.services.set(service, dry_run=dry_run)
+    with cgroups(box.cgroup, "x") as (x,):
         node.services.set(Service.of(frontend, SERVER, from_cgroup=str(x), name="again"))
         assert by_cgroup(box, {"x": x}) == {"x"}
 
@@ -186,10 +191,21 @@ def test_setting_again_finds_a_new_cgroup_of_that_path(box: Box, node: Node) -> 
 
 def test_from_no_cgroup(box: Box, node: Node) -> None:
     kernel.need(kernel.knows_cgroups(), NO_CGROUPS)
-    for path in (box.cgroup / "none", Path("/tmp"), Path("/sys/fs/cgroup/../../../etc/passwd")):
-        with pytest.raises(errors.InvalidInput) as caught:
-            node.services.add(Service.of("10.96.0.10:80/udp", SERVER, from_cgroup=str(path)))
-        assert "\n" not in str(caught.value)
+    with pytest.raises(errors.InvalidInput, match=r"without \. and \.\."):
+        Service.of("10.96.0.10:80/udp", SERVER, from_cgroup="/sys/fs/cgroup/../../../etc/passwd")
+    for path in (box.cgroup / "none", Path("/tmp")):
+        service = Service.of("10.96.0.10:80/udp", SERVER, from_cgroup=str(path))
+        said = set()
+        for put in (
+            partial(node.services.add, service),
+            partial(node.services.set, service, dry_run=True),
+            partial(node.services.apply, [service], dry_run=True),
+        ):
+            with pytest.raises(errors.InvalidInput) as caught:
+                put()
+            said.add(str(caught.value))
+        assert len(said) == 1
+        assert "\n" not in said.pop()
     assert node.services.list() == []
 
 
