@@ -267,6 +267,23 @@ def test_a_check_reaches_its_backend_and_no_service(box: Box, file: Path, table:
     assert not Path(apart).exists()
 
 
+def test_what_a_killed_one_leaves_goes(box: Box, file: Path, table: Node) -> None:
+    """Its cgroup, and that this is exempt: nobody is to be left out by chance later."""
+    box.serve("10.0.0.2:8080/tcp")
+    file.write_text(text("10.96.0.20:80/tcp", "kind: tcp", "10.0.0.2:8080"))
+    with running(follow(box, file, bare=False)) as agent:
+        agent.wait_ready()
+        (left,) = table.exempt.list()
+        agent.stop(signal.SIGKILL)
+    assert table.exempt.list() == [left]
+    with running(follow(box, file, bare=False)) as agent:
+        agent.wait_ready()
+        assert table.exempt.list() == [f"{box.cgroup}/hostreach-agent-{agent.process.pid}"]
+        assert not Path(left).exists()
+        agent.stop()
+    assert table.exempt.list() == []
+
+
 def test_in_a_cgroup_of_its_own_it_stays_there(box: Box, file: Path, table: Node) -> None:
     """As a unit of systemd: that is exempt then, and no cgroup is made."""
     box.serve("10.0.0.2:8080/tcp")

@@ -233,6 +233,9 @@ class FileAgent(Keeper):
         try:
             self._place = PlaceAlone()
             self._node.exempt.add(self._place.path, if_missing=True)
+            for left in self._place.abandoned():
+                self._node.exempt.remove(left, if_exists=True)
+                os.rmdir(left)  # noqa: PTH106 - of a cgroup, whose files are the kernel's
         except (HostreachError, OSError) as error:
             log.warning(
                 "this process cannot be exempt: %s; a backend whose address is a service's is "

@@ -37,6 +37,9 @@ def _has_us(cgroup: str) -> bool:
         return False
 
 
+_PREFIX = "hostreach-agent-"
+
+
 class PlaceAlone:
     """A cgroup that has this process and no other, so that to exempt it exempts nobody else.
 
@@ -52,10 +55,17 @@ class PlaceAlone:
         self._home: str | None = None
         self.path = home
         if home == root or not _is_alone(home):
-            self.path = f"{home}/hostreach-agent-{os.getpid()}"
+            self.path = f"{home}/{_PREFIX}{os.getpid()}"
             Path(self.path).mkdir(exist_ok=True)
             self._home = home
             _enter(self.path)
+
+    def abandoned(self) -> list[str]:
+        """Those beside it that processes made which were killed."""
+        if self._home is None:
+            return []
+        inside = [each.path for each in os.scandir(self._home) if each.name.startswith(_PREFIX)]
+        return [path for path in inside if not Path("/proc", path.rpartition("-")[2]).exists()]
 
     def leave(self) -> None:
         """Go back to where the process was, if it was elsewhere."""
