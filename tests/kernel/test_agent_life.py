@@ -171,7 +171,14 @@ def test_health_check_node_ports(api: Cluster, running: Agent) -> None:
         '\t"localEndpoints": 1,\n\t"serviceProxyHealthy": true\n}'
     )
     api.delete(value)
-    wait_until(lambda: running.ask("/", 32123)[0] == 0, "nobody listening there")
+
+    def is_closed() -> bool:
+        try:
+            return running.ask("/", 32123)[0] == 0
+        except (ConnectionResetError, TimeoutError):
+            return False  # who comes while it is being closed
+
+    wait_until(is_closed, "nobody listening there")
 
 
 def test_a_health_check_port_that_is_taken(box: Box, api: Cluster, running: Agent) -> None:
