@@ -233,3 +233,14 @@ def test_programs_without_places_before(
         assert count(node, place) == 2
         test.send()
     wait_until(lambda: count(node, place) == 0, "no socket counted")
+
+
+def test_one_taken_by_chance_changes_no_program(box: Box, node: Node) -> None:
+    """The first place of all, say: only where all are marked were there no places before."""
+    kernel.need(kernel.has("sock_read"), "way to look at a socket's cookie")
+    assert node.attach(cgroup=str(box.cgroup)).changes == []
+    with holders_of(box) as holders:
+        before = holders[0]
+        holders[0] = before[0], True
+        assert node.attach(cgroup=str(box.cgroup)).changes == []
+        holders[0] = before
