@@ -189,7 +189,7 @@ class Backend(_Model):
                 raise InvalidInput(f"{quote(text)}: {key} is given twice")
             number = key == "weight" and value.isascii() and value.isdigit() and len(value) <= 9
             values[key] = int(value) if number else value
-        return validate(cls, values)
+        return validate(cls, values, quote(text)[1:-1] if options else "")
 
     def __str__(self) -> str:
         weight = "" if self.weight == 1 else f",weight={self.weight}"

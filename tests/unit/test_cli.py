@@ -303,6 +303,9 @@ def test_attach_options(run: Run, host: FakeHost) -> None:
         pytest.param(["exempt", "add", "/a", "/a/"], "/a: this cgroup is given twice", id="twice"),
         pytest.param(["attach", "--host-netns", ""], "--host-netns is empty", id="no namespace"),
         pytest.param(
+            ["agent", "file", "x", "--host-netns", ""], "--host-netns is empty", id="nor agent's"
+        ),
+        pytest.param(
             ["attach", "--node-addresses", "10.0.0.1"], "write 10.0.0.1/32", id="no network"
         ),
         pytest.param(
@@ -320,7 +323,9 @@ def test_attach_options(run: Run, host: FakeHost) -> None:
         pytest.param(["svc", "add", "10.0.0.1:1/sctp"], "'sctp' is no protocol", id="sctp"),
         pytest.param([*ADD, "--backend", "[fd00::1]:53"], "is IPv6, but frontend", id="family"),
         pytest.param([*ADD, "--backend", "10.0.0.2:53"], "is given twice", id="duplicate"),
-        pytest.param([*ADD, "--backend", "10.0.0.9:53,weight=-1"], "not '-1'", id="weight -1"),
+        pytest.param(
+            [*ADD, "--backend", "10.0.0.9:53,weight=-1"], "weight=-1: weight must", id="weight -1"
+        ),
         pytest.param(
             [*ADD, "--backend", "10.0.0.9:53,weight=65536"], "not 65536", id="weight 2^16"
         ),

@@ -13,14 +13,16 @@ import typer
 from hostreach.errors import InvalidInput, Refused
 
 from .completion import choices
-from .options import GrowBackends, GrowServices, GrowSlots, Owner, Pin, open_node
+from .options import GrowBackends, GrowServices, GrowSlots, Owner, Pin, check_netns, open_node
 
 if TYPE_CHECKING:
     from hostreach import Node
 
 Cgroup = Annotated[str | None, typer.Option(metavar="PATH", help="As `attach` takes it.")]
 Protocols = Annotated[str, typer.Option(metavar="LIST", help="tcp, udp or both.")]
-HostNetns = Annotated[str | None, typer.Option(metavar="PATH", help="As `attach` takes it.")]
+HostNetns = Annotated[
+    str | None, typer.Option(metavar="PATH", help="As `attach` takes it.", callback=check_netns)
+]
 ProtectBinds = Annotated[bool, typer.Option("--protect-binds", help="As `attach` takes it.")]
 Window = Annotated[
     str, typer.Option(metavar="DURATION", help="Changes so soon after a write go together.")

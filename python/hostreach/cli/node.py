@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hostreach.errors import InvalidInput
-
-from .options import GrowBackends, GrowServices, GrowSlots, Json, Pin, open_node
+from .options import GrowBackends, GrowServices, GrowSlots, Json, Pin, check_netns, open_node
 from .output import print_columns, print_json
 
 if TYPE_CHECKING:
@@ -40,6 +38,7 @@ def attach(
         typer.Option(
             metavar="PATH",
             help="The host's network namespace, as in /proc/1/ns/net. Default: this one.",
+            callback=check_netns,
         ),
     ] = None,
     node_addresses: Annotated[
@@ -69,8 +68,6 @@ def attach(
 
     wanted = parse_protocols(protocols)
     networks = None if node_addresses is None else parse_networks(node_addresses)
-    if host_netns == "":
-        raise InvalidInput("--host-netns is empty")
     with open_node(context, pin, max_services, max_backends, max_slots) as node:
         result = node.attach(
             cgroup,

@@ -33,6 +33,13 @@ def check_owner(owner: str | None) -> str | None:
     return owner and check_label(owner, "owner", OWNER_MAX)
 
 
+def check_netns(path: str | None) -> str | None:
+    """As of a variable that is not set: to take it for the default would be a guess."""
+    if path == "":
+        raise InvalidInput("--host-netns is empty")
+    return path
+
+
 Owner = Annotated[
     str,
     typer.Option(

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -105,9 +105,16 @@ def _once(node: Node, view: View, limit: int | None, as_json: bool) -> None:
 
     view.interval = 0
     # Elsewhere nobody cares how wide it is.
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+    asked = os.environ.get("COLUMNS", "")
+    width = None if sys.stdout.isatty() or asked.strip("0").isdigit() else 160
     console = Console(highlight=False, width=width)
+    console.on_broken_pipe = _nobody_reads_on  # type: ignore[method-assign]
     console.print(table(picture, view, lambda f: _backends(node, f), console.width))
+
+
+def _nobody_reads_on() -> NoReturn:
+    """As for every other command; rich itself would exit with another status."""
+    raise BrokenPipeError
 
 
 def _print_json(node: Node, picture: Picture) -> None:

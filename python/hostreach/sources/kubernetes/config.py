@@ -99,7 +99,13 @@ def _from_file(path: str, context: str | None, api_server: str | None) -> Connec
         raise InvalidInput(f"cannot be read: {reason}", object=error.filename or path) from None
     except ConfigError as error:
         raise InvalidInput(str(error), object=path) from None
-    except (KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError) as error:
+    except KeyError as error:
+        what = f"something in it has no {error}"
+        raise InvalidInput(f"is no kubeconfig that can be used: {what}", object=path) from None
+    except (TypeError, AttributeError):
+        what = "something in it is of another kind than it should be"
+        raise InvalidInput(f"is no kubeconfig that can be used: {what}", object=path) from None
+    except (ValueError, yaml.YAMLError) as error:
         what = str(error).split("\n")[0] or type(error).__name__
         raise InvalidInput(f"is no kubeconfig that can be used: {what}", object=path) from None
 
