@@ -70,6 +70,7 @@ class Keeper:
         self._complete = False
         self._window = settings.window_ms / 1000
         self._due = self._retry_at = self._recheck_at = self._noted_at = 0.0
+        self._failing = False
         self._behind_since: float | None = None
         self._admit_at = 0.0
         self._admits = True
@@ -208,6 +209,7 @@ class Keeper:
         except HostreachError as error:
             self._failed(error)
             return False
+        self._failing = False
         self._admits = self._ranged()
         return True
 
@@ -233,6 +235,7 @@ class Keeper:
     def _failed(self, error: HostreachError) -> None:
         """What was taken is owed by the programmer; the rest still waits in the source."""
         log.error("the tables could not be written: %s", error)
+        self._failing = True
         self.metrics.failures.labels(type(error).__name__).inc()
         self._due = self._retry_at = time.monotonic() + 1.0
 
@@ -258,6 +261,7 @@ class Keeper:
             try:
                 if self.programmer.behind:
                     self.programmer.retry()
+                    self._failing = False
             except HostreachError as error:
                 self._failed(error)
         if self._complete and now >= self._recheck_at:
@@ -267,12 +271,11 @@ class Keeper:
 
     def _note_freshness(self, now: float) -> None:
         """In step: nothing waits anywhere, and the source is being heard."""
-        if self.programmer.owing or self._waits():
-            self._behind_since = self._behind_since or now
-        else:
-            self._behind_since = None
-            if self._complete and self._idle():
-                self.synced_at = now
+        # What is owed for want of room does not make it late: all nodes would be at once.
+        late = self._failing or self._waits()
+        self._behind_since = (self._behind_since or now) if late else None
+        if self._complete and self._idle() and not late and not self.programmer.owing:
+            self.synced_at = now
         if now - self._noted_at >= 5.0 or (self._complete and not self._noted_at):
             self._note()
 
