@@ -234,7 +234,10 @@ class Node:
         self._table.follow_addresses(within)
 
     def networks(self) -> tuple[str, ...] | None:
-        """The CIDRs that `attach` or `follow_addresses` was told last; None: all, or no tables."""
+        """The CIDRs that `attach` or `follow_addresses` was told last; None: all.
+
+        Raises `NotFound` where there are no tables.
+        """
         return self._table.networks()
 
     def traffic(self, frontends: Sequence[PlainFrontend]) -> list[tuple[int, int]]:

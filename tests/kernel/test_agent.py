@@ -236,6 +236,7 @@ def test_primary_addresses_outlive_a_restart(box: Box, api: Cluster, tmp_path: P
     primary = "--nodeport-addresses=primary"
     with agent(box, api.url, primary, directory=tmp_path) as process:
         process.wait_ready()
+        says(box, errno.ECONNREFUSED, vip=("192.0.2.77", 30080))
         reaches(box, "10.0.0.2:8080", vip=(HOST_V4, 30080))
     with agent(box, "http://10.0.0.1:1", primary, directory=tmp_path) as process:
         wait_until(lambda: "attached to" in process.log, "the programs being attached")

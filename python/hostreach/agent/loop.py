@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 
 from hostreach.cgroup import find_root
-from hostreach.errors import HostreachError
+from hostreach.errors import HostreachError, NotFound
 from hostreach.node import Node
 from hostreach.plain import PlainFrontend
 from hostreach.sources.kubernetes.services import OWNER
@@ -42,13 +43,14 @@ class Agent(Keeper):
         self._programming = programming(self.metrics.registry)
         self.pods: PodExemptions | None = None
         self._pods_at = 0.0
-        self._networks_before: tuple[str, ...] | None = None
+        self._networks_before: tuple[str, ...] | None = ()
 
     # --- beginning and end -----------------------------------------------------------------------
 
     def _begin(self) -> None:
+        with suppress(NotFound):
+            self._networks_before = self._node.networks()
         self._exempt()
-        self._networks_before = self._node.networks()
         self.source.start()  # it reads while the programs are loaded
 
     def _exempt(self) -> None:

@@ -106,11 +106,8 @@ class AttachedTable(LockedTable):
 
     def networks(self) -> tuple[str, ...] | None:
         """See `hostreach.node.Node.networks`."""
-        try:
-            with self.locked(exclusive=False):
-                _, found = self._core.host()
-        except NotFound:
-            return None
+        with self.locked(exclusive=False):
+            _, found = self._core.host()
         named = [each for each in found if each != _NO_NETWORK]
         return tuple(f"{address}/{bits}" for address, bits in named) if found else None
 
