@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import pytest
 
@@ -18,10 +17,9 @@ from hostreach import Capacities, Service, errors
 from hostreach.node import Status
 
 from .harness import Box, cli, kernel
-from .harness.child import ChildTraceback
 from .harness.clients import TCP, V4, Seen, exchange, new_socket
 from .harness.line import Line
-from .harness.stepping import MKDIR, RENAME, Stepper
+from .harness.stepping import RENAME, calls_of
 from .harness.timing import wait_until
 
 SMALL = Capacities(8, 32, 256)
@@ -156,32 +154,13 @@ def test_killed_on_the_way(box: Box) -> None:
 
 
 def grow_by_steps(box: Box, kill: int | None = None) -> list[int | None]:
-    """In a process of its own: the system calls that it makes once it begins to write.
+    """As `calls_of`."""
 
-    `kill`: it is killed after so many of these.
-    """
-
-    def grow(test: Line) -> None:
+    def grow() -> None:
         with hostreach.open(str(box.pin), capacities=LARGE) as own:
-            test.ask(os.getpid())
-            os.kill(os.getpid(), signal.SIGSTOP)
             assert own.attach(cgroup=str(box.cgroup)).grown
-            os.kill(os.getpid(), signal.SIGSTOP)
 
-    made: list[int | None] = []
-    with (
-        suppress(ChildTraceback, BrokenPipeError),
-        box.talk(grow, timeout=120) as line,
-        Stepper(line.recv(), ()) as stepper,
-    ):
-        line.send()
-        for event in stepper.steps():
-            if made or event.call in MKDIR:
-                made.append(event.call)
-            if len(made) == kill:
-                os.kill(stepper.pid, signal.SIGKILL)
-                break
-    return made
+    return calls_of(box, grow, kill)
 
 
 @pytest.mark.parametrize("moved", [0, 1, 5])

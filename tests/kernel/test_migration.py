@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import signal
 import struct
 from collections.abc import Iterator
 
@@ -18,7 +17,6 @@ from hostreach.node import Capacities, Node
 
 from .harness import NO_STARVING, Box, cli, kernel, wait_until
 from .harness.bpf import attached
-from .harness.child import ChildTraceback
 from .harness.clients import (
     TCP,
     UDP_CONNECTED,
@@ -32,7 +30,7 @@ from .harness.clients import (
 )
 from .harness.line import Line
 from .harness.rawmap import RawMap
-from .harness.stepping import MKDIR, RENAME, Stepper
+from .harness.stepping import RENAME, calls_of
 from .harness.traffic import PORT, calling, serve, server_of, services
 from .harness.versions import CURRENT, OLDER, begin_growth, turn_back, version
 
@@ -237,32 +235,13 @@ def test_purge(box: Box, node: Node, old: int) -> None:
 
 
 def attach_by_steps(box: Box, kill: int | None = None) -> list[int | None]:
-    """In a process of its own: the system calls that it makes once it begins to write.
+    """As `calls_of`."""
 
-    `kill`: it is killed after so many of these.
-    """
-
-    def attach(test: Line) -> None:
+    def attach() -> None:
         with hostreach.open(str(box.pin)) as own:
-            test.ask(os.getpid())
-            os.kill(os.getpid(), signal.SIGSTOP)
             assert own.attach(cgroup=str(box.cgroup)).migrated
-            os.kill(os.getpid(), signal.SIGSTOP)
 
-    made: list[int | None] = []
-    with (
-        contextlib.suppress(ChildTraceback, BrokenPipeError),
-        box.talk(attach, timeout=120) as line,
-        Stepper(line.recv(), ()) as stepper,
-    ):
-        line.send()
-        for event in stepper.steps():
-            if made or event.call in MKDIR:
-                made.append(event.call)
-            if len(made) == kill:
-                os.kill(stepper.pid, signal.SIGKILL)
-                break
-    return made
+    return calls_of(box, attach, kill)
 
 
 @pytest.mark.parametrize("old", [each for each in OLDER if each >= 3])

@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, final
 
-from .box import environment
+from .box import Box, environment
+from .child import ChildTraceback
 from .compiled import c_program
+from .line import Line
 from .rawbpf import SYS_BPF
 
 MKDIR = (83, 34)  # mkdir of x86-64, mkdirat of others
@@ -81,3 +86,31 @@ class Stepper:
     def _read(self) -> str:
         assert self._process.stdout
         return self._process.stdout.readline().rstrip("\n")
+
+
+def calls_of(box: Box, action: Callable[[], None], kill: int | None = None) -> list[int | None]:
+    """The system calls that it makes, in a process of its own, once it begins to write.
+
+    ``kill``: it is killed after so many of these.
+    """
+
+    def act(test: Line) -> None:
+        test.ask(os.getpid())
+        os.kill(os.getpid(), signal.SIGSTOP)
+        action()
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    made: list[int | None] = []
+    with (
+        suppress(ChildTraceback, BrokenPipeError),
+        box.talk(act, timeout=120) as line,
+        Stepper(line.recv(), ()) as stepper,
+    ):
+        line.send()
+        for event in stepper.steps():
+            if made or event.call in MKDIR:
+                made.append(event.call)
+            if len(made) == kill:
+                os.kill(stepper.pid, signal.SIGKILL)
+                break
+    return made
