@@ -221,6 +221,7 @@ SUBPROGRAM bool recall_datagram(struct bpf_sock_addr *ctx, const struct hr_key *
 				struct hr_origin *origin)
 {
 	struct hr_datagrams *d = datagrams_of(ctx, 0);
+	const struct hr_backend *backend;
 	const struct hr_origin *spilt;
 	bool overflowed = true;
 	bool found = false;
@@ -252,6 +253,13 @@ SUBPROGRAM bool recall_datagram(struct bpf_sock_addr *ctx, const struct hr_key *
 	if (!spilt)
 		return false;
 	*origin = *spilt;
+	/* the kernel may have given the element to another socket meanwhile, so it can be half of
+	 * each */
+	copy_ip(origin->asked_ip, asked->ip);
+	origin->asked_port = asked->port;
+	backend = bpf_map_lookup_elem(&backends, &origin->backend);
+	if (backend && backend->incarnation == origin->incarnation)
+		take(origin, backend, origin->backend);
 	name_by_overflow(ctx, origin);
 	return true;
 }

@@ -42,7 +42,7 @@ static __always_inline bool take_again(struct hr_origin *origin, __u32 service, 
  * key. False also for a service that is found in another way.
  */
 static __always_inline bool take_known(struct bpf_sock_addr *ctx, const struct hr_key *key,
-				       struct hr_origin *origin, struct service *service)
+				       const struct hr_origin *origin, struct service *service)
 {
 	const struct hr_record *record;
 	const struct hr_backend *backend = bpf_map_lookup_elem(&backends, &origin->backend);
@@ -56,12 +56,8 @@ static __always_inline bool take_known(struct bpf_sock_addr *ctx, const struct h
 	record = bpf_map_lookup_elem(&records, &service->index); /* none for HR_NO_SERVICE */
 	if (!record || !same_key(&record->key, key))
 		return false;
-	if (!read_set(record, &service->set) || !may_use(ctx, service->set) ||
-	    is_refused(ctx, service))
-		return false;
-	/* what was remembered in the LRU may be half another socket's by now */
-	take(origin, backend, origin->backend);
-	return true;
+	return read_set(record, &service->set) && may_use(ctx, service->set) &&
+	       !is_refused(ctx, service);
 }
 
 /* Scaled, not modulo: no division, and no bias worth the name below 2^13 slots. */
