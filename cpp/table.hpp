@@ -188,7 +188,7 @@ class Table {
     void check_room_for_clients(const std::vector<ServiceSpec> &put) const;
     void keep_clients(__u32 service, const std::vector<Client> &clients);
     void note_ends();
-    void raise_ends_due();
+    void raise_ends_due(__u64 cause);
 
     const __u32 *words() const { return tables_->slots.data()->word; }
     std::size_t word_count() const { return tables_->slots.size() * HR_LINE_WORDS; }

@@ -139,11 +139,11 @@ void Table::note_ends() {
         due = due || static_cast<__s64>(tables_->active.load(id)) > 0;
     to_end_.clear();
     if (due)
-        raise_ends_due();
+        raise_ends_due(tables_->meta[0].generation); // odd, and each batch has its own
 }
 
-// To what it never was: whoever looked for sockets lowers it from what it was before.
-void Table::raise_ends_due() { tables_->flags.store(HR_ENDS_DUE, tables_->meta[0].generation); }
+// No two causes are alike: whoever looked for sockets lowers it from what it was before.
+void Table::raise_ends_due(__u64 cause) { tables_->flags.store(HR_ENDS_DUE, cause); }
 
 void Table::raise_mark(const Heap &heap, __u32 hr_meta::*mark) {
     if (heap.mark() > tables_->meta[0].*mark)
@@ -208,7 +208,7 @@ void Table::refresh() {
 // it, or a state that is not the published one, a client may be let in no more. (A bit of `ports`
 // that stayed set costs a look-up and is no error; it goes with the next service there.)
 void Table::mend() {
-    raise_ends_due();
+    raise_ends_due(tables_->meta[0].generation + 1); // the batch's own may be there already
     std::vector<__u32> service_of(tables_->backends.size(), HR_NO_SERVICE);
     auto store = [&](__u32 id, auto field, auto value) {
         if (tables_->backends[id].*field != value)
