@@ -65,7 +65,7 @@ class PlaceAlone:
         if self._home is None:
             return []
         inside = [each.path for each in os.scandir(self._home) if each.name.startswith(_PREFIX)]
-        return [path for path in inside if not Path("/proc", path.rpartition("-")[2]).exists()]
+        return [path for path in inside if _is_abandoned(path)]
 
     def leave(self) -> None:
         """Go back to where the process was, if it was elsewhere."""
@@ -73,6 +73,15 @@ class PlaceAlone:
             with suppress(OSError):
                 _enter(self._home)
                 Path(self.path).rmdir()
+
+
+def _is_abandoned(cgroup: str) -> bool:
+    """Nobody is there, nor is who made it about to enter; ids may be of another pid namespace."""
+    try:
+        empty = not Path(cgroup, "cgroup.procs").read_text()
+    except OSError:
+        return False
+    return empty and not Path("/proc", cgroup.rpartition("-")[2]).exists()
 
 
 def _is_alone(cgroup: str) -> bool:
