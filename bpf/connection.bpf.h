@@ -5,12 +5,20 @@
 
 #ifdef HR_LEGACY
 
+struct seat {
+};
+
+static __always_inline void expect_connection(struct bpf_sock_addr *ctx, struct seat *seat)
+{
+}
+
 static __always_inline struct hr_connection *connection_of(struct bpf_sock_addr *ctx)
 {
 	return NULL;
 }
 
-static __always_inline struct hr_connection *connection_to_write(struct bpf_sock_addr *ctx)
+static __always_inline struct hr_connection *connection_to_write(struct bpf_sock_addr *ctx,
+								 struct seat *seat)
 {
 	return NULL;
 }
@@ -50,11 +58,27 @@ SUBPROGRAM bool is_subflow(struct bpf_sock_addr *ctx)
 	return is_mptcp;
 }
 
+/* Whether or not it gets a place: the choice of a backend takes longer than a place to come. */
+static __always_inline void expect_connection(struct bpf_sock_addr *ctx, struct seat *seat)
+{
+	const struct hr_place *place;
+
+	if (!knobs.has_places)
+		return;
+	find_seat(seat, ctx);
+	place = place_at(seat);
+	if (!place)
+		return;
+	fetch(place);
+	fetch(&place->netns); /* on its second line */
+}
+
 /*
  * MPTCP connects a subflow, but getpeername and sock_release see the socket
  * that owns it: that one remembers.
  */
-static __always_inline struct hr_connection *connection_to_write(struct bpf_sock_addr *ctx)
+static __always_inline struct hr_connection *connection_to_write(struct bpf_sock_addr *ctx,
+								 struct seat *seat)
 {
 	struct hr_connection *c;
 
@@ -66,27 +90,24 @@ static __always_inline struct hr_connection *connection_to_write(struct bpf_sock
 						  BPF_SK_STORAGE_GET_F_CREATE);
 	}
 	if (knobs.has_places) {
-		struct seat seat;
-
-		find_seat(&seat, ctx);
-		if (!seat.holder)
+		if (!seat->holder)
 			return NULL;
-		if (is_held(&seat))
-			return (struct hr_connection *)place_at(&seat);
-		if (seat.held & HR_CROWDED) {
+		if (is_held(seat))
+			return (struct hr_connection *)place_at(seat);
+		if (seat->held & HR_CROWDED) {
 			c = bpf_sk_storage_get(&connections, ctx->sk, NULL, 0);
 			if (c)
 				return c;
 		}
 		if (!(knobs.mptcp_offset && ctx->protocol == IPPROTO_TCP && is_subflow(ctx)) &&
-		    take_seat(&seat)) {
-			struct hr_place *place = place_at(&seat);
+		    take_seat(seat)) {
+			struct hr_place *place = place_at(seat);
 
 			if (place)
 				place->netns = netns_of(ctx);
 			return (struct hr_connection *)place;
 		}
-		if (!mark_seat(&seat))
+		if (!mark_seat(seat))
 			return NULL;
 	}
 	return bpf_sk_storage_get(&connections, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
@@ -114,10 +135,11 @@ static __always_inline bool is_true(struct bpf_sock *sk, const struct hr_origin 
 	return !sk || (is_connected(sk) && peer_is(sk, origin->given_ip, origin->given_port));
 }
 
-static __always_inline int remember_connection(struct bpf_sock_addr *ctx,
+/* `seat` is what expect_connection() found. */
+static __always_inline int remember_connection(struct bpf_sock_addr *ctx, struct seat *seat,
 					       const struct hr_origin *origin)
 {
-	struct hr_connection *c = connection_to_write(ctx);
+	struct hr_connection *c = connection_to_write(ctx, seat);
 
 	if (c) {
 		/* it counts elsewhere now, and stays where it is if that fails */

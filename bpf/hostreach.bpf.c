@@ -76,11 +76,15 @@ static __always_inline void ask_for(struct hr_origin *origin, const struct hr_ke
 SUBPROGRAM int assign(struct bpf_sock_addr *ctx, const struct service *service,
 		      struct hr_origin *origin)
 {
+	struct seat seat;
+
+	expect_connection(ctx, &seat);
 	if (!choose(ctx, service, origin)) {
 		count_refusal(service->index);
 		return -ECONNREFUSED;
 	}
-	if (remember_connection(ctx, origin)) {
+	fetch_active(origin->backend);
+	if (remember_connection(ctx, &seat, origin)) {
 		count_event(HR_UNREMEMBERED);
 		/* a TCP stream is right without; a datagram's answer would show another address */
 		if (ctx->protocol == IPPROTO_UDP)
@@ -123,6 +127,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 			forget_datagram(ctx, &key);
 		return 0;
 	}
+	fetch_translations(service.index);
 	ask_for(&origin, &key);
 	err = assign(ctx, &service, &origin);
 	if (!err && has_gone(&service, &origin)) {

@@ -22,7 +22,7 @@
  * Changes with any layout below. `attach` brings tables of an older version to
  * this one (cpp/replacement.cpp); those of a newer are refused.
  */
-#define HR_ABI_VERSION 5
+#define HR_ABI_VERSION 6
 
 /*
  * What programs are told when they are loaded: the whole of .rodata, or where
@@ -161,11 +161,17 @@ enum hr_on_removal {
 };
 
 /*
- * Where services were found in the hash, from program to program: a record's index and
- * one, or 0, in lines as the words of `slots` are. A key has one place here, and whoever
- * found it last has that; the record's key says whose it is.
+ * Where services were found in the hash, from program to program. A key has one place
+ * here, and whoever found it last has that: the record says whose it is, and whether its
+ * word is still this one. So a program can ask for record and slot at once.
  */
 #define HR_HINTS 65536
+
+struct hr_hint {
+	__u64 set; /* hr_record.set, as it was */
+	__u32 service; /* index and one; 0 = none */
+	__u32 pad;
+};
 
 /*
  * An array's elements are padded to 8 bytes, so `slots` is an array of lines:

@@ -142,9 +142,9 @@ struct {
 #ifndef HR_LEGACY
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, HR_HINTS / HR_LINE_WORDS);
+	__uint(max_entries, HR_HINTS);
 	__type(key, __u32);
-	__type(value, struct hr_line);
+	__type(value, struct hr_hint);
 } hints SEC(".maps");
 
 struct {
@@ -212,6 +212,15 @@ struct {
 	__type(key, struct hr_overflow_key);
 	__type(value, struct hr_origin);
 } overflow SEC(".maps");
+
+/*
+ * A load that nobody waits for: the line is on its way while the program waits for another.
+ * Between two connects so much happens in the kernel that most lines come from far.
+ */
+static __always_inline void fetch(const void *line)
+{
+	(void)*(const volatile __u64 *)line;
+}
 
 static __always_inline void count_event(__u32 event)
 {

@@ -100,13 +100,12 @@ static __always_inline bool read_set(const struct hr_record *record, __u64 *set)
 
 /* The place of a key's hint; null where there are none. Multiplied and folded: addresses differ in
  * few bits. */
-static __always_inline __u32 *hint_of(const struct hr_key *key)
+static __always_inline struct hr_hint *hint_of(const struct hr_key *key)
 {
 #ifdef HR_LEGACY
 	return NULL;
 #else
 	__u64 h = ((__u64)key->ip[0] << 32 | key->ip[1]) * 0x9e3779b97f4a7c15ULL;
-	struct hr_line *line;
 	__u32 at;
 
 	if (!knobs.has_hints)
@@ -116,10 +115,8 @@ static __always_inline __u32 *hint_of(const struct hr_key *key)
 	h *= 0xd6e8feb86659fd93ULL;
 	h ^= h >> 32;
 	h *= 0xd6e8feb86659fd93ULL;
-	h >>= 48;
-	at = h / HR_LINE_WORDS;
-	line = bpf_map_lookup_elem(&hints, &at);
-	return line ? &line->word[h % HR_LINE_WORDS] : NULL;
+	at = h >> 48;
+	return bpf_map_lookup_elem(&hints, &at);
 #endif
 }
 
@@ -143,6 +140,20 @@ static __always_inline const struct hr_record *record_at(struct service *service
 }
 
 /*
+ * The same word, but not from the record: what is read by it need not wait for that.
+ * The compiler must not know that they are the same.
+ */
+static __always_inline void take_hinted(struct hr_hint *hint, __u64 hinted, struct service *service)
+{
+	if (hinted != service->set) {
+		*(volatile __u64 *)&hint->set = service->set;
+		return;
+	}
+	asm volatile("" : "+r"(hinted));
+	service->set = hinted;
+}
+
+/*
  * By the last one's hint: two places in memory instead of four, for the hash has a bucket
  * and an element in between, and takes the time of a hash function and a call.
  *
@@ -153,11 +164,14 @@ static __always_inline const struct hr_record *record_at(struct service *service
 static __always_inline bool find_key(const struct hr_key *key, struct service *service)
 {
 	const struct hr_record *record = NULL;
-	__u32 *hint = hint_of(key);
+	struct hr_hint *hint = hint_of(key);
+	__u64 hinted = 0;
 	const __u32 *found;
 
-	if (hint)
-		record = record_at(service, *(volatile __u32 *)hint - 1, key);
+	if (hint) {
+		hinted = *(volatile __u64 *)&hint->set;
+		record = record_at(service, *(volatile __u32 *)&hint->service - 1, key);
+	}
 	if (!record) {
 		found = bpf_map_lookup_elem(&services, key);
 		if (!found)
@@ -166,11 +180,13 @@ static __always_inline bool find_key(const struct hr_key *key, struct service *s
 		if (!record)
 			return false;
 		if (hint)
-			*(volatile __u32 *)hint = service->index + 1;
+			*(volatile __u32 *)&hint->service = service->index + 1;
 	}
 	/* torn for so long: the service is there, so to refuse is right, and to pass is not */
 	if (!read_set(record, &service->set))
 		service->set = 0;
+	if (hint)
+		take_hinted(hint, hinted, service);
 	return true;
 }
 
@@ -249,6 +265,14 @@ static __always_inline bool find_service(struct bpf_sock_addr *ctx, const struct
 	node.protocol = key->protocol;
 	node.scope = HR_NODE;
 	return find_key(&node, service) && may_use(ctx, service->set);
+}
+
+static __always_inline void fetch_translations(__u32 service)
+{
+	const __u64 *count = bpf_map_lookup_elem(&translations, &service);
+
+	if (count)
+		fetch(count);
 }
 
 static __always_inline void count_translation(__u32 service)

@@ -67,7 +67,7 @@ constexpr std::array kPinned = {
     Pinned{"listeners", false, 3},
     Pinned{"holders", false, 4},
     Pinned{"places", false, 4},
-    Pinned{"hints", false, 5},
+    Pinned{"hints", false, 6},
     Pinned{"meta", false, HR_ABI_VERSION},
 };
 

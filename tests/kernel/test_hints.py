@@ -19,7 +19,8 @@ from .harness.rawmap import RawMap
 if TYPE_CHECKING:
     from hostreach.node import Node
 
-WORDS = 16
+HINT = struct.Struct("=QI4x")  # hr_record.set as it was, the index and one
+RECORD = struct.Struct("=Q24x")
 KIND = pytest.mark.parametrize("kind", [TCP, UDP_CONNECTED, UDP_UNCONNECTED])
 FRONTENDS = [f"10.96.0.{n}:80" for n in range(1, 5)]
 
@@ -27,19 +28,16 @@ FRONTENDS = [f"10.96.0.{n}:80" for n in range(1, 5)]
 class Hints:
     def __init__(self, map_: RawMap) -> None:
         self._map = map_
-        self._lines = map_.shape.entries
 
-    def there(self) -> set[int]:
-        """Indexes of services."""
-        found = set[int]()
-        for line in range(self._lines):
-            found |= {*struct.unpack(f"={WORDS}I", self._map[line])}
-        return {word - 1 for word in found if word}
+    def there(self) -> dict[int, int]:
+        """By index of the service, its publishing word as it was."""
+        all_ = (HINT.unpack(self._map[n]) for n in range(self._map.shape.entries))
+        return {service - 1: word for word, service in all_ if service}
 
-    def fill(self, word: int) -> None:
-        """All of them."""
-        for line in range(self._lines):
-            self._map[line] = struct.pack(f"={WORDS}I", *[word] * WORDS)
+    def fill(self, service: int, word: int = 0) -> None:
+        """All of them: an index and one, and the publishing word."""
+        for n in range(self._map.shape.entries):
+            self._map[n] = HINT.pack(word, service)
 
 
 @pytest.fixture
@@ -52,6 +50,12 @@ def hints(box: Box, node: Node) -> Iterator[Hints]:
         hints = Hints(found)
         hints.fill(0)  # in guests the instance is of other tests, too
         yield hints
+
+
+def published(box: Box, index: int) -> int:
+    with RawMap.pinned(box.pin / "records") as records:
+        word: int = RECORD.unpack(records[index])[0]
+    return word
 
 
 def service(number: int, kind: str, server: int) -> Service:
@@ -70,12 +74,27 @@ def seen(number: int, server: int) -> Seen:
 @KIND
 def test_left_by_the_first_call(box: Box, node: Node, hints: Hints, kind: str) -> None:
     node.services.apply([service(0, kind, 2), service(1, kind, 3)])
-    assert hints.there() == set()
+    assert hints.there() == {}
     assert reached(box, 1, kind) == seen(1, 3)
     assert len(hints.there()) == 1
     assert reached(box, 0, kind) == seen(0, 2)
     assert reached(box, 1, kind) == seen(1, 3)
-    assert len(hints.there()) == 2
+    left = hints.there()
+    assert len(left) == 2
+    assert left == {index: published(box, index) for index in left}
+
+
+@KIND
+def test_of_a_set_that_was_replaced(box: Box, node: Node, hints: Hints, kind: str) -> None:
+    """The record's word counts, and the hint has it from then on."""
+    node.services.add(service(0, kind, 2))
+    assert reached(box, 0, kind) == seen(0, 2)
+    [(index, before)] = hints.there().items()
+    node.services.apply([service(0, kind, 3)])
+    assert published(box, index) != before
+    assert hints.there() == {index: before}
+    assert reached(box, 0, kind) == seen(0, 3)
+    assert hints.there() == {index: published(box, index)}
 
 
 @KIND
@@ -113,4 +132,13 @@ def test_wrong_ones(box: Box, node: Node, hints: Hints, kind: str) -> None:
         assert reached(box, 0, kind) == seen(0, 2), word
         hints.fill(word)
         assert reached(box, 1, kind) == seen(1, 3), word
+    hints.fill(0)
+    assert reached(box, 0, kind) == seen(0, 2)
+    [(first, word)] = hints.there().items()
+    assert reached(box, 1, kind) == seen(1, 3)
+    [second] = hints.there().keys() - {first}
+    hints.fill(second + 1, word)  # one's index with the other's word
+    assert reached(box, 1, kind) == seen(1, 3)
+    hints.fill(first + 1, published(box, second))
+    assert reached(box, 0, kind) == seen(0, 2)
     hints.fill(0)

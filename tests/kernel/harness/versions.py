@@ -12,11 +12,12 @@ from .rawmap import ARRAY, MMAPABLE, RawMap, Shape
 META = struct.Struct("=4I4I Q 3I 3I Q 2I")
 _META_2 = struct.Struct("=4I 2Q 4I")
 _FLAG = struct.Struct("=Q")
-CURRENT, OLDER = 5, (1, 2, 3, 4)
+CURRENT, OLDER = 6, (1, 2, 3, 4, 5)
 _SINCE_2 = ("flags", "node_networks", "allowed", "more_datagrams")
 _SINCE_3 = ("listening", "listeners")
 _SINCE_4 = ("holders", "places")
 _SINCE_5 = ("hints",)
+_HINTS_5 = Shape(ARRAY, 4, 64, 4096, 0)
 STAGED = ("services", "records", "slots", "backends", "active", "translations", "refusals")
 
 
@@ -25,7 +26,7 @@ def turn_back(pin: Path, to: int) -> None:
 
     Before version 4 there were no places: sockets that hold one are to be told apart, or not there.
     """
-    gone = {4: _SINCE_5, 3: _SINCE_4 + _SINCE_5}.get(to, _SINCE_3 + _SINCE_4 + _SINCE_5)
+    gone = {5: (), 4: _SINCE_5, 3: _SINCE_4 + _SINCE_5}.get(to, _SINCE_3 + _SINCE_4 + _SINCE_5)
     for name in gone:
         (pin / name).unlink(missing_ok=True)
     with RawMap.pinned(pin / "meta") as now, RawMap.pinned(pin / "flags") as all_flags:
@@ -33,6 +34,10 @@ def turn_back(pin: Path, to: int) -> None:
         abi, services, backends, slots, generation, netns, *marks, levels = _META_2.unpack(meta)
         assert abi == CURRENT
         flags = [_FLAG.unpack(all_flags[n])[0] for n in range(3)]
+    if to == 5 and (pin / "hints").exists():
+        (pin / "hints").unlink()
+        with RawMap.create("hints", _HINTS_5) as old:
+            old.pin(pin / "hints")
     if to > 1:
         with RawMap.pinned(pin / "meta") as now:
             now[0] = struct.pack("=I", to) + meta[4:]
