@@ -7,11 +7,13 @@
 #ifndef HR_BIND_BPF_H
 #define HR_BIND_BPF_H
 
-static __always_inline bool has_service(const struct hr_key *key)
+static __always_inline bool has_service(struct hr_key *key, __u32 scope)
 {
+	const struct hr_line *line = port_line(key);
 	struct service service;
 
-	return has_port(key, key->scope) && find_key(key, &service);
+	key->scope = scope;
+	return line && has_port(line, scope, key) && find_key(key, &service);
 }
 
 /* 0, or -EADDRINUSE. Ports that the kernel chooses itself do not come here. */
@@ -27,11 +29,9 @@ static __always_inline int check_bind(struct bpf_sock *sk, bool v6)
 	if (!m || !m->host_netns || m->host_netns != netns_of(sk))
 		return 0;
 	key.port = bpf_htons(sk->src_port);
-	key.scope = HR_NODE;
-	if (has_service(&key))
+	if (has_service(&key, HR_NODE))
 		return -EADDRINUSE;
 	/* an address of this node that is a service's, too: a load balancer's or an external one */
-	key.scope = HR_EXACT;
 	if (v6) {
 		key.ip[0] = sk->src_ip6[0];
 		key.ip[1] = sk->src_ip6[1];
@@ -42,7 +42,7 @@ static __always_inline int check_bind(struct bpf_sock *sk, bool v6)
 		key.ip[3] = sk->src_ip4;
 	}
 	copy_ip(ip.ip, key.ip);
-	if (bpf_map_lookup_elem(&node_addresses, &ip) && has_service(&key))
+	if (bpf_map_lookup_elem(&node_addresses, &ip) && has_service(&key, HR_EXACT))
 		return -EADDRINUSE;
 	return 0;
 }

@@ -12,9 +12,10 @@ static __always_inline void expect_connection(struct bpf_sock_addr *ctx, struct 
 {
 }
 
-static __always_inline struct hr_connection *connection_of(struct bpf_sock_addr *ctx)
+static __always_inline bool find_connection(struct bpf_sock_addr *ctx, struct hr_connection **c)
 {
-	return NULL;
+	*c = NULL;
+	return true;
 }
 
 static __always_inline struct hr_connection *connection_to_write(struct bpf_sock_addr *ctx,
@@ -25,19 +26,24 @@ static __always_inline struct hr_connection *connection_to_write(struct bpf_sock
 
 #else
 
-static __always_inline struct hr_connection *connection_of(struct bpf_sock_addr *ctx)
+/* False if the socket remembers nothing anywhere: the LRU, too, goes by the cookie. */
+static __always_inline bool find_connection(struct bpf_sock_addr *ctx, struct hr_connection **c)
 {
+	*c = NULL;
 	if (knobs.has_places && ctx->protocol != IPPROTO_MPTCP_SOCKET) {
 		struct seat seat;
 
 		if (!find_old_seat(&seat, ctx, ctx->sk))
-			return NULL;
-		if (is_held(&seat))
-			return (struct hr_connection *)place_at(&seat);
+			return false;
+		if (is_held(&seat)) {
+			*c = (struct hr_connection *)place_at(&seat);
+			return true;
+		}
 		if (!(seat.held & HR_CROWDED))
-			return NULL;
+			return true;
 	}
-	return bpf_sk_storage_get(&connections, ctx->sk, NULL, 0);
+	*c = bpf_sk_storage_get(&connections, ctx->sk, NULL, 0);
+	return true;
 }
 
 /*
@@ -115,6 +121,14 @@ static __always_inline struct hr_connection *connection_to_write(struct bpf_sock
 
 #endif
 
+static __always_inline struct hr_connection *connection_of(struct bpf_sock_addr *ctx)
+{
+	struct hr_connection *c;
+
+	find_connection(ctx, &c);
+	return c;
+}
+
 static __always_inline bool may_count(struct bpf_sock_addr *ctx)
 {
 #ifdef HR_LEGACY
@@ -180,8 +194,10 @@ static __always_inline const struct hr_origin *recall_connection(struct bpf_sock
  */
 static __always_inline void forget_connection(struct bpf_sock_addr *ctx, const struct hr_key *to)
 {
-	struct hr_connection *c = connection_of(ctx);
+	struct hr_connection *c;
 
+	if (!find_connection(ctx, &c))
+		return;
 	if (c) {
 		if (was_given(&c->latest, to))
 			c->latest.given_port = 0;

@@ -212,13 +212,20 @@ static __always_inline int name_by_overflow(struct bpf_sock_addr *ctx,
 	return overflow_put(ctx, origin, HR_BY_GIVEN);
 }
 
+/* What recall_datagram() found. */
+enum recalled {
+	NOTHING = 0, /* and the socket remembers no other service either */
+	OTHERS = 1, /* it may */
+	RECALLED = 2,
+};
+
 /*
  * Finds where an earlier send to this service went, and makes that backend
  * name this service from now on (two services may share a backend: the last
  * one sent to wins).
  */
-SUBPROGRAM bool recall_datagram(struct bpf_sock_addr *ctx, const struct hr_key *asked,
-				struct hr_origin *origin)
+SUBPROGRAM int recall_datagram(struct bpf_sock_addr *ctx, const struct hr_key *asked,
+			       struct hr_origin *origin)
 {
 	struct hr_datagrams *d = datagrams_of(ctx, 0);
 	const struct hr_backend *backend;
@@ -242,16 +249,16 @@ SUBPROGRAM bool recall_datagram(struct bpf_sock_addr *ctx, const struct hr_key *
 		overflowed = d->overflowed;
 	}
 	if (found)
-		return true;
+		return RECALLED;
 	if (!overflowed)
-		return false;
+		return OTHERS;
 	if (d && recall_more(ctx, asked, origin, ++d->clock))
-		return true;
+		return RECALLED;
 	if (!overflow_used())
-		return false;
+		return d ? OTHERS : NOTHING;
 	spilt = overflow_get(ctx, asked, HR_BY_ASKED);
 	if (!spilt)
-		return false;
+		return OTHERS;
 	*origin = *spilt;
 	/* the kernel may have given the element to another socket meanwhile, so it can be half of
 	 * each */
@@ -261,7 +268,7 @@ SUBPROGRAM bool recall_datagram(struct bpf_sock_addr *ctx, const struct hr_key *
 	if (backend && backend->incarnation == origin->incarnation)
 		take(origin, backend, origin->backend);
 	name_by_overflow(ctx, origin);
-	return true;
+	return RECALLED;
 }
 
 /* `anew`: it was not remembered already. */

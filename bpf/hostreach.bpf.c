@@ -176,15 +176,18 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 	struct hr_origin origin = {};
 	struct service service;
 	struct hr_key key;
+	int recalled;
 	bool known;
 
 	load_destination(&key, ctx, v6);
 	if (key.protocol != IPPROTO_UDP || sends_to_peer(ctx, &key, v6))
 		return 0;
-	known = recall_datagram(ctx, &key, &origin);
+	recalled = recall_datagram(ctx, &key, &origin);
+	known = recalled == RECALLED;
 	if (!known || !take_known(ctx, &key, &origin, &service)) {
 		if (!find_service(ctx, &key, &service)) {
-			forget_datagram(ctx, &key);
+			if (recalled != NOTHING)
+				forget_datagram(ctx, &key);
 			return 0;
 		}
 		ask_for(&origin, &key);

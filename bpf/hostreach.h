@@ -204,13 +204,13 @@ struct hr_backend {
 };
 
 /*
- * A bit for each protocol and port with a service, in lines of 512, so that
- * nearly all other traffic is told apart by one load. Ports are taken as they
- * stand in memory, in network byte order: HR_PORT_LINE() of (protocol, port).
+ * A bit for each protocol, port and scope with a service, in lines of 256 ports, both
+ * scopes side by side, so that nearly all other traffic is told apart by one load. Ports
+ * are taken as they stand in memory, in network byte order.
  */
 #define HR_PORT_LINES 512
-#define HR_PORT_LINE(scope, udp, port) (((scope)*2 + (udp)) * 128 + (port) / 512)
-#define HR_PORT_WORD(port) ((port) / 32 % HR_LINE_WORDS)
+#define HR_PORT_LINE(udp, port) ((udp)*256 + (port) / 256)
+#define HR_PORT_WORD(scope, port) ((scope)*8 + (port) / 32 % 8)
 #define HR_PORT_BIT(port) (1U << ((port) % 32))
 
 /* What a socket asked for, and where it was sent. */

@@ -41,13 +41,18 @@ static __always_inline __u32 detail(__u64 set, __u32 offset)
 	return slot((__u32)set + count_of(set) + count6_of(set) + offset / sizeof(__u32));
 }
 
-/* Is there any service of this scope with the key's protocol and port? */
-static __always_inline bool has_port(const struct hr_key *key, __u32 scope)
+/* Whether there is any service with the key's protocol and port. */
+static __always_inline const struct hr_line *port_line(const struct hr_key *key)
 {
-	__u32 at = HR_PORT_LINE(scope, key->protocol == IPPROTO_UDP, key->port);
-	const struct hr_line *line = bpf_map_lookup_elem(&ports, &at);
+	__u32 at = HR_PORT_LINE(key->protocol == IPPROTO_UDP, key->port);
 
-	return line && (line->word[HR_PORT_WORD(key->port)] & HR_PORT_BIT(key->port));
+	return bpf_map_lookup_elem(&ports, &at);
+}
+
+static __always_inline bool has_port(const struct hr_line *line, __u32 scope,
+				     const struct hr_key *key)
+{
+	return line->word[HR_PORT_WORD(scope, key->port)] & HR_PORT_BIT(key->port);
 }
 
 static __always_inline bool in_host_netns(struct bpf_sock_addr *ctx)
@@ -255,11 +260,14 @@ static __always_inline bool is_refused(struct bpf_sock_addr *ctx, const struct s
 static __always_inline bool find_service(struct bpf_sock_addr *ctx, const struct hr_key *key,
 					 struct service *service)
 {
+	const struct hr_line *line = port_line(key);
 	struct hr_key node = {};
 
-	if (has_port(key, HR_EXACT) && find_key(key, service) && may_use(ctx, service->set))
+	if (!line)
+		return false;
+	if (has_port(line, HR_EXACT, key) && find_key(key, service) && may_use(ctx, service->set))
 		return true;
-	if (!has_port(key, HR_NODE) || !is_node_address(ctx, key))
+	if (!has_port(line, HR_NODE, key) || !is_node_address(ctx, key))
 		return false;
 	node.port = key->port;
 	node.protocol = key->protocol;

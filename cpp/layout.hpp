@@ -16,6 +16,7 @@ static_assert(std::has_unique_object_representations_v<hr_details>);
 static_assert(std::has_unique_object_representations_v<hr_member>);
 static_assert(std::has_unique_object_representations_v<hr_backend>);
 static_assert(std::has_unique_object_representations_v<hr_line>);
+static_assert(std::has_unique_object_representations_v<hr_hint>);
 static_assert(std::has_unique_object_representations_v<hr_origin>);
 static_assert(std::has_unique_object_representations_v<hr_connection>);
 static_assert(std::has_unique_object_representations_v<hr_place> && sizeof(hr_place) == 128);

@@ -2,13 +2,13 @@
 // One service: how a change of it is written and published, and what then goes.
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
-#include <netinet/in.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <unordered_map>
 
 #include "error.hpp"
+#include "ports.hpp"
 #include "selection.hpp"
 #include "table.hpp"
 
@@ -17,16 +17,6 @@ namespace hr {
 namespace {
 
 constexpr __u32 kNew = ~0U; // a backend that has no id yet
-
-// Which bit of `ports` says that there is such a service.
-struct PortBit {
-    __u32 line, word, bit;
-};
-
-PortBit port_bit(const hr_key &key) {
-    return {static_cast<__u32>(HR_PORT_LINE(key.scope, key.protocol == IPPROTO_UDP, key.port)),
-            static_cast<__u32>(HR_PORT_WORD(key.port)), HR_PORT_BIT(key.port)};
-}
 
 bool is_at(const BackendSpec &spec, const hr_backend &backend) {
     return spec.endpoint.port == backend.port &&
@@ -195,7 +185,7 @@ void Table::publish_set(__u32 service, __u64 set) {
 void Table::add_key(const ServiceSpec &spec, __u32 service, bool is_fresh) {
     if (!is_fresh)
         clear_counters(spec, service);
-    open_port(spec.key); // first: programs look here before they look further
+    set_port(tables_->ports, spec.key, true); // first: programs look here before they look further
     if (bpf_map_update_elem(tables_->services.get(), &spec.key, &service, BPF_NOEXIST))
         raise_errno(format_key(spec.key), "add the service", errno);
     set_scope(service, spec.key.scope);
@@ -214,21 +204,6 @@ void Table::clear_counters(const ServiceSpec &spec, __u32 service) {
     if (bpf_map_update_elem(tables_->translations.get(), &service, zeros.data(), BPF_ANY))
         raise_errno(format_key(spec.key), "clear the counters", errno);
     tables_->refusals.store(service, __u64{0});
-}
-
-void Table::open_port(const hr_key &key) {
-    PortBit at = port_bit(key);
-    __u32 &word = tables_->ports.draft()[at.line].word[at.word];
-    publish(word, word | at.bit);
-    tables_->ports.push(at.line, 1);
-}
-
-// Once no service of its scope and protocol has this port.
-void Table::close_port(const hr_key &key) {
-    PortBit at = port_bit(key);
-    __u32 &word = tables_->ports.draft()[at.line].word[at.word];
-    publish(word, word & ~at.bit);
-    tables_->ports.push(at.line, 1);
 }
 
 Table::Old Table::remembered(__u32 service) const {
@@ -273,7 +248,7 @@ void Table::remove(const hr_key &key) {
     if (bpf_map_delete_elem(tables_->services.get(), &key) && errno != ENOENT)
         raise_errno(format_key(key), "remove the service", errno);
     if (--port_users_[port_of(key)] == 0)
-        close_port(key);
+        set_port(tables_->ports, key, false);
     index_.erase(at);
     retire(old, {});
     free_services_.retire({service, 1});

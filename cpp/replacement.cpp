@@ -19,6 +19,7 @@
 #include "error.hpp"
 #include "grace.hpp"
 #include "layout_v1.hpp"
+#include "ports.hpp"
 #include "program.hpp"
 
 namespace hr {
@@ -143,6 +144,14 @@ hr_meta read_older(const PinDirectory &pin) {
     return meta;
 }
 
+// Of an older version, whose lines held other ports.
+void say_ports(const PinDirectory &pin, const Skeleton &to, __u32 services) {
+    SharedArray<hr_line> ports(Fd(::dup(bpf_map__fd(to.map("ports")))), "ports");
+    const Fd keys = open_pinned(pin.file("services"));
+    for_each_service(keys.get(), services,
+                     [&](const hr_key &key, __u32) { set_port(ports, key, true); });
+}
+
 // Of an older version all other tables have the same layout as now. The networks
 // that a node's addresses are in version 1 did not keep: attach says them anew.
 void stage_current(const PinDirectory &pin, __u32 version) {
@@ -155,6 +164,8 @@ void stage_current(const PinDirectory &pin, __u32 version) {
     lend_tables(pin, skeleton, Lend::all, version);
     skeleton.load();
     write_meta(skeleton, meta);
+    if (version < 6)
+        say_ports(pin, skeleton, meta.max_services);
     // a look too many until all are replaced, rather than one too few; since version 3
     // both raise the same flags
     const __u64 one = 1;

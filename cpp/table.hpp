@@ -181,8 +181,6 @@ class Table {
     void clear_counters(const ServiceSpec &spec, __u32 service);
     bool can_list_clients();
     void write_exempt_levels();
-    void open_port(const hr_key &key);
-    void close_port(const hr_key &key);
     void retire(const Old &old, const std::vector<__u32> &kept);
     std::vector<Client> clients_of(const std::vector<hr_network> &ranges) const;
     void check_room_for_clients(const std::vector<ServiceSpec> &put) const;

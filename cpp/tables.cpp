@@ -51,7 +51,7 @@ constexpr std::array kPinned = {
     Pinned{"active", true, 1},
     Pinned{"translations", true, 1},
     Pinned{"refusals", true, 1},
-    Pinned{"ports", false, 1},
+    Pinned{"ports", false, 6},
     Pinned{"node_addresses", false, 1},
     Pinned{"node_networks", false, 2},
     Pinned{"exempt", false, 1},

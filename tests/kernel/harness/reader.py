@@ -171,8 +171,9 @@ class Reader:
     def has_port(self, key: bytes) -> bool:
         (port,) = struct.unpack_from("=H", key, 16)
         protocol, scope = key[18], key[19]
-        line = (scope * 2 + (protocol == _UDP)) * 128 + port // 512
-        word = struct.unpack_from("=I", self._views["ports"], line * 64 + port // 32 % 16 * 4)[0]
+        line = (protocol == _UDP) * 256 + port // 256
+        at = line * 64 + (scope * 8 + port // 32 % 8) * 4
+        word = struct.unpack_from("=I", self._views["ports"], at)[0]
         return bool(word >> port % 32 & 1)
 
     def block(self, where: range) -> bytes:

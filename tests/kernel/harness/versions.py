@@ -18,6 +18,7 @@ _SINCE_3 = ("listening", "listeners")
 _SINCE_4 = ("holders", "places")
 _SINCE_5 = ("hints",)
 _HINTS_5 = Shape(ARRAY, 4, 64, 4096, 0)
+_PORTS_5 = Shape(ARRAY, 4, 64, 512, 0)
 STAGED = ("services", "records", "slots", "backends", "active", "translations", "refusals")
 
 
@@ -35,9 +36,8 @@ def turn_back(pin: Path, to: int) -> None:
         assert abi == CURRENT
         flags = [_FLAG.unpack(all_flags[n])[0] for n in range(3)]
     if to == 5 and (pin / "hints").exists():
-        (pin / "hints").unlink()
-        with RawMap.create("hints", _HINTS_5) as old:
-            old.pin(pin / "hints")
+        _replace(pin, "hints", _HINTS_5)
+    _replace(pin, "ports", _PORTS_5._replace(flags=mapped))  # to be made anew, so it may be empty
     if to > 1:
         with RawMap.pinned(pin / "meta") as now:
             now[0] = struct.pack("=I", to) + meta[4:]
@@ -67,6 +67,12 @@ def turn_back(pin: Path, to: int) -> None:
     )
     for name in _SINCE_2:
         (pin / name).unlink(missing_ok=True)
+
+
+def _replace(pin: Path, name: str, shape: Shape) -> None:
+    (pin / name).unlink()
+    with RawMap.create(name, shape) as old:
+        old.pin(pin / name)
 
 
 def begin_growth(pin: Path, larger: Path) -> None:
