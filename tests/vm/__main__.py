@@ -100,6 +100,7 @@ def _prepare(selection: list[str]) -> int:
     clients.mkdir()
     environment = {**os.environ, "HOSTREACH_CLIENTS": str(clients)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    environment.pop("HOSTREACH_LONG", None)  # as in guests
     compile_clients = [sys.executable, "-m", "kernel.harness.compiled"]
     subprocess.run(compile_clients, cwd=ROOT / "tests", env=environment, check=True)
     collect = [sys.executable, "-m", "pytest", "--collect-only", "--quiet", *selection]
