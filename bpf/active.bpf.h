@@ -3,14 +3,6 @@
 #ifndef HR_ACTIVE_BPF_H
 #define HR_ACTIVE_BPF_H
 
-static __always_inline void fetch_active(__u32 backend)
-{
-	const __u64 *count = bpf_map_lookup_elem(&active, &backend);
-
-	if (count)
-		fetch(count);
-}
-
 /*
  * A socket counts once, for the backend that it was last sent to, until its
  * last close. The id may be another backend's by then: its incarnation tells.

@@ -76,7 +76,7 @@ static __always_inline void ask_for(struct hr_origin *origin, const struct hr_ke
 SUBPROGRAM int assign(struct bpf_sock_addr *ctx, const struct service *service,
 		      struct hr_origin *origin)
 {
-	struct seat seat;
+	struct seat seat = {}; /* some verifiers take `knobs` for anything, each time anew */
 
 	expect_connection(ctx, &seat);
 	if (!choose(ctx, service, origin)) {

@@ -99,15 +99,40 @@ static __always_inline __s64 open_connections(__u32 id)
 	return open > 0 ? open : 0;
 }
 
-/* One of count slots from base, by the service's algorithm. */
-static __always_inline __u32 draw(struct bpf_sock_addr *ctx, __u64 set, __u32 base, __u32 count)
+static __always_inline void fetch_active(__u32 backend)
 {
-	__u32 algorithm = (set >> HR_SET_ALGORITHM_SHIFT) & HR_SET_ALGORITHM_MASK;
-	__u32 one, other;
+	const __u64 *count = bpf_map_lookup_elem(&active, &backend);
+
+	if (count)
+		fetch(count);
+}
+
+/* Does not wait for the slot, and is no more than a guess. */
+static __always_inline void fetch_backend(const struct service *service, __u32 slot)
+{
+	__u32 id = service->first + (slot - (__u32)service->set);
+	const struct hr_backend *backend;
+
+	if (!service->first)
+		return;
+	backend = bpf_map_lookup_elem(&backends, &id);
+	if (backend)
+		fetch(backend);
+	fetch_active(id);
+}
+
+/* One of count slots from base, by the service's algorithm. */
+static __always_inline __u32 draw(struct bpf_sock_addr *ctx, const struct service *service,
+				  __u32 base, __u32 count)
+{
+	__u32 algorithm = (service->set >> HR_SET_ALGORITHM_SHIFT) & HR_SET_ALGORITHM_MASK;
+	__u32 at, one, other;
 
 	if (algorithm == HR_MAGLEV)
 		return slot(base + scale(client_hash(ctx), count));
-	one = slot(base + scale(bpf_get_prandom_u32(), count));
+	at = base + scale(bpf_get_prandom_u32(), count);
+	fetch_backend(service, at);
+	one = slot(at);
 	if (algorithm != HR_LEAST_CONN || !knobs.has_sock_release)
 		return one;
 	other = slot(base + scale(bpf_get_prandom_u32(), count));
@@ -128,7 +153,7 @@ static __always_inline bool choose_anew(struct bpf_sock_addr *ctx, const struct 
 	}
 	if (!count)
 		return false;
-	id = draw(ctx, service->set, base, count);
+	id = draw(ctx, service, base, count);
 	backend = bpf_map_lookup_elem(&backends, &id);
 	if (!backend)
 		return false;

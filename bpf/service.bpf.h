@@ -6,6 +6,7 @@
 /* A service as it was when it was found: its word is read once, and kept. */
 struct service {
 	__u32 index;
+	__u32 first; /* where its backends most likely are: hr_hint.first; 0: not known */
 	__u64 set;
 };
 
@@ -151,9 +152,11 @@ static __always_inline const struct hr_record *record_at(struct service *service
 static __always_inline void take_hinted(struct hr_hint *hint, __u64 hinted, struct service *service)
 {
 	if (hinted != service->set) {
+		*(volatile __u32 *)&hint->first = slot((__u32)service->set);
 		*(volatile __u64 *)&hint->set = service->set;
 		return;
 	}
+	service->first = *(volatile __u32 *)&hint->first;
 	asm volatile("" : "+r"(hinted));
 	service->set = hinted;
 }
@@ -173,6 +176,7 @@ static __always_inline bool find_key(const struct hr_key *key, struct service *s
 	__u64 hinted = 0;
 	const __u32 *found;
 
+	service->first = 0;
 	if (hint) {
 		hinted = *(volatile __u64 *)&hint->set;
 		record = record_at(service, *(volatile __u32 *)&hint->service - 1, key);

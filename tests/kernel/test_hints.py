@@ -19,7 +19,7 @@ from .harness.rawmap import RawMap
 if TYPE_CHECKING:
     from hostreach.node import Node
 
-HINT = struct.Struct("=QI4x")  # hr_record.set as it was, the index and one
+HINT = struct.Struct("=QII")  # hr_record.set as it was, the index and one, where backends may be
 RECORD = struct.Struct("=Q24x")
 KIND = pytest.mark.parametrize("kind", [TCP, UDP_CONNECTED, UDP_UNCONNECTED])
 FRONTENDS = [f"10.96.0.{n}:80" for n in range(1, 5)]
@@ -32,12 +32,12 @@ class Hints:
     def there(self) -> dict[int, int]:
         """By index of the service, its publishing word as it was."""
         all_ = (HINT.unpack(self._map[n]) for n in range(self._map.shape.entries))
-        return {service - 1: word for word, service in all_ if service}
+        return {service - 1: word for word, service, _ in all_ if service}
 
-    def fill(self, service: int, word: int = 0) -> None:
-        """All of them: an index and one, and the publishing word."""
+    def fill(self, service: int, word: int = 0, backend: int = 0) -> None:
+        """All of them: an index and one, the publishing word, and an id in the first slot."""
         for n in range(self._map.shape.entries):
-            self._map[n] = HINT.pack(word, service)
+            self._map[n] = HINT.pack(word, service, backend)
 
 
 @pytest.fixture
@@ -141,4 +141,7 @@ def test_wrong_ones(box: Box, node: Node, hints: Hints, kind: str) -> None:
     assert reached(box, 1, kind) == seen(1, 3)
     hints.fill(first + 1, published(box, second))
     assert reached(box, 0, kind) == seen(0, 2)
+    for backend in (1, (1 << 32) - 1):  # no more than where to look first
+        hints.fill(first + 1, published(box, first), backend)
+        assert reached(box, 0, kind) == seen(0, 2)
     hints.fill(0)
