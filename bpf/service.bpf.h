@@ -50,10 +50,13 @@ static __always_inline const struct hr_line *port_line(const struct hr_key *key)
 	return bpf_map_lookup_elem(&ports, &at);
 }
 
+/* Most calls are to no service: what only services need is laid out of their way. */
 static __always_inline bool has_port(const struct hr_line *line, __u32 scope,
 				     const struct hr_key *key)
 {
-	return line->word[HR_PORT_WORD(scope, key->port)] & HR_PORT_BIT(key->port);
+	__u32 bit = line->word[HR_PORT_WORD(scope, key->port)] & HR_PORT_BIT(key->port);
+
+	return __builtin_expect(bit, 0);
 }
 
 static __always_inline bool in_host_netns(struct bpf_sock_addr *ctx)
