@@ -170,7 +170,7 @@ enum hr_on_removal {
 struct hr_hint {
 	__u64 set; /* hr_record.set, as it was */
 	__u32 service; /* index and one; 0 = none */
-	__u32 first; /* id in its first slot: those of a service that was made at once follow it */
+	__u32 first; /* id in its first slot: a service that was made at once has ids in a row */
 };
 
 /*

@@ -60,12 +60,6 @@ static __always_inline bool take_known(struct bpf_sock_addr *ctx, const struct h
 	       !is_refused(ctx, service);
 }
 
-/* Scaled, not modulo: no division, and no bias worth the name below 2^13 slots. */
-static __always_inline __u32 scale(__u32 number, __u32 count)
-{
-	return (__u32)(((__u64)number * count) >> 32);
-}
-
 /*
  * The same number for the same client: a network namespace and a cgroup, as far
  * as the kernel tells them.
@@ -99,40 +93,16 @@ static __always_inline __s64 open_connections(__u32 id)
 	return open > 0 ? open : 0;
 }
 
-static __always_inline void fetch_active(__u32 backend)
-{
-	const __u64 *count = bpf_map_lookup_elem(&active, &backend);
-
-	if (count)
-		fetch(count);
-}
-
-/* Does not wait for the slot, and is no more than a guess. */
-static __always_inline void fetch_backend(const struct service *service, __u32 slot)
-{
-	__u32 id = service->first + (slot - (__u32)service->set);
-	const struct hr_backend *backend;
-
-	if (!service->first)
-		return;
-	backend = bpf_map_lookup_elem(&backends, &id);
-	if (backend)
-		fetch(backend);
-	fetch_active(id);
-}
-
 /* One of count slots from base, by the service's algorithm. */
 static __always_inline __u32 draw(struct bpf_sock_addr *ctx, const struct service *service,
 				  __u32 base, __u32 count)
 {
 	__u32 algorithm = (service->set >> HR_SET_ALGORITHM_SHIFT) & HR_SET_ALGORITHM_MASK;
-	__u32 at, one, other;
+	__u32 one, other;
 
 	if (algorithm == HR_MAGLEV)
 		return slot(base + scale(client_hash(ctx), count));
-	at = base + scale(bpf_get_prandom_u32(), count);
-	fetch_backend(service, at);
-	one = slot(at);
+	one = slot(base + scale(service->random, count));
 	if (algorithm != HR_LEAST_CONN || !knobs.has_sock_release)
 		return one;
 	other = slot(base + scale(bpf_get_prandom_u32(), count));

@@ -6,7 +6,7 @@
 /* A service as it was when it was found: its word is read once, and kept. */
 struct service {
 	__u32 index;
-	__u32 first; /* where its backends most likely are: hr_hint.first; 0: not known */
+	__u32 random; /* which slot it will be */
 	__u64 set;
 };
 
@@ -148,20 +148,53 @@ static __always_inline const struct hr_record *record_at(struct service *service
 	return same_key(&record->key, key) ? record : NULL;
 }
 
+static __always_inline void fetch_active(__u32 backend)
+{
+	const __u64 *count;
+
+	if (!knobs.has_sock_release)
+		return;
+	count = bpf_map_lookup_elem(&active, &backend);
+	if (count)
+		fetch(count);
+}
+
+/* Scaled, not modulo: no division, and no bias worth the name below 2^13 slots. */
+static __always_inline __u32 scale(__u32 number, __u32 count)
+{
+	return (__u32)(((__u64)number * count) >> 32);
+}
+
+/*
+ * Does not wait for the slot to say which one it is: no more than a guess. It stands here, not
+ * where a backend is chosen, for what is kept from here to there the verifier follows.
+ */
+static __always_inline void fetch_backend(const struct service *service, __u32 first)
+{
+	__u32 id = first + scale(service->random, count_of(service->set));
+	const struct hr_backend *backend = bpf_map_lookup_elem(&backends, &id);
+
+	if (backend)
+		fetch(backend);
+	fetch_active(id);
+}
+
 /*
  * The same word, but not from the record: what is read by it need not wait for that.
  * The compiler must not know that they are the same.
  */
 static __always_inline void take_hinted(struct hr_hint *hint, __u64 hinted, struct service *service)
 {
+	__u64 own = hinted;
+
+	asm volatile("" : "+r"(own));
 	if (hinted != service->set) {
 		*(volatile __u32 *)&hint->first = slot((__u32)service->set);
 		*(volatile __u64 *)&hint->set = service->set;
 		return;
 	}
-	service->first = *(volatile __u32 *)&hint->first;
-	asm volatile("" : "+r"(hinted));
-	service->set = hinted;
+	service->set = own;
+	fetch_backend(service, *(volatile __u32 *)&hint->first);
 }
 
 /*
@@ -179,7 +212,7 @@ static __always_inline bool find_key(const struct hr_key *key, struct service *s
 	__u64 hinted = 0;
 	const __u32 *found;
 
-	service->first = 0;
+	service->random = bpf_get_prandom_u32();
 	if (hint) {
 		hinted = *(volatile __u64 *)&hint->set;
 		record = record_at(service, *(volatile __u32 *)&hint->service - 1, key);

@@ -75,10 +75,13 @@ void load(Skeleton &skeleton, const PinDirectory &pin, const Wanted &wanted,
                     "the tables were made when the kernel could do more; `detach --purge` first");
     skeleton.knobs = knobs_for(wanted, features, mapped);
     lend_tables(pin, skeleton);
-    if (!skeleton.knobs.has_places)
-        Places(pin).crowd(); // for programs that have them again
-    else if (features.sock_read && !Places(pin).were_crowded())
+    Places places(pin), staged(PinDirectory(pin.file(kNextTables)));
+    if (!skeleton.knobs.has_places) { // for programs that have them again
+        places.crowd();
+        staged.crowd();
+    } else if (features.sock_read && !places.were_crowded() && !staged.were_crowded()) {
         skeleton.show_sockets();
+    }
     for (const Hook &hook : all_hooks())
         if (bpf_program *program = skeleton.program(hook.program().c_str()))
             bpf_program__set_autoload(program, hook.is_wanted(wanted, features));

@@ -359,6 +359,11 @@ bool recover_replacement(const PinDirectory &pin, const std::string &cgroup_moun
     if (meta && abi_of(pin, meta) > HR_ABI_VERSION)
         return false; // what a newer hostreach began is not ours to end
     const bool committed = is_there(next.file(kCommitted));
+    Fd staged = open_pinned(next.file("meta"));
+    if (staged && abi_of(next, staged) > HR_ABI_VERSION && (committed || in_use(pin, cgroup_mount)))
+        throw Error(Kind::abi_mismatch, next.path(),
+                    "a newer hostreach began to replace the tables, and its programs may use "
+                    "these; let that one `attach` again");
     if (!committed && !in_use(pin, cgroup_mount)) {
         discard(pin);
         return false;
