@@ -318,12 +318,19 @@ def test_a_growth_that_was_killed_before(box: Box, node: Node, committed: bool) 
             copy.detach(purge=True)
 
 
-def test_what_a_newer_version_began(box: Box, node: Node) -> None:
+@pytest.mark.parametrize("moved", [True, False], ids=["moved", "before it is moved"])
+def test_what_a_newer_version_began(box: Box, node: Node, moved: bool) -> None:
     """It may be at work: an older one refuses, in a line, and neither ends nor discards that."""
-    with RawMap.pinned(box.pin / "meta") as meta:
-        meta[0] = struct.pack("=I", CURRENT + 1) + meta[0][4:]
     (box.pin / "next").mkdir(mode=0o700)
     (box.pin / "next" / "committed").mkdir(mode=0o700)
+    with RawMap.pinned(box.pin / "meta") as meta:
+        newer = struct.pack("=I", CURRENT + 1) + meta[0][4:]
+        if moved:
+            meta[0] = newer
+        else:
+            with RawMap.create("meta", meta.shape) as staged:
+                staged[0] = newer
+                staged.pin(box.pin / "next" / "meta")
     before = names(box), attached(box.cgroup)
     node.close()
     for command in (["svc", "add", "10.96.0.99:80/tcp"], ["attach", "--cgroup", str(box.cgroup)]):
