@@ -9,11 +9,10 @@
 
 static __always_inline bool has_service(struct hr_key *key, __u32 scope)
 {
-	const struct hr_line *line = port_line(key);
 	struct service service;
 
 	key->scope = scope;
-	return line && has_port(line, scope, key) && find_key(key, &service);
+	return (scopes_of(key) & (1U << scope)) && find_key(key, &service);
 }
 
 /* 0, or -EADDRINUSE. Ports that the kernel chooses itself do not come here. */

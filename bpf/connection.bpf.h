@@ -121,14 +121,6 @@ static __always_inline struct hr_connection *connection_to_write(struct bpf_sock
 
 #endif
 
-static __always_inline struct hr_connection *connection_of(struct bpf_sock_addr *ctx)
-{
-	struct hr_connection *c;
-
-	find_connection(ctx, &c);
-	return c;
-}
-
 static __always_inline bool may_count(struct bpf_sock_addr *ctx)
 {
 #ifdef HR_LEGACY
@@ -175,8 +167,10 @@ static __always_inline int remember_connection(struct bpf_sock_addr *ctx, struct
 static __always_inline const struct hr_origin *recall_connection(struct bpf_sock_addr *ctx,
 								 const struct hr_key *peer)
 {
-	struct hr_connection *c = connection_of(ctx);
+	struct hr_connection *c;
 
+	if (!find_connection(ctx, &c))
+		return NULL;
 	if (c) {
 		if (was_given(&c->latest, peer))
 			return &c->latest;
@@ -227,9 +221,11 @@ static __always_inline void forget_origin(struct bpf_sock_addr *ctx, const struc
 static __always_inline const struct hr_origin *
 connected_origin(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct hr_key *asked)
 {
-	struct hr_connection *c = connection_of(ctx);
 	const struct hr_origin *spilt;
+	struct hr_connection *c;
 
+	if (!find_connection(ctx, &c))
+		return NULL;
 	if (c && was_asked(&c->latest, asked) && is_true(sk, &c->latest))
 		return &c->latest;
 	if (c && was_asked(&c->before, asked) && is_true(sk, &c->before))
@@ -249,9 +245,11 @@ connected_origin(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct hr
 static __always_inline bool
 recall_disconnected(struct bpf_sock_addr *ctx, const struct hr_key *asked, struct hr_origin *origin)
 {
-	struct hr_connection *c = connection_of(ctx);
 	const struct hr_origin *spilt;
+	struct hr_connection *c;
 
+	if (!find_connection(ctx, &c))
+		return false;
 	if (c && c->latest.given_port && was_asked(&c->latest, asked)) {
 		*origin = c->latest;
 		return true;

@@ -212,20 +212,13 @@ static __always_inline int name_by_overflow(struct bpf_sock_addr *ctx,
 	return overflow_put(ctx, origin, HR_BY_GIVEN);
 }
 
-/* What recall_datagram() found. */
-enum recalled {
-	NOTHING = 0, /* and the socket remembers no other service either */
-	OTHERS = 1, /* it may */
-	RECALLED = 2,
-};
-
 /*
  * Finds where an earlier send to this service went, and makes that backend
  * name this service from now on (two services may share a backend: the last
  * one sent to wins).
  */
-SUBPROGRAM int recall_datagram(struct bpf_sock_addr *ctx, const struct hr_key *asked,
-			       struct hr_origin *origin)
+SUBPROGRAM bool recall_datagram(struct bpf_sock_addr *ctx, const struct hr_key *asked,
+				struct hr_origin *origin)
 {
 	struct hr_datagrams *d = datagrams_of(ctx, 0);
 	const struct hr_backend *backend;
@@ -249,16 +242,16 @@ SUBPROGRAM int recall_datagram(struct bpf_sock_addr *ctx, const struct hr_key *a
 		overflowed = d->overflowed;
 	}
 	if (found)
-		return RECALLED;
+		return true;
 	if (!overflowed)
-		return OTHERS;
+		return false;
 	if (d && recall_more(ctx, asked, origin, ++d->clock))
-		return RECALLED;
+		return true;
 	if (!overflow_used())
-		return d ? OTHERS : NOTHING;
+		return false;
 	spilt = overflow_get(ctx, asked, HR_BY_ASKED);
 	if (!spilt)
-		return OTHERS;
+		return false;
 	*origin = *spilt;
 	/* the kernel may have given the element to another socket meanwhile, so it can be half of
 	 * each */
@@ -268,7 +261,7 @@ SUBPROGRAM int recall_datagram(struct bpf_sock_addr *ctx, const struct hr_key *a
 	if (backend && backend->incarnation == origin->incarnation)
 		take(origin, backend, origin->backend);
 	name_by_overflow(ctx, origin);
-	return RECALLED;
+	return true;
 }
 
 /* `anew`: it was not remembered already. */

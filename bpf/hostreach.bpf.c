@@ -176,18 +176,19 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 	struct hr_origin origin = {};
 	struct service service;
 	struct hr_key key;
-	int recalled;
 	bool known;
 
 	load_destination(&key, ctx, v6);
 	if (key.protocol != IPPROTO_UDP || sends_to_peer(ctx, &key, v6))
 		return 0;
-	recalled = recall_datagram(ctx, &key, &origin);
-	known = recalled == RECALLED;
+	if (!scopes_of(&key)) { /* or it would be looked for first, and forgotten then */
+		forget_datagram(ctx, &key);
+		return 0;
+	}
+	known = recall_datagram(ctx, &key, &origin);
 	if (!known || !take_known(ctx, &key, &origin, &service)) {
 		if (!find_service(ctx, &key, &service)) {
-			if (recalled != NOTHING)
-				forget_datagram(ctx, &key);
+			forget_datagram(ctx, &key);
 			return 0;
 		}
 		ask_for(&origin, &key);

@@ -42,21 +42,21 @@ static __always_inline __u32 detail(__u64 set, __u32 offset)
 	return slot((__u32)set + count_of(set) + count6_of(set) + offset / sizeof(__u32));
 }
 
-/* Whether there is any service with the key's protocol and port. */
-static __always_inline const struct hr_line *port_line(const struct hr_key *key)
+/*
+ * Bit n: there is a service of scope n with the key's protocol and port. Most calls are to no
+ * service: what only services need is laid out of their way.
+ */
+static __always_inline __u32 scopes_of(const struct hr_key *key)
 {
 	__u32 at = HR_PORT_LINE(key->protocol == IPPROTO_UDP, key->port);
+	const struct hr_line *line = bpf_map_lookup_elem(&ports, &at);
+	__u32 exact, node;
 
-	return bpf_map_lookup_elem(&ports, &at);
-}
-
-/* Most calls are to no service: what only services need is laid out of their way. */
-static __always_inline bool has_port(const struct hr_line *line, __u32 scope,
-				     const struct hr_key *key)
-{
-	__u32 bit = line->word[HR_PORT_WORD(scope, key->port)] & HR_PORT_BIT(key->port);
-
-	return __builtin_expect(bit, 0);
+	if (!line)
+		return 0;
+	exact = line->word[HR_PORT_WORD(HR_EXACT, key->port)] >> key->port % 32;
+	node = line->word[HR_PORT_WORD(HR_NODE, key->port)] >> key->port % 32;
+	return (exact & 1) << HR_EXACT | (node & 1) << HR_NODE;
 }
 
 static __always_inline bool in_host_netns(struct bpf_sock_addr *ctx)
@@ -300,14 +300,15 @@ static __always_inline bool is_refused(struct bpf_sock_addr *ctx, const struct s
 static __always_inline bool find_service(struct bpf_sock_addr *ctx, const struct hr_key *key,
 					 struct service *service)
 {
-	const struct hr_line *line = port_line(key);
+	__u32 scopes = scopes_of(key);
 	struct hr_key node = {};
 
-	if (!line)
+	if (__builtin_expect(!scopes, 1))
 		return false;
-	if (has_port(line, HR_EXACT, key) && find_key(key, service) && may_use(ctx, service->set))
+	if ((scopes & (1U << HR_EXACT)) && find_key(key, service) && may_use(ctx, service->set))
 		return true;
-	if (!has_port(line, HR_NODE, key) || !is_node_address(ctx, key))
+	/* once more: what is kept from here to there the verifier follows */
+	if (!(scopes_of(key) & (1U << HR_NODE)) || !is_node_address(ctx, key))
 		return false;
 	node.port = key->port;
 	node.protocol = key->protocol;

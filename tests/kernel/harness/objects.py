@@ -17,6 +17,7 @@ from .bpf import BPFTOOL
 from .timing import scaled
 
 ROOT = Path(__file__).parents[3]
+SOURCES = ROOT / "bpf"
 NAMES = ("hostreach", "legacy", "sockets")
 _numbers = itertools.count(1)
 
@@ -44,13 +45,15 @@ def _headers() -> Path:
     raise FileNotFoundError("libbpf's headers are not here: scripts/develop brings them")
 
 
-def compile_object(directory: Path, name: str, clang: str, cpu: str = "v2") -> Path:
+def compile_object(
+    directory: Path, name: str, clang: str, cpu: str = "v2", sources: Path = SOURCES
+) -> Path:
     """bpf/NAME.bpf.c, with the build's own flags (cmake/bpf.cmake) but for the instruction set."""
     compiled, linked = directory / f"{name}.o", directory / f"{name}.bpf.o"
     flags = ["-target", "bpf", "-O2", "-g", f"-mcpu={cpu}", "-std=gnu11", "-Wall", "-Werror"]
-    flags += [f"-I{ROOT / 'bpf'}", "-isystem", str(_headers())]
+    flags += [f"-I{sources}", "-isystem", str(_headers())]
     flags += ["-idirafter", f"/usr/include/{os.uname().machine}-linux-gnu"]
-    source = str(ROOT / "bpf" / f"{name}.bpf.c")
+    source = str(sources / f"{name}.bpf.c")
     subprocess.run([clang, *flags, "-c", source, "-o", str(compiled)], check=True)
     subprocess.run([BPFTOOL, "gen", "object", str(linked), str(compiled)], check=True)
     return linked
