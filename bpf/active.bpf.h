@@ -25,11 +25,11 @@ static __always_inline void count_for(struct hr_connection *c, const struct hr_o
 {
 	__u64 *count;
 
-	if (c->incarnation == origin->incarnation && c->counted == origin->backend)
+	if (unlikely(c->incarnation == origin->incarnation && c->counted == origin->backend))
 		return;
 	uncount(c);
 	count = bpf_map_lookup_elem(&active, &origin->backend);
-	if (!count)
+	if (unlikely(!count))
 		return;
 	__sync_fetch_and_add(count, 1);
 	c->counted = origin->backend;

@@ -19,6 +19,28 @@ static __always_inline bool same_ip(const __u32 *a, const __u32 *b)
 	return a[3] == b[3] && a[2] == b[2] && a[1] == b[1] && a[0] == b[0];
 }
 
+/*
+ * The same by halves, where both lie at a multiple of 8 bytes: a local variable by
+ * WHOLE, a map's by its struct.
+ */
+#define WHOLE __attribute__((aligned(8)))
+#define LIES_WHOLE(type, member) _Static_assert(__builtin_offsetof(type, member) % 8 == 0, #member)
+
+typedef __u64 __attribute__((may_alias)) half;
+
+static __always_inline bool same_whole(const __u32 *a, const __u32 *b)
+{
+	const half *x = (const half *)a, *y = (const half *)b;
+
+	return x[1] == y[1] && x[0] == y[0];
+}
+
+static __always_inline void copy_whole(__u32 *to, const __u32 *from)
+{
+	((half *)to)[0] = ((const half *)from)[0];
+	((half *)to)[1] = ((const half *)from)[1];
+}
+
 static __always_inline void copy_ip(__u32 *to, const __u32 *from)
 {
 	to[0] = from[0];

@@ -64,19 +64,28 @@ SUBPROGRAM bool is_subflow(struct bpf_sock_addr *ctx)
 	return is_mptcp;
 }
 
-/* Whether or not it gets a place: the choice of a backend takes longer than a place to come. */
+/*
+ * Asked for before there is sure to be a service: its look-up takes as long as a place
+ * to come, and who goes to a service's port nearly always goes to a service.
+ */
 static __always_inline void expect_connection(struct bpf_sock_addr *ctx, struct seat *seat)
 {
-	const struct hr_place *place;
-
+	*seat = (struct seat){};
 	if (!knobs.has_places)
 		return;
 	find_seat(seat, ctx);
-	place = place_at(seat);
-	if (!place)
+	seat->place = place_at(seat);
+	if (!seat->place) {
+		seat->holder = NULL;
 		return;
-	fetch(place);
-	fetch(&place->netns); /* on its second line */
+	}
+	fetch(seat->place);
+	fetch(&seat->place->netns); /* on its second line */
+}
+
+static __always_inline bool may_sit(struct bpf_sock_addr *ctx)
+{
+	return !knobs.mptcp_offset || ctx->protocol != IPPROTO_TCP || !is_subflow(ctx);
 }
 
 /*
@@ -91,7 +100,7 @@ static __always_inline struct hr_connection *connection_to_write(struct bpf_sock
 	if (ctx->protocol == IPPROTO_TCP) {
 		struct mptcp_sock *msk = bpf_skc_to_mptcp_sock(ctx->sk);
 
-		if (msk)
+		if (unlikely(msk))
 			return bpf_sk_storage_get(&connections, msk, NULL,
 						  BPF_SK_STORAGE_GET_F_CREATE);
 	}
@@ -99,19 +108,15 @@ static __always_inline struct hr_connection *connection_to_write(struct bpf_sock
 		if (!seat->holder)
 			return NULL;
 		if (is_held(seat))
-			return (struct hr_connection *)place_at(seat);
-		if (seat->held & HR_CROWDED) {
+			return &seat->place->connection;
+		if (unlikely(seat->held & HR_CROWDED)) {
 			c = bpf_sk_storage_get(&connections, ctx->sk, NULL, 0);
 			if (c)
 				return c;
 		}
-		if (!(knobs.mptcp_offset && ctx->protocol == IPPROTO_TCP && is_subflow(ctx)) &&
-		    take_seat(seat)) {
-			struct hr_place *place = place_at(seat);
-
-			if (place)
-				place->netns = netns_of(ctx);
-			return (struct hr_connection *)place;
+		if (may_sit(ctx) && likely(take_seat(seat))) {
+			seat->place->netns = netns_of(ctx);
+			return &seat->place->connection;
 		}
 		if (!mark_seat(seat))
 			return NULL;
@@ -128,7 +133,7 @@ static __always_inline bool may_count(struct bpf_sock_addr *ctx)
 #else
 	if (!knobs.has_sock_release)
 		return false;
-	if (!knobs.mptcp_offset || ctx->protocol != IPPROTO_TCP || !is_subflow(ctx))
+	if (may_sit(ctx))
 		return true;
 	raise_flag(HR_MOVED); /* so that it is looked for, though no count tells of it */
 	return false;
@@ -147,13 +152,13 @@ static __always_inline int remember_connection(struct bpf_sock_addr *ctx, struct
 {
 	struct hr_connection *c = connection_to_write(ctx, seat);
 
-	if (c) {
+	if (likely(c)) {
 		/* it counts elsewhere now, and stays where it is if that fails */
-		if (c->version && is_true(socket_of(ctx), &c->latest)) {
+		if (unlikely(c->version && is_true(socket_of(ctx), &c->latest))) {
 			c->before = c->latest;
 			raise_flag(HR_MOVED);
 		}
-		c->latest = *origin;
+		copy_origin(&c->latest, origin);
 		c->version = HR_STORAGE_VERSION;
 		if (may_count(ctx))
 			count_for(c, origin);

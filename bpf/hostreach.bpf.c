@@ -18,6 +18,7 @@
 
 #include "hostreach.h"
 
+#include "likely.bpf.h"
 #include "address.bpf.h"
 #include "maps.bpf.h"
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -68,41 +69,54 @@ static __always_inline int refuse(struct bpf_sock_addr *ctx, const struct hr_key
 
 static __always_inline void ask_for(struct hr_origin *origin, const struct hr_key *key)
 {
-	copy_ip(origin->asked_ip, key->ip);
+	copy_whole(origin->asked_ip, key->ip);
 	origin->asked_port = key->port;
-}
-
-/* A backend for this socket, which remembers it. */
-SUBPROGRAM int assign(struct bpf_sock_addr *ctx, const struct service *service,
-		      struct hr_origin *origin)
-{
-	struct seat seat = {}; /* some verifiers take `knobs` for anything, each time anew */
-
-	expect_connection(ctx, &seat);
-	if (!choose(ctx, service, origin)) {
-		count_refusal(service->index);
-		return -ECONNREFUSED;
-	}
-	fetch_active(origin->backend);
-	if (remember_connection(ctx, &seat, origin)) {
-		count_event(HR_UNREMEMBERED);
-		/* a TCP stream is right without; a datagram's answer would show another address */
-		if (ctx->protocol == IPPROTO_UDP)
-			return -ECONNREFUSED;
-	}
-	return 0;
 }
 
 /*
  * Has the backend gone since it was chosen? A writer that takes it away marks it
  * and then looks at its count: it sees this socket there, or we see the mark.
  */
-static __always_inline bool has_gone(const struct service *service, const struct hr_origin *origin)
+static __always_inline bool has_gone(const struct hr_backend *backend,
+				     const struct service *service, const struct hr_origin *origin)
 {
-	const struct hr_backend *backend = bpf_map_lookup_elem(&backends, &origin->backend);
+	return knobs.has_sock_release && !is_usable(backend, service->index, origin->incarnation);
+}
 
-	return knobs.has_sock_release && backend &&
-	       !is_usable(backend, service->index, origin->incarnation);
+#define GONE 1 /* the backend has: no error */
+
+/* A backend for this socket, which remembers it; GONE if it is none any more. */
+SUBPROGRAM int assign(struct bpf_sock_addr *ctx, struct seat *seat, const struct service *service,
+		      struct hr_origin *origin)
+{
+	const struct hr_backend *backend;
+
+	backend = choose(ctx, service, origin);
+	if (unlikely(!backend)) {
+		count_refusal(service->index);
+		return -ECONNREFUSED;
+	}
+	fetch_active(origin->backend);
+	if (unlikely(remember_connection(ctx, seat, origin))) {
+		count_event(HR_UNREMEMBERED);
+		/* a TCP stream is right without; a datagram's answer would show another address */
+		if (ctx->protocol == IPPROTO_UDP)
+			return -ECONNREFUSED;
+	}
+	return has_gone(backend, service, origin) ? GONE : 0;
+}
+
+/*
+ * Its address may be another service's by now; or none's, and then the socket is not
+ * to go there after all.
+ */
+SUBPROGRAM bool find_anew(struct bpf_sock_addr *ctx, const struct hr_key *key,
+			  struct service *service, const struct hr_origin *origin)
+{
+	if (find_service(ctx, scopes_of(key), key, service))
+		return true;
+	forget_origin(ctx, origin);
+	return false;
 }
 
 /* Why a socket gets no backend: there is none, or it could not be remembered. */
@@ -111,40 +125,69 @@ static __always_inline __u32 why_not(const struct hr_origin *origin)
 	return origin->given_port ? HR_UNANSWERABLE : HR_NO_BACKEND;
 }
 
+/* The socket is about to connect straight to this address. */
+static __always_inline void pass_by(struct bpf_sock_addr *ctx, const struct hr_key *to)
+{
+	forget_connection(ctx, to);
+	if (to->protocol == IPPROTO_UDP)
+		forget_datagram(ctx, to);
+}
+
+/* The same, though its port is a service's: out of the way of those that are neither. */
+SUBPROGRAM int pass_by_after_all(struct bpf_sock_addr *ctx, const struct hr_key *to)
+{
+	pass_by(ctx, to);
+	return 0;
+}
+
 static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 {
-	struct hr_origin origin = {};
+	struct hr_origin origin WHOLE = {};
+	struct seat seat;
 	struct service service;
-	struct hr_key key;
+	struct hr_key key WHOLE;
+	__u64 *translations;
+	__u32 scopes;
 	int err;
 
 	load_destination(&key, ctx, v6);
 	if (key.protocol != IPPROTO_TCP && key.protocol != IPPROTO_UDP)
 		return 0;
-	if (!is_balanced(key.protocol) || !find_service(ctx, &key, &service)) {
-		forget_connection(ctx, &key);
-		if (key.protocol == IPPROTO_UDP)
-			forget_datagram(ctx, &key);
+	scopes = is_balanced(key.protocol) ? scopes_of(&key) : 0;
+	if (likely(!scopes)) {
+		pass_by(ctx, &key);
 		return 0;
 	}
-	fetch_translations(service.index);
-	ask_for(&origin, &key);
-	err = assign(ctx, &service, &origin);
-	if (!err && has_gone(&service, &origin)) {
-		/* it may be another service's by now, or none's: ask for it anew */
-		if (!find_service(ctx, &key, &service)) {
-			forget_origin(ctx, &origin);
-			return 0;
-		}
-		err = assign(ctx, &service, &origin);
+	expect_connection(ctx, &seat);
+	if (unlikely(!find_service(ctx, scopes, &key, &service))) {
+		pass_by_after_all(ctx, &key);
+		return 0;
 	}
-	if (err) {
-		trace(ctx, &service, &key, &origin, why_not(&origin));
-		return refuse(ctx, &key, 0, v6);
+	translations = translations_of(service.index);
+	if (!translations) /* never: there are as many as services */
+		return 0;
+	fetch(translations);
+	ask_for(&origin, &key);
+	err = assign(ctx, &seat, &service, &origin);
+	if (unlikely(err)) {
+		if (err == GONE) {
+			if (!find_anew(ctx, &key, &service, &origin))
+				return 0;
+			expect_connection(ctx, &seat);
+			err = assign(ctx, &seat, &service, &origin);
+			/* not a third time: whose backends go that fast goes where he is sent */
+			if (err == GONE)
+				err = 0;
+			translations = translations_of(service.index);
+		}
+		if (err || !translations) {
+			trace(ctx, &service, &key, &origin, why_not(&origin));
+			return refuse(ctx, &key, 0, v6);
+		}
 	}
 	trace(ctx, &service, &key, &origin, HR_TRANSLATED);
 	store_address(ctx, origin.given_ip, origin.given_port, v6);
-	count_translation(service.index);
+	count_translation(translations);
 	return 0;
 }
 
@@ -173,9 +216,10 @@ static __always_inline bool sends_to_peer(struct bpf_sock_addr *ctx, const struc
 
 static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 {
-	struct hr_origin origin = {};
+	struct hr_origin origin WHOLE = {};
 	struct service service;
-	struct hr_key key;
+	struct hr_key key WHOLE;
+	__u64 *translations;
 	bool known;
 
 	load_destination(&key, ctx, v6);
@@ -187,7 +231,7 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 	}
 	known = recall_datagram(ctx, &key, &origin);
 	if (!known || !take_known(ctx, &key, &origin, &service)) {
-		if (!find_service(ctx, &key, &service)) {
+		if (!find_service(ctx, scopes_of(&key), &key, &service)) {
 			forget_datagram(ctx, &key);
 			return 0;
 		}
@@ -209,7 +253,9 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 	}
 	trace(ctx, &service, &key, &origin, HR_TRANSLATED);
 	store_address(ctx, origin.given_ip, origin.given_port, v6);
-	count_translation(service.index);
+	translations = translations_of(service.index);
+	if (translations)
+		count_translation(translations);
 	return 0;
 }
 

@@ -4,7 +4,7 @@
  *
  * hostreach.bpf.c is for Linux 5.3 and later: its knobs are global data, which
  * the verifier knows, so that what is switched off costs nothing; a helper that
- * the kernel lacks is taken out before loading and gives 0 (cpp/skeleton.cpp).
+ * the kernel lacks is taken out before loading and gives 0 (cpp/fitting.cpp).
  *
  * legacy.bpf.c defines HR_LEGACY: no global data (5.2), no ctx->sk and no socket
  * storage in these hooks (5.3), no loop (5.3), no helper newer than the hook that

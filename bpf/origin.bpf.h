@@ -20,6 +20,21 @@ static __always_inline bool was_given(const struct hr_origin *origin, const stru
 	return origin->given_port == key->port && same_ip(origin->given_ip, key->ip);
 }
 
+/* Both lie at a multiple of 8 bytes. */
+LIES_WHOLE(struct hr_connection, latest);
+LIES_WHOLE(struct hr_origin, given_ip);
+LIES_WHOLE(struct hr_origin, asked_port);
+
+static __always_inline void copy_origin(struct hr_origin *to, const struct hr_origin *from)
+{
+	const half *ports = (const half *)&from->asked_port; /* and the backend */
+
+	copy_whole(to->asked_ip, from->asked_ip);
+	copy_whole(to->given_ip, from->given_ip);
+	*(half *)&to->asked_port = *ports;
+	to->incarnation = from->incarnation;
+}
+
 /* ---- the LRU ---- */
 
 static __always_inline bool overflow_used(void)
@@ -61,7 +76,7 @@ static __always_inline int overflow_put(void *ctx, const struct hr_origin *origi
 }
 
 /* Both ways: to go on to the same backend, and to know it again. */
-static __always_inline int spill(void *ctx, const struct hr_origin *origin, __u16 forth, __u16 back)
+SUBPROGRAM int spill(void *ctx, const struct hr_origin *origin, __u16 forth, __u16 back)
 {
 	return overflow_put(ctx, origin, forth) || overflow_put(ctx, origin, back) ? -1 : 0;
 }

@@ -16,7 +16,7 @@
 /*
  * Compare and swap; what was there before. Written out, for clang knows it only
  * together with 32-bit registers (-mcpu=v3). Where the kernel lacks it (below
- * 5.12), cpp/skeleton.cpp takes it out.
+ * 5.12), cpp/fitting.cpp takes it out.
  */
 static __always_inline __u64 swap_if(__u64 *where, __u64 expected, __u64 wanted)
 {
@@ -42,6 +42,7 @@ struct seat {
 	__u64 *holder; /* null: none */
 	__u64 held; /* what was there */
 	__u64 cookie;
+	struct hr_place *place; /* only if expect_connection() found the seat */
 	__u32 at;
 };
 
@@ -72,12 +73,11 @@ static __always_inline void find_seat(struct seat *seat, void *ctx)
 
 /*
  * The kernel's own struct of a socket (bpf_rdonly_cast). Written out, for the programs
- * name no type of the kernel's: cpp/skeleton.cpp puts in the function's number, or takes
+ * name no type of the kernel's: cpp/fitting.cpp puts in the function's number, or takes
  * the call out where the kernel lacks it (below 6.2).
  */
-static __always_inline const void *kernel_socket(const struct bpf_sock *sk)
+static __always_inline const void *kernel_socket(const struct bpf_sock *sk, __u64 type)
 {
-	__u64 type = knobs.sock_type;
 	const void *found;
 
 	asm volatile("r1 = %[sk]\n"
@@ -101,14 +101,15 @@ static __always_inline const void *kernel_socket(const struct bpf_sock *sk)
  */
 static __always_inline bool find_old_seat(struct seat *seat, void *ctx, const struct bpf_sock *sk)
 {
+	const __u32 type = knobs.sock_type;
 	const void *socket;
 	__u64 cookie;
 
-	if (!knobs.sock_type) {
+	if (!type) {
 		find_seat(seat, ctx);
 		return true;
 	}
-	socket = kernel_socket(sk);
+	socket = kernel_socket(sk, type);
 	if (!socket)
 		return false;
 	cookie = *(const volatile __u64 *)(socket + knobs.cookie_offset);

@@ -4,10 +4,12 @@
 #define HR_SELECT_BPF_H
 
 /* Where the socket is to go: the origin's second half. */
+LIES_WHOLE(struct hr_backend, ip);
+
 static __always_inline void take(struct hr_origin *origin, const struct hr_backend *backend,
 				 __u32 id)
 {
-	copy_ip(origin->given_ip, backend->ip);
+	copy_whole(origin->given_ip, backend->ip);
 	origin->given_port = backend->port;
 	origin->backend = id;
 	origin->incarnation = backend->incarnation;
@@ -26,15 +28,15 @@ static __always_inline bool is_usable(const struct hr_backend *backend, __u32 se
 	       *(const volatile __u8 *)&backend->state != HR_DOWN;
 }
 
-static __always_inline bool take_again(struct hr_origin *origin, __u32 service, __u32 id,
-				       __u32 incarnation)
+static __always_inline const struct hr_backend *take_again(struct hr_origin *origin, __u32 service,
+							   __u32 id, __u32 incarnation)
 {
 	const struct hr_backend *backend = bpf_map_lookup_elem(&backends, &id);
 
 	if (!backend || !is_usable(backend, service, incarnation))
-		return false;
+		return NULL;
 	take(origin, backend, id);
-	return true;
+	return backend;
 }
 
 /*
@@ -93,24 +95,40 @@ static __always_inline __s64 open_connections(__u32 id)
 	return open > 0 ? open : 0;
 }
 
+static __always_inline __u32 draw_any(__u32 number, __u32 base, __u32 count)
+{
+	return slot(base + scale(number, count));
+}
+
+SUBPROGRAM __u32 draw_hashed(struct bpf_sock_addr *ctx, __u32 base, __u32 count)
+{
+	return draw_any(client_hash(ctx), base, count);
+}
+
+SUBPROGRAM __u32 draw_another(__u32 one, __u32 base, __u32 count)
+{
+	__u32 other = draw_any(bpf_get_prandom_u32(), base, count);
+
+	return open_connections(other) < open_connections(one) ? other : one;
+}
+
 /* One of count slots from base, by the service's algorithm. */
 static __always_inline __u32 draw(struct bpf_sock_addr *ctx, const struct service *service,
 				  __u32 base, __u32 count)
 {
 	__u32 algorithm = (service->set >> HR_SET_ALGORITHM_SHIFT) & HR_SET_ALGORITHM_MASK;
-	__u32 one, other;
+	__u32 one;
 
-	if (algorithm == HR_MAGLEV)
-		return slot(base + scale(client_hash(ctx), count));
-	one = slot(base + scale(service->random, count));
-	if (algorithm != HR_LEAST_CONN || !knobs.has_sock_release)
-		return one;
-	other = slot(base + scale(bpf_get_prandom_u32(), count));
-	return open_connections(other) < open_connections(one) ? other : one;
+	if (unlikely(algorithm == HR_MAGLEV))
+		return draw_hashed(ctx, base, count);
+	one = draw_any(service->random, base, count);
+	if (unlikely(algorithm == HR_LEAST_CONN) && knobs.has_sock_release)
+		return draw_another(one, base, count);
+	return one;
 }
 
-static __always_inline bool choose_anew(struct bpf_sock_addr *ctx, const struct service *service,
-					struct hr_origin *origin)
+static __always_inline const struct hr_backend *
+choose_anew(struct bpf_sock_addr *ctx, const struct service *service, struct hr_origin *origin)
 {
 	const struct hr_backend *backend;
 	__u32 base = (__u32)service->set;
@@ -121,23 +139,23 @@ static __always_inline bool choose_anew(struct bpf_sock_addr *ctx, const struct 
 		base += count;
 		count = count6_of(service->set);
 	}
-	if (!count)
-		return false;
+	if (unlikely(!count))
+		return NULL;
 	id = draw(ctx, service, base, count);
 	backend = bpf_map_lookup_elem(&backends, &id);
 	if (!backend)
-		return false;
+		return NULL;
 	take(origin, backend, id);
-	return true;
+	return backend;
 }
 
 /*
  * The client's backend for as long as it comes back within the service's
  * affinity time; each new connection renews it, as ipvs and Kubernetes do.
  */
-static __always_inline bool choose_by_affinity(struct bpf_sock_addr *ctx,
-					       const struct service *service,
-					       struct hr_origin *origin)
+SUBPROGRAM const struct hr_backend *choose_by_affinity(struct bpf_sock_addr *ctx,
+						       const struct service *service,
+						       struct hr_origin *origin)
 {
 	__u64 now = bpf_ktime_get_ns();
 	struct hr_affinity_key client = {
@@ -146,33 +164,37 @@ static __always_inline bool choose_by_affinity(struct bpf_sock_addr *ctx,
 	    .is_v4 = is_v4(origin->asked_ip),
 	};
 	struct hr_affinity *known = bpf_map_lookup_elem(&affinity, &client);
+	const struct hr_backend *backend;
 	struct hr_affinity latest = {};
 	__u64 lasts_ns;
 
 	lasts_ns = detail(service->set, offsetof(struct hr_details, affinity_ms)) * 1000000ULL;
 	/* signed: another CPU may have renewed it since we read the clock */
-	if (known && (__s64)(now - known->used_ns) < (__s64)lasts_ns &&
-	    take_again(origin, service->index, known->backend, known->incarnation)) {
-		known->used_ns = now;
-		return true;
+	if (known && (__s64)(now - known->used_ns) < (__s64)lasts_ns) {
+		backend = take_again(origin, service->index, known->backend, known->incarnation);
+		if (backend) {
+			known->used_ns = now;
+			return backend;
+		}
 	}
-	if (!choose_anew(ctx, service, origin))
-		return false;
+	backend = choose_anew(ctx, service, origin);
+	if (!backend)
+		return NULL;
 	latest.used_ns = now;
 	latest.backend = origin->backend;
 	latest.incarnation = origin->incarnation;
 	bpf_map_update_elem(&affinity, &client, &latest, BPF_ANY);
-	return true;
+	return backend;
 }
 
-/* False if the service has no backend that is usable, for this caller at least. `origin` says what
+/* Null if the service has no backend that is usable, for this caller at least. `origin` says what
  * was asked for. */
-static __always_inline bool choose(struct bpf_sock_addr *ctx, const struct service *service,
-				   struct hr_origin *origin)
+static __always_inline const struct hr_backend *
+choose(struct bpf_sock_addr *ctx, const struct service *service, struct hr_origin *origin)
 {
-	if (is_refused(ctx, service))
-		return false;
-	if (service->set & HR_SET_AFFINITY)
+	if (unlikely(is_refused(ctx, service)))
+		return NULL;
+	if (unlikely(service->set & HR_SET_AFFINITY))
 		return choose_by_affinity(ctx, service, origin);
 	return choose_anew(ctx, service, origin);
 }

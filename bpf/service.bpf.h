@@ -77,10 +77,22 @@ static __always_inline bool is_node_address(struct bpf_sock_addr *ctx, const str
 	return bpf_map_lookup_elem(&node_addresses, &ip);
 }
 
+typedef __u32 __attribute__((may_alias)) word;
+
+/* All but the address, in one load. */
+static __always_inline __u32 port_word(const struct hr_key *key)
+{
+	return *(const volatile word *)&key->port;
+}
+
+/* Both lie at a multiple of 8 bytes. */
+LIES_WHOLE(struct hr_record, key);
+LIES_WHOLE(struct hr_traced, service);
+LIES_WHOLE(struct hr_listener, service);
+
 static __always_inline bool same_key(const struct hr_key *a, const struct hr_key *b)
 {
-	return same_ip(a->ip, b->ip) && a->port == b->port && a->protocol == b->protocol &&
-	       a->scope == b->scope;
+	return port_word(a) == port_word(b) && same_whole(a->ip, b->ip);
 }
 
 /* How often a word is read again that a writer is about to replace. */
@@ -114,13 +126,13 @@ static __always_inline struct hr_hint *hint_of(const struct hr_key *key)
 #ifdef HR_LEGACY
 	return NULL;
 #else
-	__u64 h = ((__u64)key->ip[0] << 32 | key->ip[1]) * 0x9e3779b97f4a7c15ULL;
+	const half *ip = (const half *)key->ip;
+	__u64 h = ip[0] * 0x9e3779b97f4a7c15ULL;
 	__u32 at;
 
 	if (!knobs.has_hints)
 		return NULL;
-	h ^= (__u64)key->ip[2] << 32 | key->ip[3];
-	h ^= (__u64)(key->port | key->protocol << 16 | key->scope << 24) << 32;
+	h ^= ip[1] ^ (__u64)port_word(key) << 8;
 	h *= 0xd6e8feb86659fd93ULL;
 	h ^= h >> 32;
 	h *= 0xd6e8feb86659fd93ULL;
@@ -131,9 +143,9 @@ static __always_inline struct hr_hint *hint_of(const struct hr_key *key)
 
 /*
  * The record, if it is this key's. Programs come here by hints too, at any time, so the
- * scope is read before all else. Found valid, either it was so when the program began,
- * and the record is not used again before it ends; or a writer has stored it since, and
- * all else before it.
+ * word with the scope is read before all else. Found valid, either it was so when the program
+ * began, and the record is not used again before it ends; or a writer has stored it since, and all
+ * else before it.
  */
 static __always_inline const struct hr_record *record_at(struct service *service, __u32 index,
 							 const struct hr_key *key)
@@ -142,10 +154,10 @@ static __always_inline const struct hr_record *record_at(struct service *service
 
 	service->index = index;
 	record = bpf_map_lookup_elem(&records, &service->index);
-	if (!record || *(const volatile __u8 *)&record->key.scope != key->scope)
+	if (unlikely(!record || port_word(&record->key) != port_word(key)))
 		return NULL;
 	asm volatile("" ::: "memory");
-	return same_key(&record->key, key) ? record : NULL;
+	return likely(same_whole(record->key.ip, key->ip)) ? record : NULL;
 }
 
 static __always_inline void fetch_active(__u32 backend)
@@ -188,7 +200,7 @@ static __always_inline void take_hinted(struct hr_hint *hint, __u64 hinted, stru
 	__u64 own = hinted;
 
 	asm volatile("" : "+r"(own));
-	if (hinted != service->set) {
+	if (unlikely(hinted != service->set)) {
 		*(volatile __u32 *)&hint->first = slot((__u32)service->set);
 		*(volatile __u64 *)&hint->set = service->set;
 		return;
@@ -217,7 +229,7 @@ static __always_inline bool find_key(const struct hr_key *key, struct service *s
 		hinted = *(volatile __u64 *)&hint->set;
 		record = record_at(service, *(volatile __u32 *)&hint->service - 1, key);
 	}
-	if (!record) {
+	if (unlikely(!record)) {
 		found = bpf_map_lookup_elem(&services, key);
 		if (!found)
 			return false;
@@ -228,7 +240,7 @@ static __always_inline bool find_key(const struct hr_key *key, struct service *s
 			*(volatile __u32 *)&hint->service = service->index + 1;
 	}
 	/* torn for so long: the service is there, so to refuse is right, and to pass is not */
-	if (!read_set(record, &service->set))
+	if (unlikely(!read_set(record, &service->set)))
 		service->set = 0;
 	if (hint)
 		take_hinted(hint, hinted, service);
@@ -236,20 +248,31 @@ static __always_inline bool find_key(const struct hr_key *key, struct service *s
 }
 
 #ifdef HR_LEGACY
+/* No kernel that this is for tells a task's cgroup. */
+static __always_inline __u32 exempt_levels(void)
+{
+	return 0;
+}
+
 static __always_inline bool is_exempt(void)
 {
-	return false; /* no kernel that this is for tells a task's cgroup */
+	return false;
 }
 #else
+/* Bit n: a cgroup of depth n is exempt. */
+static __always_inline __u32 exempt_levels(void)
+{
+	const struct hr_meta *m = get_meta();
+
+	return m ? m->exempt_levels : 0;
+}
+
 /* Is the calling task in a cgroup that is exempt, or below one? */
 WALKED_ONCE int is_exempt(void)
 {
-	const struct hr_meta *m = get_meta();
-	__u32 levels = m ? m->exempt_levels : 0;
+	__u32 levels = exempt_levels();
 	int level;
 
-	if (!levels)
-		return false;
 	for (level = 0; level < 32; level++) {
 		__u64 id;
 
@@ -275,11 +298,11 @@ static __always_inline bool in_subtree(__u64 set)
 /* The calling task decides, not who made the socket. */
 static __always_inline bool may_use(struct bpf_sock_addr *ctx, __u64 set)
 {
-	if ((set & HR_SET_HOST_ONLY) && !in_host_netns(ctx))
+	if (unlikely(set & HR_SET_HOST_ONLY) && !in_host_netns(ctx))
 		return false;
-	if ((set & HR_SET_SUBTREE) && !in_subtree(set))
+	if (unlikely(set & HR_SET_SUBTREE) && !in_subtree(set))
 		return false;
-	return !is_exempt();
+	return likely(!exempt_levels()) || !is_exempt();
 }
 
 /*
@@ -290,47 +313,40 @@ static __always_inline bool is_refused(struct bpf_sock_addr *ctx, const struct s
 {
 	struct hr_allowed_key client = {.service = service->index};
 
-	if (!(service->set & HR_SET_LISTED))
+	if (likely(!(service->set & HR_SET_LISTED)))
 		return false;
 	client.netns = netns_of(ctx);
 	return !client.netns || !bpf_map_lookup_elem(&allowed, &client);
 }
 
-/* False if the address is no service for this caller. */
-static __always_inline bool find_service(struct bpf_sock_addr *ctx, const struct hr_key *key,
-					 struct service *service)
+static __always_inline bool find_node_service(struct bpf_sock_addr *ctx, const struct hr_key *key,
+					      struct service *service)
 {
-	__u32 scopes = scopes_of(key);
-	struct hr_key node = {};
+	struct hr_key node WHOLE = {.port = key->port, .protocol = key->protocol, .scope = HR_NODE};
 
-	if (__builtin_expect(!scopes, 1))
-		return false;
-	if ((scopes & (1U << HR_EXACT)) && find_key(key, service) && may_use(ctx, service->set))
+	return is_node_address(ctx, key) && find_key(&node, service) && may_use(ctx, service->set);
+}
+
+/* False if the address is no service for this caller. `scopes` is what scopes_of() said. */
+static __always_inline bool find_service(struct bpf_sock_addr *ctx, __u32 scopes,
+					 const struct hr_key *key, struct service *service)
+{
+	if (likely(scopes & (1U << HR_EXACT)) && find_key(key, service) &&
+	    may_use(ctx, service->set))
 		return true;
 	/* once more: what is kept from here to there the verifier follows */
-	if (!(scopes_of(key) & (1U << HR_NODE)) || !is_node_address(ctx, key))
-		return false;
-	node.port = key->port;
-	node.protocol = key->protocol;
-	node.scope = HR_NODE;
-	return find_key(&node, service) && may_use(ctx, service->set);
+	return (scopes_of(key) & (1U << HR_NODE)) && find_node_service(ctx, key, service);
 }
 
-static __always_inline void fetch_translations(__u32 service)
+static __always_inline __u64 *translations_of(__u32 service)
 {
-	const __u64 *count = bpf_map_lookup_elem(&translations, &service);
-
-	if (count)
-		fetch(count);
+	return bpf_map_lookup_elem(&translations, &service);
 }
 
-static __always_inline void count_translation(__u32 service)
+/* Atomic although per CPU: since 5.13 another program may preempt this one. */
+static __always_inline void count_translation(__u64 *translations)
 {
-	__u64 *count = bpf_map_lookup_elem(&translations, &service);
-
-	/* atomic although per CPU: since 5.13 another program may preempt this one */
-	if (count)
-		__sync_fetch_and_add(count, 1);
+	__sync_fetch_and_add(translations, 1);
 }
 
 static __always_inline void count_refusal(__u32 service)

@@ -19,6 +19,7 @@
 #include "hostreach.h"
 #include "sockets.h"
 
+#include "likely.bpf.h"
 #include "address.bpf.h"
 #include "maps.bpf.h"
 #include "active.bpf.h"

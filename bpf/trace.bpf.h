@@ -97,7 +97,7 @@ static __always_inline void trace(struct bpf_sock_addr *ctx, const struct servic
 				  const struct hr_key *asked, const struct hr_origin *origin,
 				  __u32 verdict)
 {
-	if (__builtin_expect(is_flagged(HR_LISTENED), 0))
+	if (unlikely(is_flagged(HR_LISTENED)))
 		tell_listeners(ctx, high_of(asked), low_of(asked),
 			       service->index | (__u64)origin->backend << 32,
 			       verdict | (__u64)asked->port << 32);

@@ -6,7 +6,6 @@
 #include <bpf/libbpf.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstdarg>
 #include <cstdio>
@@ -14,6 +13,7 @@
 #include <vector>
 
 #include "error.hpp"
+#include "fitting.hpp"
 #include "hooks.hpp"
 #include "hostreach.skel.h"
 #include "kernel_types.hpp"
@@ -37,44 +37,13 @@ int keep(libbpf_print_level level, const char *format, va_list arguments) {
     return 0;
 }
 
-// Of the object that this thread is loading.
-thread_local std::vector<int> missing_helpers;
-thread_local bool lacks_exchange;
-thread_local __s32 cast_number; // 0: it is not to be called
+thread_local Fitting fitting; // of the object that this thread is loading
 
-bool is_cast(const bpf_insn &each) {
-    return each.code == (BPF_JMP | BPF_CALL) && each.src_reg == BPF_PSEUDO_KFUNC_CALL;
-}
-
-bool is_missing(const bpf_insn &each) {
-    if (each.code == (BPF_JMP | BPF_CALL) && each.src_reg == 0)
-        return std::ranges::find(missing_helpers, each.imm) != missing_helpers.end();
-    if (is_cast(each))
-        return !cast_number;
-    return lacks_exchange && each.code == (BPF_STX | BPF_ATOMIC | BPF_DW) &&
-           each.imm == BPF_CMPXCHG;
-}
-
-// libbpf calls this for each program when its subprograms are in place. Below
-// Linux 5.5 the verifier does not know the knobs, and refuses a call that is
-// never made; that it knows of a 0. An instruction that it does not know it
-// refuses before it looks whether it is ever reached.
+// libbpf calls this for each program when its subprograms are in place.
 int fit_to_kernel(bpf_program *program, bpf_prog_load_opts *, long) {
     const bpf_insn *code = bpf_program__insns(program);
     std::vector<bpf_insn> mended(code, code + bpf_program__insn_cnt(program));
-    bool changed = false;
-    for (bpf_insn &each : mended) {
-        if (is_missing(each)) {
-            each = {}; // r0 = 0
-            each.code = BPF_ALU64 | BPF_MOV | BPF_K;
-        } else if (is_cast(each)) {
-            each.imm = cast_number;
-        } else {
-            continue;
-        }
-        changed = true;
-    }
-    return changed ? bpf_program__set_insns(program, mended.data(), mended.size()) : 0;
+    return fit(mended, fitting) ? bpf_program__set_insns(program, mended.data(), mended.size()) : 0;
 }
 
 // What a global function's context is, the verifier knows from the kernel's own
@@ -168,9 +137,10 @@ void Skeleton::load() {
     if (bpf_map__is_internal(of_knobs) &&
         bpf_map__set_initial_value(of_knobs, &knobs, sizeof(knobs)))
         raise_errno("BPF object", "set the knobs", errno); // .rodata holds more than them
-    missing_helpers = features_.missing_helpers();
-    lacks_exchange = !features_.places;
-    cast_number = cast_;
+    fitting = {.missing_helpers = features_.missing_helpers(),
+               .lacks_exchange = !features_.places,
+               .cast_number = cast_,
+               .knobs = knobs};
     if (!has_kernel_btf())
         make_functions_static(object_);
     int err = -bpf_object__load(object_);

@@ -17,7 +17,7 @@ CALL, EXIT, JLT, JLE, JSLT, JSLE, JCOND = range(0x80, 0xF0, 0x10)
 BY_REGISTER = 0x08
 
 # What an LD_IMM64's source register says that its immediate is, and a call's.
-MAP_BY_FD = 1
+MAP_BY_FD, MAP_VALUE = 1, 2
 HELPER, FUNCTION, KERNEL_FUNCTION = range(3)
 
 FRAME = 10  # the register that points to the end of the stack

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from bpfobject.instructions import LD_IMM64, LDX, MAP_VALUE, decode
 from bpfobject.objects import installed
 
 import hostreach
@@ -25,11 +26,26 @@ def test_the_publishing_word_is_read_at_once(box: Box, tmp_path: Path) -> None:
         node.attach(cgroup=str(box.cgroup))
     records = pinned_maps(box.pin)["records"]["id"]
     for hook, number in attached(box.cgroup).items():
-        file = tmp_path / hook
-        command = [BPFTOOL, "prog", "dump", "xlated", "id", str(number), "file", str(file)]
-        subprocess.run(command, check=True)
-        word = {load for load in loads(file.read_bytes(), records) if load.offset < 8}
+        code = _translated(number, tmp_path / hook)
+        word = {load for load in loads(code, records) if load.offset < 8}
         assert word == ({Load(0, 8)} if hook in CHOOSING else set()), hook
+
+
+def test_knobs_are_numbers(box: Box, tmp_path: Path) -> None:
+    """No program loads one where its address has just been loaded: the loader has been there."""
+    with hostreach.open(str(box.pin)) as node:
+        node.attach(cgroup=str(box.cgroup))
+    for hook, number in attached(box.cgroup).items():
+        code = decode(_translated(number, tmp_path / hook))
+        for address, _, load in zip(code, code[1:], code[2:], strict=False):
+            if address.opcode == LD_IMM64 and address.source == MAP_VALUE:
+                assert (load.kind, load.source) != (LDX, address.destination), hook
+
+
+def _translated(number: int, file: Path) -> bytes:
+    command = [BPFTOOL, "prog", "dump", "xlated", "id", str(number), "file", str(file)]
+    subprocess.run(command, check=True)
+    return file.read_bytes()
 
 
 def test_programs_name_themselves(box: Box) -> None:

@@ -9,7 +9,7 @@ from bpfobject.kernels import BPF_F_MMAPABLE, Kernel
 from bpfobject.objects import BpfObject, installed
 from bpfobject.rules import Loader, faults
 
-# What the module does where the kernel lacks something (cpp/skeleton.cpp, cpp/tables.cpp), and
+# What the module does where the kernel lacks something (cpp/fitting.cpp, cpp/tables.cpp), and
 # libbpf (FEAT_BTF_GLOBAL_FUNC): so each program is walked here with all that it calls.
 LOADER = Loader(
     takes_out=frozenset(
