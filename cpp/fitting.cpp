@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <optional>
+#include <utility>
 
 namespace hr {
 
@@ -64,18 +65,23 @@ std::vector<bool> jump_targets(const std::vector<bpf_insn> &code) {
 }
 
 // A knob as a number where it is read: an address less to load and, below Linux 5.5, where
-// the verifier does not know what such a map holds, much less for it to walk.
+// the verifier does not know what such a map holds, much less for it to walk. The first address
+// stays: by it the map is known as the program's, whose knobs are read there (below Linux 5.10
+// nothing else makes it so).
 bool write_knobs(std::vector<bpf_insn> &code, const hr_knobs &knobs) {
     const std::vector<bool> targets = jump_targets(code);
-    bool changed = false;
+    bool changed = false, first = true;
     for (size_t n = 0; n + 2 < code.size(); n++) {
         bpf_insn &load = code[n + 2];
-        if (!loads_knobs_address(code[n]) || load.src_reg != code[n].dst_reg || targets[n + 2])
+        if (!loads_knobs_address(code[n]))
+            continue;
+        const bool is_first = std::exchange(first, false);
+        if (load.src_reg != code[n].dst_reg || targets[n + 2])
             continue;
         const auto value = knob_of(knobs, load, code[n + 1].imm + load.off);
         if (!value)
             continue;
-        if (load.dst_reg == load.src_reg)
+        if (load.dst_reg == load.src_reg && !is_first)
             code[n] = code[n + 1] = kNothing;
         load = {.code = BPF_ALU | BPF_MOV | BPF_K,
                 .dst_reg = load.dst_reg,
