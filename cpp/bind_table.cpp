@@ -50,13 +50,25 @@ std::vector<std::size_t> differing(Table &table, py::handle services) {
     return indexes;
 }
 
+std::vector<hr_key> to_keys(const std::vector<PyKey> &frontends) {
+    std::vector<hr_key> keys;
+    for (const PyKey &frontend : frontends)
+        keys.push_back(to_key(frontend));
+    return keys;
+}
+
 void write(Table &table, py::handle put, const std::vector<PyKey> &remove) {
     std::vector<ServiceSpec> specs = from_plain_list(put);
-    std::vector<hr_key> keys;
-    for (const PyKey &frontend : remove)
-        keys.push_back(to_key(frontend));
+    std::vector<hr_key> keys = to_keys(remove);
     py::gil_scoped_release release;
     table.write(std::move(specs), keys);
+}
+
+void check_room(Table &table, py::handle put, const std::vector<PyKey> &remove) {
+    std::vector<ServiceSpec> specs = from_plain_list(put);
+    std::vector<hr_key> keys = to_keys(remove);
+    py::gil_scoped_release release;
+    table.check_room(specs, keys);
 }
 
 } // namespace
@@ -109,6 +121,13 @@ void bind_table(py::module_ &module) {
         .def("rows", rows, py::arg("owner"))
         .def("differing", differing, py::arg("services"))
         .def("write", write, py::arg("put"), py::arg("remove"))
+        .def("check_room", check_room, py::arg("put"), py::arg("remove"))
+        .def(
+            "check_room_anew",
+            [](Table &table, __u32 services, __u32 backends, __u32 slots, py::handle put) {
+                table.check_room({services, backends, slots}, from_plain_list(put));
+            },
+            py::arg("services"), py::arg("backends"), py::arg("slots"), py::arg("put"))
         .def(
             "shares",
             [](Table &table, const PyKey &key) {
@@ -180,7 +199,7 @@ void bind_table(py::module_ &module) {
         .def("exempted", py::overload_cast<>(&Table::exempt, py::const_))
         .def("counts",
              [](Table &table) {
-                 Counts c = table.counts();
+                 const Used c = table.used();
                  return std::tuple(c.services, c.backends, c.slots);
              })
         .def("capacities",

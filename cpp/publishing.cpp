@@ -160,9 +160,9 @@ void Table::put(const ServiceSpec &spec) {
         keep_clients(service, clients_of(ranges));
     if (!is_new)
         retire(old, ids);
-    counts_.backends += static_cast<__u32>(ids.size());
-    counts_.slots += static_cast<__u32>(selection.size());
-    words_used_ += length;
+    used_.backends += ids.size();
+    used_.slots += selection.size();
+    used_.words += length;
 }
 
 // A new service's. If there was one before, its hints may lead programs here, and it
@@ -191,7 +191,7 @@ void Table::add_key(const ServiceSpec &spec, __u32 service, bool is_fresh) {
     set_scope(service, spec.key.scope);
     index_.emplace(spec.key, service);
     port_users_[port_of(spec.key)]++;
-    counts_.services++;
+    used_.services++;
 }
 
 void Table::set_scope(__u32 service, __u8 scope) {
@@ -228,9 +228,9 @@ void Table::retire(const Old &old, const std::vector<__u32> &kept) {
         free_backends_.retire({id, 1});
     }
     free_words_.retire(old.range);
-    counts_.backends -= static_cast<__u32>(old.ids.size());
-    counts_.slots -= old.selection;
-    words_used_ -= old.range.length;
+    used_.backends -= old.ids.size();
+    used_.slots -= old.selection;
+    used_.words -= old.range.length;
 }
 
 void Table::remove(const hr_key &key) {
@@ -252,7 +252,7 @@ void Table::remove(const hr_key &key) {
     index_.erase(at);
     retire(old, {});
     free_services_.retire({service, 1});
-    counts_.services--;
+    used_.services--;
 }
 
 } // namespace hr

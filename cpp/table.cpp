@@ -271,15 +271,12 @@ void Table::write_exempt_levels() {
     tables_->meta.store(0, &hr_meta::exempt_levels, levels);
 }
 
-Counts Table::counts() {
-    Counts counts;
-    tables_->for_each_service([&](const hr_key &, __u32 service) {
-        const BlockView block = view(service);
-        counts.services++;
-        counts.backends += block.details.members;
-        counts.slots += block.selection;
-    });
-    return counts;
+Used Table::used() {
+    if (knows_all())
+        return used_;
+    Used used;
+    tables_->for_each_service([&](const hr_key &, __u32 service) { used.add(view(service)); });
+    return used;
 }
 
 std::vector<__u64> Table::active(const hr_key &key) {

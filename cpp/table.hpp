@@ -15,16 +15,11 @@
 #include "heap.hpp"
 #include "iterators.hpp"
 #include "overflow.hpp"
+#include "room.hpp"
 #include "spec.hpp"
 #include "tables.hpp"
 
 namespace hr {
-
-struct Counts {
-    __u32 services = 0;
-    __u32 backends = 0;
-    __u32 slots = 0;
-};
 
 // What affinity knows of a client.
 struct Sticky {
@@ -126,7 +121,11 @@ class Table {
     bool unexempt(__u64 cgroup_id);
     std::vector<__u64> exempt() const;
 
-    Counts counts();
+    Used used();
+    // Raises table_full if these cannot be written; for readers, too, to whom it is a forecast.
+    void check_room(const std::vector<ServiceSpec> &put, const std::vector<hr_key> &remove);
+    // The same of tables that are not made yet; 0 of a capacity is its default.
+    void check_room(const Capacities &asked, const std::vector<ServiceSpec> &put) const;
     Capacities capacities() const { return tables_->capacities(); }
     // Sockets that were sent to each backend and are open, in the order of get().
     std::vector<__u64> active(const hr_key &key);
@@ -165,7 +164,6 @@ class Table {
     void resolve(std::vector<ServiceSpec> &specs);
     std::vector<const ServiceSpec *> in_order(const std::vector<ServiceSpec> &specs) const;
     Old remembered(__u32 service) const;
-    void check_room(const std::vector<ServiceSpec> &put, const std::vector<hr_key> &remove);
     void raise_mark(const Heap &heap, __u32 hr_meta::*mark);
     bool make_room(__u32 words);
     std::vector<std::pair<Range, __u32>> blocks_by_place() const;
@@ -231,8 +229,7 @@ class Table {
     std::vector<__u32> to_end_;                   // backends whose sockets this batch wants ended
     Heap free_services_, free_backends_, free_words_;
     std::optional<bool> knows_clients_;
-    Counts counts_;
-    __u64 words_used_ = 0;
+    Used used_;
 };
 
 } // namespace hr

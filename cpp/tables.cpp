@@ -207,9 +207,7 @@ __u32 abi_of(const PinDirectory &pin, const Fd &meta) {
 Tables Tables::open_or_create(const PinDirectory &pin, const Capacities &asked, bool *made) {
     *made = !open_pinned(pin.file("meta"));
     if (*made)
-        create(pin, {asked.services ? asked.services : kDefaults.services,
-                     asked.backends ? asked.backends : kDefaults.backends,
-                     asked.slots ? asked.slots : kDefaults.slots});
+        create(pin, asked.or_defaults());
     Tables t = open(pin);
     Capacities have = t.capacities();
     auto differs = [](__u32 asked, __u32 have) { return asked && asked != have; };

@@ -17,9 +17,16 @@ struct Capacities {
     __u32 services;
     __u32 backends;
     __u32 slots; // selection slots of all services together
+
+    Capacities or_defaults() const; // of what is 0
 };
 
 constexpr Capacities kDefaults = {65'536, 262'144, 1'048'576};
+
+inline Capacities Capacities::or_defaults() const {
+    return {services ? services : kDefaults.services, backends ? backends : kDefaults.backends,
+            slots ? slots : kDefaults.slots};
+}
 
 class Tables {
   public:

@@ -8,12 +8,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <limits>
 #include <unordered_set>
 
 #include "attachment.hpp"
 #include "error.hpp"
 #include "host.hpp"
-#include "selection.hpp"
 
 namespace hr {
 
@@ -80,43 +80,27 @@ void Table::resolve(std::vector<ServiceSpec> &specs) {
 
 void Table::check_room(const std::vector<ServiceSpec> &to_put,
                        const std::vector<hr_key> &to_remove) {
-    __u64 services = counts_.services, backends = counts_.backends, slots = counts_.slots;
-    __u64 used = words_used_;
+    Used needed = used();
     std::unordered_set<hr_key, KeyHash, KeyEqual> gone; // one may be removed and put anew
     auto without = [&](const hr_key &key) {
-        auto at = index_.find(key);
-        if (at == index_.end() || !gone.insert(key).second)
-            return;
-        const BlockView old = view(at->second);
-        services--;
-        backends -= old.details.members;
-        slots -= old.selection;
-        used -= old.words;
+        const std::optional<__u32> service = find(key);
+        if (service && gone.insert(key).second)
+            needed.take(view(*service));
     };
     for (const hr_key &key : to_remove)
         without(key);
     for (const ServiceSpec &spec : to_put) {
         without(spec.key);
-        std::size_t selection = selection_size(spec);
-        services++;
-        backends += spec.backends.size();
-        slots += selection;
-        used += block_words(spec, selection);
+        needed.add(spec);
     }
-    auto check = [&](const char *what, __u64 needed, __u64 capacity) {
-        if (needed > capacity)
-            throw Error(Kind::table_full, pin_.path(),
-                        "no room: " + std::to_string(needed) + " " + what + " are needed, " +
-                            std::to_string(capacity) + " fit; `hostreach attach --max-" + what +
-                            " N` makes the tables larger",
-                        ENOSPC);
-    };
-    Capacities room = capacities();
-    check("services", services, room.services);
-    check("backends", backends, room.backends);
-    check("slots", slots, room.slots);
-    // names that are longer than what stands aside for them
-    check("slots", used, word_count() - kLargestBlock);
+    needed.check(capacities(), word_count() - kLargestBlock, pin_.path());
+}
+
+void Table::check_room(const Capacities &asked, const std::vector<ServiceSpec> &to_put) const {
+    Used needed;
+    for (const ServiceSpec &spec : to_put)
+        needed.add(spec);
+    needed.check(asked.or_defaults(), std::numeric_limits<__u64>::max(), pin_.path());
 }
 
 // Most backends that go have no connection open: then nobody has to look for
@@ -167,8 +151,7 @@ void Table::refresh() {
     generation_.reset();
     index_.clear();
     port_users_.clear();
-    counts_ = {};
-    words_used_ = 0;
+    used_ = {};
     std::vector<Range> services, backends, used;
     std::vector<hr_key> nobodys; // on its way in or out when a writer was killed
     for_each_service(tables_->services.get(), capacities().services,
@@ -188,10 +171,7 @@ void Table::refresh() {
         for (std::size_t i = 0; i < block.details.members; i++)
             backends.push_back({block.member(i).backend, 1});
         used.push_back({block.base, block.words});
-        counts_.services++;
-        counts_.backends += block.details.members;
-        counts_.slots += block.selection;
-        words_used_ += block.words;
+        used_.add(block);
     }
     auto size = [](const auto &array) { return static_cast<__u32>(array.size()); };
     free_services_ = Heap(size(tables_->records), meta.services_mark, std::move(services));

@@ -82,6 +82,14 @@ class Table:
     def write(self, put: list[PlainService], remove: list[PlainFrontend]) -> None:
         """Remove those, add or replace these; raises `TableFull` before anything is written."""
 
+    def check_room(self, put: list[PlainService], remove: list[PlainFrontend]) -> None:
+        """Raise `TableFull` if `write` would, as things are; needs a lock."""
+
+    def check_room_anew(
+        self, services: int, backends: int, slots: int, put: list[PlainService]
+    ) -> None:
+        """The same of tables that are to be made, with these capacities; 0 is a default."""
+
     def backend_ids(self, frontend: PlainFrontend) -> list[int]:
         """Of each backend, in the service's order; empty if it is not there. Needs a lock."""
 

@@ -135,8 +135,7 @@ class Services:
                     for old in table.plain_list(owner)
                     if old[:3] not in wanted and old[:3] not in gone
                 ]
-            if not dry_run:
-                self._write(changes)
+            self._write(changes, dry_run)
         changes.sort(key=lambda change: frontend_key(*change.key))
         return changes
 
@@ -274,13 +273,13 @@ class Services:
         return nullcontext() if dry_run else self._table.exclusive(make=make)
 
     def _write_one(self, change: Change, dry_run: bool = False) -> Change:
-        if not dry_run:
-            self._write([change])
+        self._write([change], dry_run)
         return change
 
-    def _write(self, changes: Sequence[Change]) -> None:
+    def _write(self, changes: Sequence[Change], dry_run: bool) -> None:
         if changes:
-            self._table.plain_write(
+            write = self._table.plain_check_room if dry_run else self._table.plain_write
+            write(
                 [change.plain_after for change in changes if change.plain_after is not None],
                 [change.key for change in changes if change.plain_after is None],
             )

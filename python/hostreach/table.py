@@ -77,6 +77,11 @@ class PlainTable(Protocol):
         `TableFull` is raised before anything is written.
         """
 
+    def plain_check_room(
+        self, put: Sequence[PlainService], remove: Sequence[PlainFrontend] = ()
+    ) -> None:
+        """Raise `TableFull` if `plain_write` would, as things are; nothing is made or written."""
+
 
 class Table(PlainTable, Protocol):
     """The same, for whoever looks at models."""

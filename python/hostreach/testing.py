@@ -76,24 +76,26 @@ class MemoryTable:
     def write(self, put: Sequence[Service], remove: Sequence[Frontend] = ()) -> None:
         """As `Table.write`."""
         with self._lock:
-            after = {**self._services, **{service.frontend: service for service in put}}
-            for frontend in remove:
-                after.pop(frontend, None)
-            backends = sum(len(service.backends) for service in after.values())
-            slots = sum(
-                sum(service_slots(service.backends, service.algorithm))
-                for service in after.values()
-            )
-            for what, needed, room in (
-                ("services", len(after), self.max_services),
-                ("backends", backends, self.max_backends),
-                ("slots", slots, self.max_slots),
-            ):
-                if needed > room:
-                    raise TableFull(
-                        f"the table is full: {needed} {what}, room for {room}; nothing changed"
-                    )
-            self._services = after
+            self._services = self._after(put, remove)
+
+    def _after(self, put: Sequence[Service], remove: Sequence[Frontend]) -> dict[Frontend, Service]:
+        after = {**self._services, **{service.frontend: service for service in put}}
+        for frontend in remove:
+            after.pop(frontend, None)
+        backends = sum(len(service.backends) for service in after.values())
+        slots = sum(
+            sum(service_slots(service.backends, service.algorithm)) for service in after.values()
+        )
+        for what, needed, room in (
+            ("services", len(after), self.max_services),
+            ("backends", backends, self.max_backends),
+            ("slots", slots, self.max_slots),
+        ):
+            if needed > room:
+                raise TableFull(
+                    f"the table is full: {needed} {what}, room for {room}; nothing changed"
+                )
+        return after
 
     def plain(self, service: Service) -> PlainService:
         """As `PlainTable.plain`; every path is a cgroup."""
@@ -128,8 +130,13 @@ class MemoryTable:
         self, put: Sequence[PlainService], remove: Sequence[PlainFrontend] = ()
     ) -> None:
         """As `PlainTable.plain_write`."""
-        gone = [frontend_model(at) for at in remove]
-        self.write([model_of(service) for service in put], gone)
+        self.write([*map(model_of, put)], [*map(frontend_model, remove)])
+
+    def plain_check_room(
+        self, put: Sequence[PlainService], remove: Sequence[PlainFrontend] = ()
+    ) -> None:
+        """As `PlainTable.plain_check_room`."""
+        self._after([*map(model_of, put)], [*map(frontend_model, remove)])
 
     def exempt(self, cgroup: str) -> bool:
         """As `ExemptTable.exempt`."""

@@ -421,4 +421,7 @@ class TableContract:
         too_many = [plain_service(each, lambda _: (0, 0)) for each in many(SERVICES)]
         with pytest.raises(TableFull):
             plain.plain_write(too_many)
+        with pytest.raises(TableFull):
+            plain.plain_check_room(too_many)
+        plain.plain_check_room(too_many[1:], [plain_frontend(DNS.frontend)])
         assert services.list() == [DNS]

@@ -121,6 +121,27 @@ def test_attach_twice(box: Box) -> None:
     assert set(attached(box.cgroup)) == kernel.hooks("tcp")
 
 
+def test_a_dry_run_says_what_does_not_fit(box: Box) -> None:
+    """In tables that would be made for it, and then in those that are there; it changes nothing."""
+    wanted = "version: 1\nservices:\n" + "".join(
+        f"- frontend: 10.96.0.{n}:80/tcp\n" for n in (1, 2, 3)
+    )
+    dry = ("apply", "--dry-run", "-f", "-")
+    one_line(cli.run(box.pin, *dry, *SMALL, stdin=wanted), 1, "3 services", "2 fit")
+    assert not box.pin.exists()
+    assert cli.run(box.pin, "svc", "add", "10.96.0.3:80/tcp", *SMALL).status == 0
+    one_line(cli.run(box.pin, *dry, stdin=wanted), 1, "3 services", "2 fit")
+    many = ["--backend=10.0.0.2:80", *(f"--backend=10.0.1.{n}:80" for n in range(4))]
+    one_line(cli.run(box.pin, "svc", "set", "10.96.0.3:80/tcp", "--dry-run", *many), 1, "backends")
+    assert cli.run(box.pin, *dry, stdin=wanted.replace("10.96.0.1", "10.96.0.3", 1)).status == 2
+    fits = "version: 1\nservices:\n- frontend: 10.96.0.4:80/tcp\n- frontend: 10.96.0.5:80/tcp\n"
+    assert cli.run(box.pin, *dry, "--prune", stdin=fits).status == 0
+    one_line(cli.run(box.pin, *dry, stdin=fits), 1, "3 services")
+    assert [
+        each["frontend"] for each in cli.run(box.pin, "svc", "ls", "--json").json["services"]
+    ] == ["10.96.0.3:80/tcp"]
+
+
 def test_refusals(box: Box) -> None:
     """Valid requests that the state refuses: one line each, and nothing changed."""
     add = ("svc", "add", FRONTEND, "--backend", "10.0.0.2:80")

@@ -57,7 +57,8 @@ DryRun = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Show what would change, list the sockets that would be ended, and change nothing.",
+        help="Show what would change, or that it does not fit, and the sockets that would be "
+        "ended; change nothing.",
     ),
 ]
 FrontendText = Annotated[

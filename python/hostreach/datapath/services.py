@@ -101,6 +101,16 @@ class ServiceTable(LockedTable):
             self._refresh_addresses(put)
             self._core.write([*put], [*remove])
 
+    def plain_check_room(
+        self, put: Sequence[PlainService], remove: Sequence[PlainFrontend] = ()
+    ) -> None:
+        """See `hostreach.table.PlainTable.plain_check_room`."""
+        try:
+            with self.locked(exclusive=False):
+                self._core.check_room([*put], [*remove])
+        except NotFound:
+            self._core.check_room_anew(*self._sizes, [*put])
+
     def _refresh_addresses(self, put: Sequence[PlainService]) -> None:
         """Of this node, which may have changed; for a stream of changes now and then will do."""
         due = time.monotonic() - self.addresses_read > ADDRESSES_AGE
