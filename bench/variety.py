@@ -8,7 +8,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -108,8 +108,16 @@ def measure(effort: Effort, say: Callable[[str], None]) -> Measured:
         for hook in rawbpf.ATTACH_TYPES:  # last: until now the way past hostreach was bare
             rawbpf.attach(box.bare, hook)
         say("forms of addresses")
-        forms = box.call(_forms, box, library, effort.rounds, timeout=_SECONDS)
+        forms = box.call(_forms, box, library, effort.rounds, FORMS, timeout=_SECONDS)
+        node.services.apply(_at_the_backends_port())
+        forms += box.call(_forms, box, library, effort.rounds, (BESIDE,), timeout=_SECONDS)
         return Measured(crowds, lives, forms)
+
+
+def _at_the_backends_port() -> list[Service]:
+    """So that one look at the ports does not tell what is no service."""
+    host, port = backend_addresses(4)[0]
+    return [Service.of(f"10.97.0.3:{port}/{each}", f"{host}:{port}") for each in ("tcp", "udp")]
 
 
 def _shared() -> list[Service]:
@@ -214,18 +222,19 @@ def _live(box: Box, program: str, count: int) -> list[Lives]:
 # ---- IPv4, IPv6, and IPv4 as IPv6 sockets write it ----
 
 FORMS = ("IPv4", "IPv6", "v4-mapped")
+BESIDE = "IPv4, a service's port"
 _FORM_CALLS = (
     Call("connect", "UDP, new sockets", "connect_new", UDP, 0, 1000),
     Call("connect", "TCP, new sockets", "connect_new", TCP, 0, 1000),
 )
 
 
-def _forms(box: Box, library: Library, rounds: int) -> list[Cost]:
+def _forms(box: Box, library: Library, rounds: int, forms: Sequence[str]) -> list[Cost]:
     allow_many_files()
     costs: dict[tuple[str, str, str], list[float]] = {}
     with statistics():
         for number in range(rounds):
-            for form in FORMS:
+            for form in forms:
                 for call in _FORM_CALLS:
                     first = number % len(CONTESTANTS)
                     for contestant in CONTESTANTS[first:] + CONTESTANTS[:first]:

@@ -19,7 +19,7 @@ static __always_inline bool has_service(struct hr_key *key, __u32 scope)
 static __always_inline int check_bind(struct bpf_sock *sk, bool v6)
 {
 	const struct hr_meta *m = get_meta();
-	struct hr_key key = {};
+	struct hr_key key WHOLE = {};
 	struct hr_ip ip;
 
 	key.protocol = sk->protocol;

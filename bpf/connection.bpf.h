@@ -64,10 +64,7 @@ SUBPROGRAM bool is_subflow(struct bpf_sock_addr *ctx)
 	return is_mptcp;
 }
 
-/*
- * Asked for before there is sure to be a service: its look-up takes as long as a place
- * to come, and who goes to a service's port nearly always goes to a service.
- */
+/* Whether or not it gets a place: the choice of a backend takes longer than a place to come. */
 static __always_inline void expect_connection(struct bpf_sock_addr *ctx, struct seat *seat)
 {
 	*seat = (struct seat){};

@@ -158,14 +158,14 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 		pass_by(ctx, &key);
 		return 0;
 	}
-	expect_connection(ctx, &seat);
 	if (unlikely(!find_service(ctx, scopes, &key, &service))) {
 		pass_by_after_all(ctx, &key);
 		return 0;
 	}
+	expect_connection(ctx, &seat);
 	translations = translations_of(service.index);
 	if (!translations) /* never: there are as many as services */
-		return 0;
+		return refuse(ctx, &key, 0, v6);
 	fetch(translations);
 	ask_for(&origin, &key);
 	err = assign(ctx, &seat, &service, &origin);

@@ -2,6 +2,7 @@
 #include "fitting.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <optional>
 #include <utility>
@@ -27,7 +28,7 @@ bool is_missing(const bpf_insn &each, const Fitting &fitting) {
 constexpr bpf_insn kNothing = {
     .code = BPF_JMP | BPF_JA, .dst_reg = 0, .src_reg = 0, .off = 0, .imm = 0};
 
-// There is no other global data.
+// There is no other global data: Skeleton::load() looks.
 bool loads_knobs_address(const bpf_insn &each) {
     return each.code == (BPF_LD | BPF_IMM | BPF_DW) && each.src_reg == BPF_PSEUDO_MAP_VALUE;
 }
@@ -54,14 +55,83 @@ std::optional<__u32> knob_of(const hr_knobs &knobs, const bpf_insn &load, size_t
     return std::nullopt;
 }
 
-std::vector<bool> jump_targets(const std::vector<bpf_insn> &code) {
-    std::vector<bool> targets(code.size());
-    for (size_t n = 0; n < code.size(); n++) {
-        const __u8 kind = BPF_CLASS(code[n].code), what = BPF_OP(code[n].code);
-        if ((kind == BPF_JMP || kind == BPF_JMP32) && what != BPF_CALL && what != BPF_EXIT)
-            targets[n + 1 + code[n].off] = true;
+// Which byte of the knobs a register points to, where one instruction begins.
+using Pointed = std::array<std::optional<size_t>, __MAX_BPF_REG>;
+
+void execute(const std::vector<bpf_insn> &code, size_t at, Pointed *pointed) {
+    const bpf_insn &each = code[at];
+    switch (BPF_CLASS(each.code)) {
+    case BPF_LD:
+        (*pointed)[each.dst_reg] = std::nullopt;
+        if (loads_knobs_address(each))
+            (*pointed)[each.dst_reg] = code[at + 1].imm;
+        break;
+    case BPF_ALU64:
+        (*pointed)[each.dst_reg] = each.code == (BPF_ALU64 | BPF_MOV | BPF_X) && !each.off
+                                       ? (*pointed)[each.src_reg]
+                                       : std::nullopt;
+        break;
+    case BPF_ALU:
+    case BPF_LDX:
+        (*pointed)[each.dst_reg] = std::nullopt;
+        break;
+    case BPF_STX: // an atomic operation may fetch
+        if (BPF_MODE(each.code) == BPF_ATOMIC)
+            (*pointed)[each.src_reg] = (*pointed)[BPF_REG_0] = std::nullopt;
+        break;
+    case BPF_JMP:
+        if (BPF_OP(each.code) == BPF_CALL)
+            std::fill_n(pointed->begin(), BPF_REG_5 + 1, std::nullopt);
+        break;
     }
-    return targets;
+}
+
+// Where the program may go from there; a call comes back, and its function begins anew.
+std::vector<size_t> next(const std::vector<bpf_insn> &code, size_t at) {
+    const bpf_insn &each = code[at];
+    const bool jumps = BPF_CLASS(each.code) == BPF_JMP || BPF_CLASS(each.code) == BPF_JMP32;
+    const __u8 what = BPF_OP(each.code);
+    if (jumps && what == BPF_EXIT)
+        return {};
+    if (jumps && what == BPF_JA)
+        return {at + 1 + (BPF_CLASS(each.code) == BPF_JMP32 ? each.imm : each.off)};
+    const size_t after = at + (each.code == (BPF_LD | BPF_IMM | BPF_DW) ? 2 : 1);
+    if (jumps && what != BPF_CALL)
+        return {after, after + each.off};
+    return {after};
+}
+
+std::vector<size_t> functions(const std::vector<bpf_insn> &code) {
+    std::vector<size_t> found = {0};
+    for (size_t n = 0; n < code.size(); n++)
+        if (code[n].code == (BPF_JMP | BPF_CALL) && code[n].src_reg == BPF_PSEUDO_CALL)
+            found.push_back(n + 1 + code[n].imm);
+    return found;
+}
+
+// What is so on every way to an instruction; nothing where none leads.
+std::vector<std::optional<Pointed>> follow(const std::vector<bpf_insn> &code) {
+    std::vector<std::optional<Pointed>> known(code.size());
+    std::vector<size_t> todo = functions(code);
+    for (size_t function : todo)
+        known[function] = Pointed();
+    while (!todo.empty()) {
+        const size_t at = todo.back();
+        todo.pop_back();
+        Pointed after = *known[at];
+        execute(code, at, &after);
+        for (size_t to : next(code, at)) {
+            Pointed both = known[to].value_or(after);
+            for (size_t reg = 0; reg < both.size(); reg++)
+                if (both[reg] != after[reg])
+                    both[reg] = std::nullopt;
+            if (known[to] == both)
+                continue;
+            known[to] = both;
+            todo.push_back(to);
+        }
+    }
+    return known;
 }
 
 // A knob as a number where it is read: an address less to load and, below Linux 5.5, where
@@ -69,22 +139,21 @@ std::vector<bool> jump_targets(const std::vector<bpf_insn> &code) {
 // stays: by it the map is known as the program's, whose knobs are read there (below Linux 5.10
 // nothing else makes it so).
 bool write_knobs(std::vector<bpf_insn> &code, const hr_knobs &knobs) {
-    const std::vector<bool> targets = jump_targets(code);
+    const auto known = follow(code);
     bool changed = false, first = true;
-    for (size_t n = 0; n + 2 < code.size(); n++) {
-        bpf_insn &load = code[n + 2];
-        if (!loads_knobs_address(code[n]))
+    for (size_t n = 0; n < code.size(); n++) {
+        bpf_insn &each = code[n];
+        if (!known[n] || BPF_CLASS(each.code) != BPF_LDX || !(*known[n])[each.src_reg])
             continue;
-        const bool is_first = std::exchange(first, false);
-        if (load.src_reg != code[n].dst_reg || targets[n + 2])
-            continue;
-        const auto value = knob_of(knobs, load, code[n + 1].imm + load.off);
+        const auto value = knob_of(knobs, each, *(*known[n])[each.src_reg] + each.off);
         if (!value)
             continue;
-        if (load.dst_reg == load.src_reg && !is_first)
-            code[n] = code[n + 1] = kNothing;
-        load = {.code = BPF_ALU | BPF_MOV | BPF_K,
-                .dst_reg = load.dst_reg,
+        // nobody else has this address
+        if (each.dst_reg == each.src_reg && n >= 2 && loads_knobs_address(code[n - 2]) &&
+            code[n - 2].dst_reg == each.dst_reg && !std::exchange(first, false))
+            code[n - 2] = code[n - 1] = kNothing;
+        each = {.code = BPF_ALU | BPF_MOV | BPF_K,
+                .dst_reg = each.dst_reg,
                 .src_reg = 0,
                 .off = 0,
                 .imm = static_cast<__s32>(*value)};

@@ -133,7 +133,12 @@ bool Skeleton::holds_knobs(const std::string &map_name) {
 
 void Skeleton::load() {
     bpf_map *map, *of_knobs = nullptr;
-    bpf_object__for_each_map(map, object_) if (holds_knobs(bpf_map__name(map))) of_knobs = map;
+    bpf_object__for_each_map(map, object_) {
+        if (of_knobs && bpf_map__is_internal(map))
+            throw Error(Kind::kernel_error, "BPF object", "has more global data than the knobs");
+        if (holds_knobs(bpf_map__name(map)))
+            of_knobs = map;
+    }
     if (bpf_map__is_internal(of_knobs) &&
         bpf_map__set_initial_value(of_knobs, &knobs, sizeof(knobs)))
         raise_errno("BPF object", "set the knobs", errno); // .rodata holds more than them

@@ -33,7 +33,7 @@ BLIND = (
     ("place.bpf.h", "if (!type)", "if (true)"),
 )
 KNOBS = {
-    "as on 5.4": "checks_words has_hints",
+    "as on 5.4": "checks_words",
     "all": "has_set_retval has_sock_release has_places has_hints",
 }
 BLIND_LIMIT = 750_000  # of a million, with helpers that 5.3 and 5.4 lack

@@ -16,6 +16,7 @@ from bpfobject.instructions import (
     LD_IMM64,
     LDX,
     MAP_BY_FD,
+    MAP_VALUE,
     MEM,
     MOV,
     STX,
@@ -39,7 +40,10 @@ class Load(NamedTuple):
 
 
 def loads(program: bytes, map_id: int) -> set[Load]:
-    """Every read of an element of the array, on any path through the program."""
+    """Every read of an element of the array, on any path through the program.
+
+    Of global data, which is an array of one, it follows the address of its first byte.
+    """
     code = decode(program)
     states: dict[int, dict[Place, Held]] = {0: {}}
     found: set[Load] = set()
@@ -65,8 +69,8 @@ def _step(each: Instruction, state: dict[Place, Held], map_id: int) -> set[Load]
     target: Place = ("r", each.destination)
     source = state.get(("r", each.source), nothing)
     if each.opcode == LD_IMM64:
-        is_map = each.source == MAP_BY_FD and each.immediate == map_id
-        state[target] = frozenset([MAP]) if is_map else nothing
+        known: dict[int, Held] = {MAP_BY_FD: frozenset([MAP]), MAP_VALUE: frozenset([0])}
+        state[target] = known.get(each.source, nothing) if each.immediate == map_id else nothing
     elif each.kind == LDX:
         size = each.size
         spilt = state.get(("stack", each.offset), nothing) if each.source == FRAME else nothing
