@@ -224,7 +224,6 @@ static __always_inline bool find_key(const struct hr_key *key, struct service *s
 	__u64 hinted = 0;
 	const __u32 *found;
 
-	service->random = bpf_get_prandom_u32();
 	if (hint) {
 		hinted = *(volatile __u64 *)&hint->set;
 		record = record_at(service, *(volatile __u32 *)&hint->service - 1, key);
@@ -239,6 +238,7 @@ static __always_inline bool find_key(const struct hr_key *key, struct service *s
 		if (hint)
 			*(volatile __u32 *)&hint->service = service->index + 1;
 	}
+	service->random = bpf_get_prandom_u32(); /* while the record is on its way */
 	/* torn for so long: the service is there, so to refuse is right, and to pass is not */
 	if (unlikely(!read_set(record, &service->set)))
 		service->set = 0;
