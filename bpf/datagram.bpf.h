@@ -5,6 +5,11 @@
 
 #ifdef HR_LEGACY
 
+static __always_inline bool may_have_storage(struct bpf_sock_addr *ctx)
+{
+	return false;
+}
+
 static __always_inline struct hr_datagrams *datagrams_of(struct bpf_sock_addr *ctx, __u64 flags)
 {
 	return NULL;
@@ -34,6 +39,17 @@ static __always_inline __u64 latest_more(struct bpf_sock_addr *ctx, const struct
 }
 
 #else
+
+/* To look at the kernel's own pointer takes less than to call its helper, and most have none. */
+static __always_inline bool may_have_storage(struct bpf_sock_addr *ctx)
+{
+	const void *socket;
+
+	if (!knobs.storage_offset)
+		return true;
+	socket = kernel_socket(ctx->sk, knobs.sock_type);
+	return !socket || *(const volatile __u64 *)(socket + knobs.storage_offset);
+}
 
 static __always_inline struct hr_datagrams *datagrams_of(struct bpf_sock_addr *ctx, __u64 flags)
 {
@@ -303,7 +319,7 @@ SUBPROGRAM int remember_datagram(struct bpf_sock_addr *ctx, const struct hr_key 
  */
 static __always_inline void forget_datagram(struct bpf_sock_addr *ctx, const struct hr_key *to)
 {
-	const struct hr_datagrams *d = datagrams_of(ctx, 0);
+	const struct hr_datagrams *d = may_have_storage(ctx) ? datagrams_of(ctx, 0) : NULL;
 
 	if (d)
 		silence(ctx, to);

@@ -38,6 +38,7 @@ struct hr_knobs {
 	__u16 mptcp_offset; /* of tcp_sock.is_mptcp; 0: unknown, or a helper does better */
 	__u32 sock_type; /* number of the kernel's struct sock; 0: it is not to be read */
 	__u32 cookie_offset; /* of its sk_cookie */
+	__u32 storage_offset; /* of its sk_bpf_storage; 0: unknown, or not to be read */
 	__u32 has_hints; /* look at `hints` before `services`: where loads stay in order */
 };
 

@@ -59,6 +59,7 @@ SocketType socket_type() {
         .number = static_cast<__u32>(number_of(types, "sock", BTF_KIND_STRUCT)),
         .cookie_offset = offset_in(types, "sock_common", "skc_cookie"), // which it begins with
         .cast = number_of(types, "bpf_rdonly_cast", BTF_KIND_FUNC),
+        .storage_offset = offset_in(types, "sock", "sk_bpf_storage"),
     };
     return *known;
 }

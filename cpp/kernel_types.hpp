@@ -12,9 +12,10 @@ unsigned kernel_offset(const char *type, const char *field);
 
 // What a program needs to be shown the kernel's own struct of a socket.
 struct SocketType {
-    __u32 number;        // of struct sock
-    __u32 cookie_offset; // of its cookie
-    __s32 cast;          // number of bpf_rdonly_cast
+    __u32 number;         // of struct sock
+    __u32 cookie_offset;  // of its cookie
+    __s32 cast;           // number of bpf_rdonly_cast
+    __u32 storage_offset; // of what BPF programs keep on it; 0: unknown
 
     // Does the kernel have all of it?
     explicit operator bool() const { return number && cookie_offset && cast; }

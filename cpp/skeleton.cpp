@@ -116,6 +116,7 @@ void Skeleton::show_sockets() {
     const SocketType type = socket_type();
     knobs.sock_type = type.number;
     knobs.cookie_offset = type.cookie_offset;
+    knobs.storage_offset = type.storage_offset;
     cast_ = type.cast;
 }
 
