@@ -75,9 +75,10 @@ void execute(const std::vector<bpf_insn> &code, size_t at, Pointed *pointed) {
     case BPF_LDX:
         (*pointed)[each.dst_reg] = std::nullopt;
         break;
-    case BPF_STX: // an atomic operation may fetch
+    case BPF_STX: // what an atomic operation fetches goes to one of these
         if (BPF_MODE(each.code) == BPF_ATOMIC)
-            (*pointed)[each.src_reg] = (*pointed)[BPF_REG_0] = std::nullopt;
+            for (const unsigned reg : {unsigned(each.src_reg), unsigned(each.dst_reg), 0U})
+                (*pointed)[reg] = std::nullopt;
         break;
     case BPF_JMP:
         if (BPF_OP(each.code) == BPF_CALL)
@@ -121,6 +122,8 @@ std::vector<std::optional<Pointed>> follow(const std::vector<bpf_insn> &code) {
         Pointed after = *known[at];
         execute(code, at, &after);
         for (size_t to : next(code, at)) {
+            if (to >= code.size()) // the kernel refuses it
+                continue;
             Pointed both = known[to].value_or(after);
             for (size_t reg = 0; reg < both.size(); reg++)
                 if (both[reg] != after[reg])

@@ -135,10 +135,10 @@ bool Skeleton::holds_knobs(const std::string &map_name) {
 void Skeleton::load() {
     bpf_map *map, *of_knobs = nullptr;
     bpf_object__for_each_map(map, object_) {
-        if (of_knobs && bpf_map__is_internal(map))
-            throw Error(Kind::kernel_error, "BPF object", "has more global data than the knobs");
-        if (holds_knobs(bpf_map__name(map)))
+        if (holds_knobs(bpf_map__name(map)) && !of_knobs)
             of_knobs = map;
+        else if (bpf_map__is_internal(map))
+            throw Error(Kind::kernel_error, "BPF object", "has more global data than the knobs");
     }
     if (bpf_map__is_internal(of_knobs) &&
         bpf_map__set_initial_value(of_knobs, &knobs, sizeof(knobs)))

@@ -80,7 +80,10 @@ class PlainTable(Protocol):
     def plain_check_room(
         self, put: Sequence[PlainService], remove: Sequence[PlainFrontend] = ()
     ) -> None:
-        """Raise `TableFull` if `plain_write` would, as things are; nothing is made or written."""
+        """Raise `TableFull` if `plain_write` would, as things are; nothing is made or written.
+
+        For want of services, backends or slots: whom source ranges let in is not looked for.
+        """
 
 
 class Table(PlainTable, Protocol):

@@ -12,6 +12,7 @@ from bpfobject.instructions import (
     BY_REGISTER,
     CALL,
     FRAME,
+    FUNCTION,
     JMP,
     LD_IMM64,
     LDX,
@@ -45,9 +46,10 @@ def loads(program: bytes, map_id: int) -> set[Load]:
     Of global data, which is an array of one, it follows the address of its first byte.
     """
     code = decode(program)
-    states: dict[int, dict[Place, Held]] = {0: {}}
+    functions = [at + 1 + each.immediate for at, each in enumerate(code) if each.calls(FUNCTION)]
+    todo = [0, *functions]
+    states: dict[int, dict[Place, Held]] = {function: {} for function in todo}
     found: set[Load] = set()
-    todo = [0]
     while todo:
         at = todo.pop()
         after = dict(states[at])
