@@ -37,6 +37,7 @@ _NAME = "attachment in effect"
 _ANSWER = b"hostreach"
 _SERVED, _SHOWS_BACKEND = "served", "shows the backend"
 _WAIT = 2.0
+_SLICE = 0.2
 
 
 def probe(open_node: Callable[[], Node], status: Status) -> Finding:
@@ -228,7 +229,10 @@ def _ask(protocol: str, server: socket.socket, vip: tuple[str, int]) -> str:
 def _read(pipe: int, seconds: float) -> bytes:
     deadline = time.monotonic() + seconds
     found = b""
-    while select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
+    while (left := deadline - time.monotonic()) > 0:
+        # In slices: Python tells of a signal that came just before only when select returns.
+        if not select.select([pipe], [], [], min(left, _SLICE))[0]:
+            continue
         part = os.read(pipe, 1 << 16)
         if not part:
             return found
