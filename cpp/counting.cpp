@@ -57,7 +57,7 @@ void add_count(SharedArray<__u64> &counts, std::size_t id, __u64 more) {
 }
 
 std::optional<__u64> count_sockets(const PinDirectory &pin) {
-    IteratorCache iterators;
+    IteratorCache iterators(false);
     Iterators *found = iterators.get(pin);
     if (!found)
         return std::nullopt;
@@ -65,7 +65,7 @@ std::optional<__u64> count_sockets(const PinDirectory &pin) {
 }
 
 bool recount(const PinDirectory &pin) {
-    IteratorCache iterators;
+    IteratorCache iterators(false);
     Iterators *found = iterators.get(pin);
     const Fd connections = open_pinned(pin.file("connections"));
     SharedArray<hr_backend> backends(open_pinned(pin.file("backends")), "backends");

@@ -119,10 +119,10 @@ bool Iterators::try_load(const PinDirectory &pin, bool with_end, bool with_cooki
     return true;
 }
 
-Iterators::Iterators(const PinDirectory &pin) {
+Iterators::Iterators(const PinDirectory &pin, bool may_end) {
     if (is_switched_off("btf"))
         throw Error(Kind::program_rejected, "kernel", "it has no BTF", ENOENT);
-    if (!is_switched_off("sock_destroy") && try_load(pin, true, true))
+    if (may_end && !is_switched_off("sock_destroy") && try_load(pin, true, true))
         return;
     if (try_load(pin, false, true) || try_load(pin, false, false))
         return;
@@ -174,7 +174,7 @@ Iterators *IteratorCache::get(const PinDirectory &pin) {
         return iterators_.get();
     drop();
     try {
-        iterators_ = std::make_unique<Iterators>(pin);
+        iterators_ = std::make_unique<Iterators>(pin, may_end_);
     } catch (const Error &error) {
         if (error.kind != Kind::program_rejected)
             throw;

@@ -16,7 +16,8 @@ class Iterators {
   public:
     // Raises not_found where there are no tables, program_rejected where the kernel
     // has no such iterators or no BTF, permission_denied, kernel_error.
-    explicit Iterators(const PinDirectory &pin);
+    // `may_end` false: walk() is not wanted, and its programs are not loaded.
+    explicit Iterators(const PinDirectory &pin, bool may_end = true);
     ~Iterators();
     Iterators(const Iterators &) = delete;
     Iterators &operator=(const Iterators &) = delete;
@@ -47,18 +48,21 @@ struct IteratorFeatures {
     bool walk;    // and can_end() would be true
 };
 
-// Takes 25 ms.
+// Takes some 25 ms.
 IteratorFeatures probe_iterators();
 
-// Loading takes 25 ms, for the kernel's BTF is large: once will do.
+// Loading takes some 25 ms, for the kernel's BTF is large: once will do.
 class IteratorCache {
   public:
+    explicit IteratorCache(bool may_end = true) : may_end_(may_end) {}
+
     // Null where the kernel has no such iterators, or its sockets remember nothing;
     // otherwise raises as Iterators().
     Iterators *get(const PinDirectory &pin);
     void drop();
 
   private:
+    bool may_end_;
     std::unique_ptr<Iterators> iterators_;
     __u32 backends_ = 0; // the map's id: tables may have been replaced
 };

@@ -82,6 +82,21 @@ def test_light_commands_stay_light() -> None:
         assert heavy not in modules
 
 
+def test_changes_are_told_without_models() -> None:
+    before = "('10.0.0.1', 80, 'tcp', None, 'manual', 'random', [('10.0.1.1:80', 1, 'active'), "
+    before += "('10.0.1.2:80', 3, 'down')], 0, False, None, None, None)"
+    modules = imported(
+        "from hostreach.changes import Change",
+        "from hostreach.cli.output import print_change",
+        f"before = {before}",
+        "after = (*before[:6], before[6][:1], 90000, *before[8:])",
+        "print_change(Change('set', before, after), '10.0.0.1:80/tcp', False)",
+        "print_change(Change('remove', after, None), '10.0.0.1:80/tcp', False)",
+    )
+    assert "hostreach.cli.differences" in modules
+    assert "pydantic" not in modules
+
+
 def test_models_do_no_input_or_output() -> None:
     modules = imported("import hostreach.models")
     assert not modules & {"yaml", "typer", "hostreach.services", "hostreach.sources"}

@@ -15,11 +15,12 @@ import typer
 
 from hostreach.syntax import format_frontend
 
+from .differences import describe
+
 if TYPE_CHECKING:
     from hostreach import Node
     from hostreach.changes import Change
     from hostreach.ending import EndResult
-    from hostreach.models import Service
     from hostreach.plain import PlainFrontend
 
 SCHEMA = 1
@@ -27,18 +28,8 @@ SCHEMA = 1
 
 _VERBS = {"add": "added", "set": "changed", "remove": "removed"}
 _SIGNS = {"add": "+", "set": "~", "remove": "-"}
-_DETAILS_MAX = 6
 _LEAST = 8
 """Columns of what is cut."""
-_FIELDS = {
-    "name": "name",
-    "algorithm": "algorithm",
-    "affinity": "affinity",
-    "host_only": "host only",
-    "from_cgroup": "from cgroup",
-    "source_ranges": "source ranges",
-    "on_removal": "on removal",
-}
 
 
 def print_json(**values: object) -> None:
@@ -105,7 +96,7 @@ def print_change(
         typer.echo(f"unchanged {frontend}")
     else:
         verb = f"would {change.action}" if ended and ended.dry_run else _VERBS[change.action]
-        typer.echo(f"{verb} {_describe(change)}")
+        typer.echo(f"{verb} {describe(change)}")
     print_ended(ended)
 
 
@@ -176,7 +167,7 @@ def print_diff(changes: Sequence[Change], as_json: bool, ended: EndResult | None
         )
         return
     if changes:
-        lines = (f"{_SIGNS[change.action]} {_describe(change)}" for change in changes)
+        lines = (f"{_SIGNS[change.action]} {describe(change)}" for change in changes)
         typer.echo("\n".join(lines))
     print_ended(ended)
 
@@ -189,47 +180,6 @@ def change_to_dict(change: Change) -> dict[str, Any]:
         "before": change.before and change.before.model_dump(mode="json"),
         "after": change.after and change.after.model_dump(mode="json"),
     }
-
-
-def _describe(change: Change) -> str:
-    frontend = format_frontend(*change.key)
-    if change.plain_before is None and change.plain_after is not None:
-        return f"{frontend} with {_count(len(change.plain_after[6]))}"
-    if change.before is not None and change.after is not None:  # models, for their names
-        details = _differences(change.before, change.after)
-        if len(details) > _DETAILS_MAX:
-            details[_DETAILS_MAX:] = [f"{len(details) - _DETAILS_MAX} more"]
-        return f"{frontend}: {', '.join(details)}"
-    return frontend
-
-
-def _differences(before: Service, after: Service) -> list[str]:
-    details = [
-        f"{shown} {_word(getattr(before, field))} -> {_word(getattr(after, field))}"
-        for field, shown in _FIELDS.items()
-        if getattr(before, field) != getattr(after, field)
-    ]
-    old = {backend.address: backend for backend in before.backends}
-    new = {backend.address: backend for backend in after.backends}
-    details += [f"+{backend}" for address, backend in new.items() if address not in old]
-    details += [f"-{backend}" for address, backend in old.items() if address not in new]
-    details += [
-        f"{address} {field} {getattr(old[address], field)} -> {getattr(backend, field)}"
-        for address, backend in new.items()
-        for field in ("weight", "state")
-        if address in old and getattr(old[address], field) != getattr(backend, field)
-    ]
-    return details or ["backends in another order"]
-
-
-def _word(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "-" if value is None else str(value)
-
-
-def _count(backends: int) -> str:
-    return "1 backend" if backends == 1 else f"{backends or 'no'} backends"
 
 
 def summary(result: EndResult) -> str:
