@@ -260,6 +260,20 @@ def test_a_named_path_that_goes_takes_nothing_with_it(tmp_path: Path, directory:
     followed.files.close()
 
 
+def test_no_file_at_all_is_no_wish(directory: Path) -> None:
+    """Its disk may not be mounted yet."""
+    followed = follow(directory)
+    assert not followed.files.problems
+    assert not is_whole(followed)
+    write(directory / "a.yaml", 1)
+    assert services(followed.wait()) == {1: "10.0.0.2:80"}
+    assert is_whole(followed)
+    (directory / "a.yaml").unlink()
+    assert services(followed.wait()) == {1: None}
+    assert followed.files.whole
+    followed.files.close()
+
+
 # --- files that are wrong ----------------------------------------------------------------------
 
 

@@ -194,6 +194,18 @@ class FileAgent(Keeper):
                 time.monotonic() - began,
                 stale,
             )
+            self._tell_of_none()
+
+    def _tell_of_none(self) -> None:
+        """Nothing is removed for want of files: why services are there that no file has."""
+        if self._pruned or self.files.count:
+            return
+        if held := len(self._node.services.list(self.settings.owner)):
+            log.warning(
+                "there is no file at all: %d services stay as they were; a file with "
+                "`services: []` removes them",
+                held,
+            )
 
     def _batches(
         self, changes: Changes

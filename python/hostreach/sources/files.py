@@ -63,6 +63,7 @@ class Files:
         self._holders: dict[Frontend, str] = {}
         self._missing: dict[str, str] = {}
         self._never_seen = {*self.tree.paths}
+        self._any = False  # whether there was ever a file
         self._waiting: set[str] = set()
 
     @property
@@ -80,9 +81,10 @@ class Files:
     def whole(self) -> bool:
         """Whether all was right once: only then is what no file has known to be wanted by none.
 
-        An agent that starts beside a file that is wrong does not know what it said before.
+        An agent that starts beside a file that is wrong does not know what it said before; nor
+        does one that finds no file at all, where a disk may not be mounted yet.
         """
-        return not (self._never_seen or self._waiting or self._unknown)
+        return self._any and not (self._never_seen or self._waiting or self._unknown)
 
     def look(self, heard: Heard) -> Changes:
         """Take in what was heard of; what that changes."""
@@ -107,6 +109,7 @@ class Files:
         self.tree.close()
 
     def _read(self, path: str, seen: Seen) -> None:
+        self._any = True
         if path not in self._files:
             self._files[path] = _File()
             self._unknown.add(path)

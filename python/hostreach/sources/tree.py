@@ -75,6 +75,7 @@ class Tree:
         self._directories: set[str] = set()
         self._steps: set[str] = set()
         self._missing: dict[str, str] = {}
+        self._devices: dict[str, int] = {}  # of directories that had a file: where it was
 
     def look(self, heard: Heard) -> Look:
         """At what was heard of, or at everything."""
@@ -136,12 +137,8 @@ class Tree:
         known: dict[str, str] = {}
         for path in self.paths:
             try:
-                if stat.S_ISDIR(os.stat(path).st_mode):
-                    with os.scandir(path) as entries:
-                        names = sorted(e.path for e in entries if is_services_file(e.name))
-                    known.update((name, path) for name in names if name not in known)
-                else:
-                    known.setdefault(path, path)
+                names = self._names(path)
+                known.update((name, path) for name in names if name not in known)
             except OSError as error:  # noqa: PERF203 - of a few paths
                 look.missing[path] = f"cannot be read: {(error.strerror or str(error)).lower()}"
                 # What was there stays known, so that it is not taken for gone.
@@ -153,6 +150,22 @@ class Tree:
             if root not in look.missing:
                 self._look_at(path, root, heard, look)
         return look
+
+    def _names(self, path: str) -> list[str]:
+        """The files at a path that is named. Raises OSError.
+
+        What a disk that was unmounted leaves behind is an empty directory of another device.
+        """
+        found = os.stat(path)
+        if not stat.S_ISDIR(found.st_mode):
+            return [path]
+        with os.scandir(path) as entries:
+            names = sorted(e.path for e in entries if is_services_file(e.name))
+        if names:
+            self._devices[path] = found.st_dev
+        elif self._devices.get(path, found.st_dev) != found.st_dev:
+            raise OSError("its file system was unmounted")
+        return names
 
     def _look_at(self, path: str, root: str, heard: Heard, look: Look) -> None:
         try:
