@@ -22,6 +22,7 @@ namespace {
 std::string links(const PinDirectory &pin) { return pin.file("links"); }
 std::string programs(const PinDirectory &pin) { return pin.file("programs"); }
 std::string first(const PinDirectory &pin) { return pin.file("first"); }
+std::string uncounted(const PinDirectory &pin) { return pin.file("uncounted"); }
 
 __u32 order(const PinDirectory &pin) { return run_first(pin) ? kPreorder : 0; }
 
@@ -32,6 +33,14 @@ std::string link_path(const PinDirectory &pin, const Hook &hook) {
 void make_directory(const std::string &path) {
     if (::mkdir(path.c_str(), 0700) && errno != EEXIST)
         raise_errno(path, "make the directory", errno);
+}
+
+// A file's name is all that bpffs keeps beside pins; here it is a directory's.
+void set_mark(const std::string &path, bool wanted) {
+    if (wanted)
+        make_directory(path);
+    else if (::rmdir(path.c_str()) && errno != ENOENT)
+        raise_errno(path, "remove the directory", errno);
 }
 
 void unpin(const std::string &path) {
@@ -207,12 +216,11 @@ bool has_attachment(const PinDirectory &pin, const Hook &hook) {
 
 bool run_first(const PinDirectory &pin) { return ::access(first(pin).c_str(), F_OK) == 0; }
 
-void set_run_first(const PinDirectory &pin, bool wanted) {
-    if (wanted)
-        make_directory(first(pin));
-    else if (::rmdir(first(pin).c_str()) && errno != ENOENT)
-        raise_errno(first(pin), "remove the directory", errno);
-}
+void set_run_first(const PinDirectory &pin, bool wanted) { set_mark(first(pin), wanted); }
+
+bool is_uncounted(const PinDirectory &pin) { return ::access(uncounted(pin).c_str(), F_OK) == 0; }
+
+void set_uncounted(const PinDirectory &pin, bool is) { set_mark(uncounted(pin), is); }
 
 void add_attachment(const Place &place, const Hook &hook, int program, const Cgroup &cgroup) {
     if (place.links)
@@ -258,8 +266,10 @@ void tidy_attachments(const PinDirectory &pin) {
     }
     ::rmdir(programs(pin).c_str());
     ::rmdir(links(pin).c_str());
-    if (::access(programs(pin).c_str(), F_OK) && ::access(links(pin).c_str(), F_OK))
+    if (::access(programs(pin).c_str(), F_OK) && ::access(links(pin).c_str(), F_OK)) {
         ::rmdir(first(pin).c_str());
+        ::rmdir(uncounted(pin).c_str()); // who attaches next counts
+    }
 }
 
 } // namespace hr

@@ -45,6 +45,12 @@ bool has_attachment(const PinDirectory &pin, const Hook &hook);
 bool run_first(const PinDirectory &pin);
 void set_run_first(const PinDirectory &pin, bool first);
 
+// Whether open connections are being counted anew: said before counts can be wrong, and
+// taken back once they are right, so that who is killed in between leaves it to the next
+// attach(). Raises kernel_error.
+bool is_uncounted(const PinDirectory &pin);
+void set_uncounted(const PinDirectory &pin, bool is);
+
 // Makes one where there is none. Raises kernel_error, as the calls below do.
 void add_attachment(const Place &place, const Hook &hook, int program, const Cgroup &cgroup);
 

@@ -77,7 +77,8 @@ bool recount(const PinDirectory &pin) {
         return std::vector<__u64>(active.data(), active.data() + ids);
     };
     Places places(pin);
-    places.sweep();
+    if (places.sweep()) // they may live, uncounted: then no count tells of them
+        SharedArray<__u64>(open_pinned(pin.file("flags")), "flags").store(HR_MOVED, 1);
     // What is missing from a count is believed when several looks in a row find the
     // same: beside clients that come and go, one alone sees what is gone by now, or
     // misses what is new, though the count is the same before and after.

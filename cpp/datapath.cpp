@@ -180,14 +180,19 @@ std::vector<ProgramChange> attach(const PinDirectory &pin, const Cgroup &cgroup,
             if (!hook.is_wanted(wanted, features))
                 continue;
             int program = bpf_program__fd(skeleton.program(hook.program().c_str()));
-            auto settled = settle(place, hook, program, cgroup);
-            if (!settled)
-                continue;
-            bool counts_anew =
-                hook.type == BPF_CGROUP_INET_SOCK_RELEASE && settled->action == Action::added;
-            done.push_back(std::move(*settled));
-            if (counts_anew) // until now closing sockets told nobody
+            const bool counts = hook.type == BPF_CGROUP_INET_SOCK_RELEASE;
+            bool counts_anew = counts && is_uncounted(pin); // somebody was killed at it
+            if (counts)
+                set_uncounted(pin, true);
+            if (auto settled = settle(place, hook, program, cgroup)) {
+                // until now closing sockets told nobody
+                counts_anew |= counts && settled->action == Action::added;
+                done.push_back(std::move(*settled));
+            }
+            if (counts_anew)
                 recount(pin);
+            if (counts)
+                set_uncounted(pin, false);
         }
         // all that can fail for want of memory comes before the first hook is left
         for (const Hook &hook : std::views::reverse(all_hooks()))

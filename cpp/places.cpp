@@ -124,22 +124,27 @@ bool Places::pass(std::size_t at, __u64 from, __u64 to) {
     return false;
 }
 
-void Places::sweep() {
+bool Places::sweep() {
     for (std::size_t at = 0; at < holders_.size(); at++)
         if ((holders_.load(at) & kCookie) == kNobody) // of a process that was killed
             clear(at);
     // What is dead at both looks: the first one may have come too early for a socket.
     Dead first = find_dead();
     if (first.sure.empty() && first.unsure.empty())
-        return;
+        return false;
     std::this_thread::sleep_for(kOnItsWay);
     const Dead second = find_dead();
     for (__u64 cookie : second.sure)
         if (first.sure.contains(cookie))
             leave(cookie);
-    for (__u64 cookie : second.unsure)
-        if (first.unsure.contains(cookie))
-            places_.draft()[cookie % HR_PLACES].connection.incarnation = 0;
+    bool are_unsure = false;
+    for (__u64 cookie : second.unsure) {
+        if (!first.unsure.contains(cookie))
+            continue;
+        places_.draft()[cookie % HR_PLACES].connection.incarnation = 0;
+        are_unsure = true;
+    }
+    return are_unsure;
 }
 
 // Those of sockets that nobody has, and those of which that cannot be told.

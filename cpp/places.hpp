@@ -31,8 +31,9 @@ class Places {
 
     // Frees those of sockets that are no more, since nobody saw them close. What is in
     // a namespace that cannot be entered keeps its place, and counts no more. Programs may
-    // take and leave places meanwhile, but no other process. Raises kernel_error.
-    void sweep();
+    // take and leave places meanwhile, but no other process. Whether there were such.
+    // Raises kernel_error.
+    bool sweep();
 
     // From now on whoever holds no place looks at socket storage: there may be
     // connections from a time when there were no places.

@@ -104,6 +104,8 @@ void Table::claim_backends(const ServiceSpec &spec, __u32 service, std::vector<_
         backend.port = from.endpoint.port;
         backend.state = from.state;
         backend.reset = resets;
+        // an id that this very batch took away: its sockets count no more, but are there
+        reused_due_ |= backend.reset_before == backend.incarnation - 1 && open_at(ids[i]) > 0;
         tables_->active.store(ids[i], __u64{0});
         // last: a program reads it first
         tables_->backends.store(ids[i], &hr_backend::service, service);

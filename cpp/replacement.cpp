@@ -375,8 +375,10 @@ bool recover_replacement(const PinDirectory &pin, const std::string &cgroup_moun
     if (!committed)
         attach_again(pin, cgroup_mount);
     GracePeriod().wait();
+    set_uncounted(pin, true);
     commit(pin);
     recount(pin); // what was copied went with the process that was killed
+    set_uncounted(pin, false);
     return true;
 }
 

@@ -84,6 +84,7 @@ void Table::forget_tables() {
     generation_.reset();
     index_.clear();
     to_end_.clear();
+    reused_due_ = false;
     iterators_.drop();
 }
 
@@ -233,6 +234,8 @@ bool Table::exempt(__u64 cgroup_id, __u8 level) {
     if (level >= 32)
         throw Error(Kind::refused, "exemptions", "a cgroup deeper than 31 cannot be exempt");
     __u32 value = level;
+    // First: one killed in between leaves a level that is looked at in vain.
+    tables_->meta.store(0, &hr_meta::exempt_levels, tables_->meta[0].exempt_levels | 1U << level);
     if (int err = add_element(tables_->exempt.get(), &cgroup_id, &value, BPF_NOEXIST)) {
         if (err == EEXIST)
             return false;
@@ -240,7 +243,6 @@ bool Table::exempt(__u64 cgroup_id, __u8 level) {
             throw Error(Kind::table_full, "exemptions", "no more cgroups fit", err);
         raise_errno("exemptions", "add a cgroup", err);
     }
-    write_exempt_levels();
     return true;
 }
 

@@ -184,6 +184,7 @@ class Table {
     void check_room_for_clients(const std::vector<ServiceSpec> &put) const;
     void keep_clients(__u32 service, const std::vector<Client> &clients);
     void note_ends();
+    __s64 open_at(__u32 id); // connections; may be below zero for a moment
     void raise_ends_due(__u64 cause);
 
     const __u32 *words() const { return tables_->slots.data()->word; }
@@ -227,6 +228,7 @@ class Table {
     std::unordered_map<__u32, __u32> port_users_; // services by scope, protocol and port
     std::vector<Client> clients_;                 // found for this batch
     std::vector<__u32> to_end_;                   // backends whose sockets this batch wants ended
+    bool reused_due_ = false;                     // one's id has been given out again, and had some
     Heap free_services_, free_backends_, free_words_;
     std::optional<bool> knows_clients_;
     Used used_;

@@ -109,7 +109,7 @@ void Table::check_room(const Capacities &asked, const std::vector<ServiceSpec> &
 // (has_gone() in bpf/hostreach.bpf.c).
 void Table::note_ends() {
     if (to_end_.empty())
-        return;
+        return; // an id that was reused in this batch is there too
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     auto is_pinned = [&](std::string_view name) {
         return std::ranges::any_of(all_hooks(), [&](const Hook &hook) {
@@ -117,17 +117,20 @@ void Table::note_ends() {
         });
     };
     // where nobody counts, or not every socket is counted
-    bool due = (is_pinned("connect4") && !is_pinned("sock_release")) ||
+    bool due = reused_due_ || (is_pinned("connect4") && !is_pinned("sock_release")) ||
                tables_->flags.load(HR_MOVED) || tables_->flags.load(HR_OVERFLOW_USED);
     for (__u32 id : to_end_)
-        due = due || static_cast<__s64>(tables_->active.load(id)) > 0;
+        due = due || open_at(id) > 0;
     to_end_.clear();
+    reused_due_ = false;
     if (due)
         raise_ends_due(tables_->meta[0].generation); // odd, and each batch has its own
 }
 
 // No two causes are alike: whoever looked for sockets lowers it from what it was before.
 void Table::raise_ends_due(__u64 cause) { tables_->flags.store(HR_ENDS_DUE, cause); }
+
+__s64 Table::open_at(__u32 id) { return static_cast<__s64>(tables_->active.load(id)); }
 
 void Table::raise_mark(const Heap &heap, __u32 hr_meta::*mark) {
     if (heap.mark() > tables_->meta[0].*mark)
