@@ -60,6 +60,8 @@ class ApiServer:
     ) -> None:
         self.trouble = Trouble()
         self.streamed_lists = streamed_lists
+        self.service_fields = True
+        """Whether services can be selected by ``spec.clusterIP``, as since Kubernetes 1.31."""
         self.token = token
         self.bookmarks = bookmarks
         self.requests: list[str] = []
@@ -200,6 +202,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, {})
         elif KINDS[parts.path] in api.forbidden:
             self._refuse(403, {})
+        elif not api.service_fields and "spec.clusterIP" in query.get("fieldSelector", ""):
+            self._refuse(400, {}, "field label not supported: spec.clusterIP")
         elif query.get("watch") in ("1", "true"):
             self._watch(KINDS[parts.path], query)
         else:

@@ -143,6 +143,28 @@ def test_selectors_are_the_servers_work(server: ApiServer, follower: Follower) -
     assert "labelSelector=%21service.kubernetes.io%2Fheadless" in asked
 
 
+def test_a_server_before_1_31(server: ApiServer, follow: Follow) -> None:
+    """It cannot leave out headless services, so it is done here."""
+    server.service_fields = False
+    server.put(service("none", "None"))
+    following = follow()
+    following.shows({"10.96.0.10": "10.0.0.1:8080"})
+    assert not following.source.state.problems
+    server.drop()
+    server.put(service("api", "10.96.0.11"), service("nil", "None"))
+    following.shows({"10.96.0.10": "10.0.0.1:8080", "10.96.0.11": ""})
+    assert len([each for each in server.requests if "clusterIP" in each]) == 2  # watch, and list
+
+
+def test_a_server_that_becomes_older(server: ApiServer, follower: Follower) -> None:
+    """As of several that are upgraded one by one: what was learned stands."""
+    server.service_fields = False
+    server.drop()
+    server.put(service("api", "10.96.0.11"))
+    follower.shows({"10.96.0.10": "10.0.0.1:8080", "10.96.0.11": ""})
+    assert not follower.removed
+
+
 def test_lists_of_many_pages(server: ApiServer, follow: Follow) -> None:
     server.put(*(service(f"s{n:04}", f"10.97.{n >> 8}.{n & 255}") for n in range(1, 1203)))
     following = follow()

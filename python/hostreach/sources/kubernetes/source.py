@@ -100,12 +100,10 @@ class KubernetesSource:
         services = Resource(
             "Service",
             SERVICES,
-            {
-                "labelSelector": "!service.kubernetes.io/service-proxy-name",
-                "fieldSelector": "spec.clusterIP!=None",
-            },
+            {"labelSelector": "!service.kubernetes.io/service-proxy-name"},
             objects.Service,
             take_service,
+            {"fieldSelector": "spec.clusterIP!=None"},  # known since Kubernetes 1.31
         )
         slices = Resource(
             "EndpointSlice",

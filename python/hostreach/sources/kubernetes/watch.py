@@ -43,6 +43,8 @@ class Resource:
     params: Params
     type: type
     take: Callable[[Any], Taken | None]
+    spares: Params = field(default_factory=dict)
+    """Also asked, unless the server does not know it: what it spares us, ``take`` leaves out."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class Watcher:
         self._connected_at = 0.0
         self._version: str | None = None
         self._watch_list = True
+        self._params = {**resource.params, **resource.spares}
         self._relist = False
         self._event = msgspec.json.Decoder(objects.Event[resource.type])  # type: ignore[name-defined]
         self._object: msgspec.json.Decoder[Any] = msgspec.json.Decoder(resource.type)
@@ -180,7 +183,7 @@ class Watcher:
         self._tell(Listing(self._resource.kind))
         limit, page = PAGE, ""
         while True:
-            params = {**self._resource.params, "limit": str(limit)}
+            params = {**self._params, "limit": str(limit)}
             if page:
                 params["continue"] = page
             try:
@@ -208,7 +211,7 @@ class Watcher:
         """From where we are or, with WatchList, from nothing."""
         low, high = self._patience.watch
         params = {
-            **self._resource.params,
+            **self._params,
             "watch": "1",
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(random.randint(low, high)),
@@ -352,6 +355,10 @@ class Watcher:
         if self._version is None and self._watch_list and error.code in _MISSING:
             log.info("%s: no streamed lists here (%s)", self._resource.path, error)
             self._watch_list = False
+            return 0.0
+        if error.code == 400 and self._params != self._resource.params:
+            log.info("%s: not all selectors are known here (%s)", self._resource.path, error)
+            self._params = {**self._resource.params}
             return 0.0
         if error.code == GONE:
             self._version = None
