@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
 from typing import NamedTuple
@@ -49,17 +49,25 @@ def write(pin: str, source: str, synced_at: float | None, problems: Sequence[str
 
 
 @contextmanager
-def alone(pin: str, source: str) -> Iterator[None]:
+def alone(
+    pin: str, source: str, seconds: float = 0.0, waits: Callable[[str], None] | None = None
+) -> Iterator[None]:
     """For as long as the block no other agent of that name keeps the instance.
 
-    Two would take each other's services for stale. Raises `Refused` if there is one; where /run
-    cannot be written, nobody knows.
+    Two would take each other's services for stale. Raises `Refused` if there is one that does not
+    end within so many seconds; ``waits`` is told who is waited for. Where /run cannot be written,
+    nobody knows.
     """
     path = path_of(pin, f"lock-{_as_name(source)}")
-    held = _lock(path)
-    if held == _TAKEN:
+    deadline = time.monotonic() + seconds
+    while (held := _lock(path)) == _TAKEN:
         who = _holder(path)
-        raise Refused(f"{who} is this instance's agent '{source}' already", object=pin)
+        if time.monotonic() >= deadline:
+            raise Refused(f"{who} is this instance's agent '{source}' already", object=pin)
+        if waits is not None:
+            waits(who)
+            waits = None
+        time.sleep(0.1)
     try:
         if held is not None:
             with suppress(OSError):  # a full disk: then it has no name

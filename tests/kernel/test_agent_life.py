@@ -15,13 +15,14 @@ import pytest
 from kube.objects import piece, port, ready, service
 
 from hostreach import Service
+from hostreach.cli.agent import ENDING
 
 from .harness import Box, cli, wait_until
 from .harness.agents import Notified
 from .harness.clients import TCP, V4, Seen, exchange, outcome
-from .harness.cluster import Agent, Cluster, agent
+from .harness.cluster import Agent, Cluster, agent, cluster
 from .harness.reaching import VIP, reaches, untouched
-from .harness.timing import lag
+from .harness.timing import lag, scaled
 
 if TYPE_CHECKING:
     from hostreach.node import Node
@@ -82,6 +83,36 @@ def test_what_went_while_nobody_looked(box: Box, api: Cluster, tmp_path: Path, t
         second.wait_ready()
         names = [row.frontend for row in table.services.rows()]
         assert names == ["10.96.0.10:80/tcp", "10.96.0.99:80/tcp"]
+
+
+def test_a_second_one_is_refused(
+    box: Box, api: Cluster, running: Agent, tmp_path: Path, table: Node
+) -> None:
+    """It would take the first one's services for stale, as of a cluster that has none."""
+    api.put(service(), piece("web-1", "10.0.0.2"))
+    wait_until(lambda: len(table.services) == 1, "the service")
+    (tmp_path / "other").mkdir()
+    with (
+        cluster(box) as empty,
+        agent(box, empty.url, "--listen=off", directory=tmp_path / "other") as second,
+    ):
+        assert second.process.wait(ENDING + scaled(30)) == 1
+        pid = f"pid {running.process.pid}"
+        assert f"{pid} is this instance's agent still: waiting for its end" in second.log
+        assert f"{box.pin}: {pid} is this instance's agent 'kubernetes' already" in second.log
+    assert len(table.services) == 1
+
+
+def test_one_that_ends_is_followed(box: Box, api: Cluster, tmp_path: Path, table: Node) -> None:
+    """As where a pod is replaced by force: the old one may not have ended yet."""
+    api.put(service(), piece("web-1", "10.0.0.2"))
+    with agent(box, api.url, directory=tmp_path) as first:
+        first.wait_ready()
+        with agent(box, api.url, directory=tmp_path) as second:
+            wait_until(lambda: "waiting for its end" in second.log, "the second one's waiting")
+            first.stop()
+            second.wait_ready()
+    assert len(table.services) == 1
 
 
 def test_nothing_flaps_while_the_server_is_away(

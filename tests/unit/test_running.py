@@ -87,6 +87,23 @@ def test_one_of_a_name(directory: Path) -> None:
     assert not [*directory.iterdir()]
 
 
+def test_one_that_ends_is_waited_for() -> None:
+    told: list[str] = []
+    first = running.alone(PIN, "kubernetes")
+    first.__enter__()
+
+    def waits(who: str) -> None:
+        told.append(who)
+        first.__exit__(None, None, None)
+
+    with running.alone(PIN, "kubernetes", 30, waits):
+        assert told == [f"pid {os.getpid()}"]
+        began = time.monotonic()
+        with pytest.raises(Refused, match="already"):
+            running.alone(PIN, "kubernetes", 0.3).__enter__()
+        assert time.monotonic() - began > 0.29
+
+
 def test_one_that_was_killed_leaves_its_name(directory: Path) -> None:
     left = Path(running.path_of(PIN, "lock-file"))
     directory.mkdir(exist_ok=True)

@@ -52,6 +52,9 @@ LogFormat = Annotated[
     typer.Option(metavar="FORMAT", help="text or json.", autocompletion=choices("text", "json")),
 ]
 
+ENDING = 15.0
+"""Seconds for the agent before this one: a pod or unit of ours is killed after 10."""
+
 app = typer.Typer(help="Follow a source of services, or tell Prometheus of them.")
 
 
@@ -134,6 +137,7 @@ def kubernetes(
 ) -> None:
     """Follow a cluster's Services and EndpointSlices. SIGTERM ends it; all it wrote stays."""
     try:
+        from hostreach import running
         from hostreach.agent import logs
         from hostreach.agent.loop import Agent
         from hostreach.agent.settings import (
@@ -184,16 +188,17 @@ def kubernetes(
     where = connection(kubeconfig, kube_context, api_server, api_server_name)
     node = _open(context, pin, max_services, max_backends, max_slots)
     logs.set_up(log_level, log_format)
-    stopped = _signals()
-    rules = Rules(
-        frozenset(settings.protocols),
-        settings.node_ports,
-        settings.external_ips,
-        source_ranges=node.knows_host(),
-    )
-    client = ApiClient(where)
-    source = KubernetesSource(client, settings.node_name, rules, pods=settings.pod_info)
-    Agent(node, source, settings).run(lambda: bool(stopped))
+    with running.alone(node.pin, Agent.source_name, ENDING, _waits_for):
+        stopped = _signals()
+        rules = Rules(
+            frozenset(settings.protocols),
+            settings.node_ports,
+            settings.external_ips,
+            source_ranges=node.knows_host(),
+        )
+        client = ApiClient(where)
+        source = KubernetesSource(client, settings.node_name, rules, pods=settings.pod_info)
+        Agent(node, source, settings).run(lambda: bool(stopped))
 
 
 @app.command("file")
@@ -309,6 +314,13 @@ def metrics(
         logs.set_up(log_level, log_format)
         stopped = _signals()
         Exporter(node, settings).run(lambda: bool(stopped))
+
+
+def _waits_for(who: str) -> None:
+    import logging
+
+    log = logging.getLogger("hostreach.agent")
+    log.info("%s is this instance's agent still: waiting for its end", who)
 
 
 def _check_logs(level: str, form: str) -> None:
