@@ -42,6 +42,7 @@ class Trouble:
         twice: each event is sent again, and an older one after it.
         dribble: bytes at a time, with a pause.
         cut: the next event is broken off in its middle, and the connection closed.
+        lists: of each list's body, what is there instead; None is left out.
     """
 
     answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)
@@ -50,6 +51,7 @@ class Trouble:
     twice: bool = False
     dribble: bool = False
     cut: bool = False
+    lists: Json = field(default_factory=dict)
 
 
 class ApiServer:
@@ -252,8 +254,9 @@ class _Handler(BaseHTTPRequestHandler):
         if len(items) > limit:
             meta["continue"] = f"{items[limit - 1][0]}@{version}"
         found = [value for _, value in items[:limit]]
-        body = {"kind": f"{kind}List", "apiVersion": "v1", "metadata": meta, "items": found}
-        self._send(200, body, {})
+        body: Json = {"kind": f"{kind}List", "apiVersion": "v1", "metadata": meta, "items": found}
+        body |= api.trouble.lists
+        self._send(200, {key: value for key, value in body.items() if value is not None}, {})
 
     # --- watches ---------------------------------------------------------------------------------
 

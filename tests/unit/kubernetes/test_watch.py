@@ -21,6 +21,7 @@ from hostreach.sources.kubernetes.source import KubernetesSource
 from hostreach.sources.kubernetes.watch import Backoff, Patience
 
 Follow = Callable[..., "Follower"]
+EMPTY = b'{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":""}}}'
 QUICK = Patience(first=0.02, longest=0.2)
 SECONDS = 30.0
 
@@ -507,10 +508,85 @@ def test_a_watch_that_went_well_for_a_while_is_forgiven(server: ApiServer, follo
     assert waits.take() <= 0.02 * 2
 
 
+def relist(server: ApiServer) -> None:
+    """What was learned is compared with a list, not with one that is streamed."""
+    server.streamed_lists = False
+    server.stop()
+    server.put(piece("web-1", "10.0.0.2"))
+    server.compact()
+    server.start()
+
+
+def refused_lists(follower: Follower) -> int:
+    """Of the kind of which there were fewest."""
+    kinds = ("Service", "EndpointSlice")
+    return min(follower.restarts(kind).get("connection", 0) for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        {"kind": "Table", "items": None},
+        {"kind": "Status", "metadata": {}, "items": None},
+        {"kind": None, "items": []},
+        {"items": None},
+        {"metadata": {}, "items": []},
+        {"metadata": {"resourceVersion": ""}, "items": []},
+    ],
+    ids=str,
+)
+def test_what_is_no_list_is_no_empty_one(
+    server: ApiServer, follower: Follower, lists: Json
+) -> None:
+    """As of a proxy, or a server that is just starting: nothing is removed for it."""
+    server.trouble.lists = lists
+    relist(server)
+    follower.until(lambda: refused_lists(follower) >= 3)
+    assert follower.shown() == {"10.96.0.10": "10.0.0.1:8080"}
+    server.trouble.lists = {}
+    follower.shows({"10.96.0.10": "10.0.0.2:8080"})
+    assert not follower.removed
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["more follow", "the last one"])
+def test_a_list_whose_largest_object_has_a_long_name(
+    server: ApiServer, follow: Follow, monkeypatch: pytest.MonkeyPatch, last: bool
+) -> None:
+    """By its name the next page is asked for: taken for the last one, the rest would go."""
+    from hostreach.sources.kubernetes import client
+
+    name = ("z" if last else "a") * 253
+    server.streamed_lists = False
+    monkeypatch.setattr(client.ApiClient.get, "__defaults__", (20_000,))
+    huge = {**piece(name, "10.0.0.3"), "padding": "y" * 100_000}
+    server.put(huge)
+    following = follow()
+    following.shows({"10.96.0.10": "10.0.0.1:8080"})
+    (problem,) = following.source.state.problems["EndpointSlice", f"default/{name}"]
+    assert problem.reason == "too-large"
+
+
+def test_what_is_too_large_and_no_list(
+    server: ApiServer, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hostreach.sources.kubernetes import client
+
+    monkeypatch.setattr(client.ApiClient.get, "__defaults__", (20_000,))
+    server.trouble.lists = {
+        "kind": "Table",
+        "metadata": {"resourceVersion": "7", "x": "y" * 70_000},
+    }
+    relist(server)
+    follower.until(lambda: refused_lists(follower) >= 3)
+    server.trouble.lists = {}
+    follower.shows({"10.96.0.10": "10.0.0.2:8080"})
+    assert not follower.removed
+
+
 def test_garbled_words_are_a_bad_connection(server: ApiServer, follower: Follower) -> None:
     """As of a proxy that answers in its own words: nothing is learned from it."""
     watcher = follower.source.watchers["Service"]
-    for line in (b"<html>", b'{"type":"ADDED"', b'{"type":"BOOKMARK","object":{}}'):
+    for line in (b"<html>", b'{"type":"ADDED"', b'{"type":"BOOKMARK","object":{}}', EMPTY):
         with pytest.raises((ApiError, msgspec.DecodeError)):
             watcher._line(line)
     server.put(piece("web-1", "10.0.0.2"))

@@ -172,11 +172,17 @@ class ListMeta(Struct, gc=False):
     next_page: str | None = field(name="continue", default=None)
 
 
-class Page(Struct, gc=False):
-    """Of a list; its items are decoded one by one, so that a bad one spoils no other."""
+class PageHead(Struct, gc=False):
+    """A page of a list, but for its items. ``kind`` tells it from whatever else has metadata."""
 
+    kind: str
     metadata: ListMeta
-    items: list[Raw] | None = None
+
+
+class Page(PageHead, gc=False):
+    """Its items are decoded one by one, so that a bad one spoils no other."""
+
+    items: list[Raw] | None
 
 
 class Event(Struct, Generic[T], gc=False):

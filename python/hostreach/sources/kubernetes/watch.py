@@ -190,7 +190,7 @@ class Watcher:
                 found = msgspec.json.decode(
                     self._client.get(self._resource.path, params), type=objects.Page
                 )
-                meta = found.metadata
+                meta = self._meta(found)
                 for item in found.items or ():
                     self._item(bytes(item))
             except msgspec.DecodeError as error:
@@ -199,13 +199,21 @@ class Watcher:
                 if limit > 1:
                     limit = max(1, limit // 10)
                     continue
+                meta = self._meta(_page_head(error.head))
                 self._too_large(error.head)
-                meta = _head_meta(error.head)
             self._heard()
             page = meta.next_page or ""
             if not page:
                 break
         self._complete(meta.resource_version)
+
+    def _meta(self, page: objects.PageHead) -> objects.ListMeta:
+        """What is no list, or of nothing that can be watched, would count as an empty one."""
+        if page.kind != f"{self._resource.kind}List":
+            raise ApiError(0, f"no list was sent, but a {page.kind or 'thing without kind'}")
+        if not page.metadata.resource_version:
+            raise ApiError(0, "no list was sent: it has no resourceVersion")
+        return page.metadata
 
     def _watch(self) -> None:
         """From where we are or, with WatchList, from nothing."""
@@ -260,6 +268,8 @@ class Watcher:
 
     def _bookmark(self, line: bytes) -> None:
         mark = msgspec.json.decode(line, type=objects.Event[objects.Bookmark]).object.metadata
+        if not mark.resource_version:
+            raise ApiError(0, "a bookmark has no resourceVersion")
         if self._version is not None:
             self._version = mark.resource_version
         elif mark.annotations and mark.annotations.value == "true":
@@ -382,9 +392,11 @@ def _head_text(head: bytes, key: str) -> str | None:
     return found[1].decode(errors="replace") if found else None
 
 
-def _head_meta(head: bytes) -> objects.ListMeta:
-    """A list's metadata come before its items."""
-    items = head.find(b'"items"')
-    before = head[: items if items >= 0 else len(head)]
-    version = _head_text(before, "resourceVersion")
-    return objects.ListMeta(version or "", _head_text(before, "continue"))
+def _page_head(head: bytes) -> objects.PageHead:
+    """A list's kind and metadata come before its items."""
+    before, items, _ = head.partition(b'"items"')
+    try:
+        return msgspec.json.decode(before.rstrip(b" \t\r\n,") + b"}", type=objects.PageHead)
+    except msgspec.DecodeError as error:
+        why = error if items else "it is too large"
+        raise ApiError(0, f"no list was sent: {why}") from None
