@@ -301,6 +301,19 @@ def test_port_that_is_taken(box: Box, tmp_path: Path) -> None:
     assert "--listen 127.0.0.1:9879: address already in use" in done.stderr
 
 
+def test_who_did_not_attach_detaches_nothing(box: Box, tmp_path: Path, table: Node) -> None:
+    """The port is taken by the agent whose programs these are."""
+    with follow(box, tmp_path, str(tmp_path / "one.yaml")) as first:
+        wait_until(lambda: "attached to" in first.log, "the programs being attached")
+        again = [cli.SCRIPT, "agent", "file", f"--pin={box.pin}", f"--cgroup={box.cgroup}"]
+        again += ["--owner=other", "--detach-on-exit", str(tmp_path / "two.yaml")]
+        done = box.run(again, bare=True)
+        assert "address already in use" in done.stderr
+        programs = table.status().programs
+        assert programs
+        assert all(each.attached for each in programs)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -145,12 +145,16 @@ class Keeper:
 
     def _require_pins(self) -> None:
         """Without them nothing is attached: whoever starts us again makes all of it anew."""
-        if _identity(self._node.pin) != self._pinned:
+        if not self._is_pinned():
             raise Refused(
                 "the tables and programs are gone: bpffs was unmounted, or the instance purged; "
                 "the agent makes them anew when it starts again",
                 object=self._node.pin,
             )
+
+    def _is_pinned(self) -> bool:
+        """Whether what this process attached, if it did, is what is there."""
+        return self._pinned is not None and _identity(self._node.pin) == self._pinned
 
     def _attach_node(self, node: Node) -> list[tuple[str, str]]:
         s = self._settings
@@ -168,7 +172,8 @@ class Keeper:
         self._web.close()
         self._addresses.close()
         running.remove(self._node.pin, self.source_name)
-        if self._settings.detach_on_exit:
+        # Where it never came to attach, they are another's: of the agent that has the port, say.
+        if self._settings.detach_on_exit and self._is_pinned():
             gone = self._node.detach().programs
             log.info("detached: %s", ", ".join(gone) or "nothing was attached")
         self._node.close()
