@@ -449,6 +449,13 @@ def test_what_is_no_text(run: Run) -> None:
         assert said.err.endswith("\\udcff' is not UTF-8\n")
 
 
+def test_the_node_is_named_as_its_kubelet_does(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In lower case, whatever the host is called; seen here by a name that is refused."""
+    monkeypatch.delenv("NODE_NAME", raising=False)
+    monkeypatch.setattr("socket.gethostname", lambda: "Node_A")
+    assert "--node-name: 'node_a' is no node's name" in run("agent", "kubernetes").err
+
+
 def test_what_nobody_foresaw(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line all the same; whoever wants to know more says so."""
 

@@ -96,7 +96,7 @@ def kubernetes(
         typer.Option(
             metavar="NAME",
             envvar="NODE_NAME",
-            help="This node's. Default: $NODE_NAME, or the host's name.",
+            help="This node's. Default: $NODE_NAME, or the host's name in lower case.",
         ),
     ] = None,
     cgroup: Cgroup = None,
@@ -163,10 +163,12 @@ def kubernetes(
     from hostreach.syntax import parse_protocols
 
     _check_logs(log_level, log_format)
+    if node_name is None:
+        node_name = socket.gethostname().strip().lower()  # as the kubelet does
     settings = validate(
         Settings,
         {
-            "node_name": parse_node_name(socket.gethostname() if node_name is None else node_name),
+            "node_name": parse_node_name(node_name),
             "protocols": parse_protocols(protocols),
             "cgroup": cgroup,
             "host_netns": host_netns,

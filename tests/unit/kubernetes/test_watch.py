@@ -454,6 +454,23 @@ def test_a_node_that_may_not_be_read(server: ApiServer, follow: Follow) -> None:
     following.shows({"10.96.0.10": "10.0.0.1:8080"})
 
 
+def test_a_node_that_is_not_there(
+    server: ApiServer, follow: Follow, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Said once, for its name may be wrong; and looked for soon again, for it may be coming."""
+    server.delete(NODE)
+    far, near = (ready(f"10.0.0.{n}", zones=[f"zone-{z}"]) for n, z in ((1, "b"), (2, "a")))
+    server.put(piece("web-1", far, near))
+    following = follow()
+    following.until(lambda: sum("/nodes/" in each for each in server.requests) >= 3)
+    said = [each.getMessage() for each in caplog.records if "node-a:" in each.getMessage()]
+    assert said == [
+        "node node-a: no such Node, so no endpoint counts as local to it; pass --node-name"
+    ]
+    server.put(NODE)
+    following.shows({"10.96.0.10": "10.0.0.2:8080"})
+
+
 def test_another_zone(server: ApiServer, monkeypatch: pytest.MonkeyPatch, follow: Follow) -> None:
     from hostreach.sources.kubernetes import source
 

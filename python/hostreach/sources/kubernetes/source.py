@@ -39,6 +39,7 @@ SLICES = "/apis/discovery.k8s.io/v1/endpointslices"
 PODS = "/api/v1/pods"
 NODE_SECONDS = 60.0
 """How often this node is read again, for its zone and addresses."""
+_NO_NODE = "no such Node, so no endpoint counts as local to it; pass --node-name"
 _SERVED: tuple[Kind, ...] = ("Service", "EndpointSlice")
 _AT_ONCE = 5000
 """News that one poll takes in, so that writing is not put off for ever."""
@@ -276,23 +277,25 @@ class KubernetesSource:
             except Exception as error:
                 # Whatever it is: without this thread nobody would ever watch slices.
                 known = isinstance(error, (ApiError, msgspec.DecodeError))
-                if str(error) != told:
+                code = error.code if isinstance(error, ApiError) else 0
+                text = _NO_NODE if code == 404 else str(error)
+                if text != told:
                     log.warning(
                         "node %s: %s",
                         self._place.node,
-                        quote_line(str(error)),
+                        quote_line(text),
                         exc_info=None if known else error,
                     )
-                told = str(error)
-                denied = isinstance(error, ApiError) and error.code in (403, 404)
-                if not started and not denied:
+                told = text
+                if not started and code not in (403, 404):
                     after = error.retry_after if isinstance(error, ApiError) else None
                     self._stop.wait(backoff.take(after))
                     continue
             if not started:
                 started = True
                 self._spawn(self.watchers["EndpointSlice"].run)
-            self._stop.wait(NODE_SECONDS)
+            # One that is not there may be just coming, as its kubelet registers it.
+            self._stop.wait(backoff.take() if told == _NO_NODE else NODE_SECONDS)
 
     def _read_node(self) -> NodeSeen:
         body = self._client.get(f"/api/v1/nodes/{self._place.node}", {})
