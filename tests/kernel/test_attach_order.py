@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -15,7 +16,7 @@ import hostreach
 from hostreach import Service
 from hostreach.node import Node
 
-from .harness import Box, rawbpf, wait_until
+from .harness import Box, kernel, rawbpf, wait_until
 from .harness.child import ChildTraceback
 from .harness.clients import KINDS, UDP_UNCONNECTED, V4, Seen, exchange, outcome
 from .harness.host import opened
@@ -122,6 +123,32 @@ def test_killed_attach(box: Box, node: Node, at: int) -> None:
     changes = dict(node.attach(cgroup=str(box.cgroup)).changes)
     assert changes == dict.fromkeys(ORDER[len(left) :], "added")
     check_calls(box, node)
+
+
+@pytest.mark.skipif(not kernel.counts_sockets(), reason="nobody goes over sockets here")
+def test_killed_while_it_counts(box: Box, node: Node) -> None:
+    """The next one counts: what closed while nobody was attached is not counted for ever."""
+    frontend = "10.96.0.10:53/tcp"
+
+    def converse(test: Line) -> None:
+        client = socket.create_connection(VIP)
+        test.ask()
+        client.close()
+        test.ask()
+
+    node.attach(cgroup=str(box.cgroup))
+    with box.talk(converse) as test:
+        test.recv()
+        node.detach()
+        test.ask()
+        assert node.services.active(frontend) == [1]
+        by_steps(box, lambda own: own.attach(cgroup=str(box.cgroup)), kill=1)
+        assert node.services.active(frontend) == [1]
+        assert (box.pin / "uncounted").exists()
+        node.attach(cgroup=str(box.cgroup))
+        assert node.services.active(frontend) == [0]
+        assert not (box.pin / "uncounted").exists()
+        test.send()
 
 
 @pytest.mark.parametrize("at", range(1, 9) if LONG else [2])

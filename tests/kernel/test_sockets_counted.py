@@ -3,13 +3,28 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
+import hostreach
+from hostreach import Capacities, Service
+
 from .harness import Box, Line, kernel, wait_until
 from .harness.clients import FAMILIES, TCP, UDP_CONNECTED, V4, Family
-from .harness.fates import ENDED, Place, disconnected, straight_there, unconnected, unused
+from .harness.fates import (
+    ENDED,
+    PORT,
+    Place,
+    disconnected,
+    ended,
+    fate,
+    straight_there,
+    unconnected,
+    unused,
+)
+from .harness.rawmap import RawMap
 
 if TYPE_CHECKING:
     from hostreach.node import Node
@@ -17,6 +32,8 @@ if TYPE_CHECKING:
 
 FAMILY = pytest.mark.parametrize("family", FAMILIES, ids=str)
 
+LEVELS = 44
+"""Where `exempt_levels` is in struct hr_meta."""
 KIND = pytest.mark.parametrize("kind", [TCP, UDP_CONNECTED])
 
 
@@ -87,3 +104,39 @@ def test_ended_and_counted(box: Box, node: Node) -> None:
         assert (counts(node, place.frontend) > 0) is kernel.counts_connections()
         assert set(test.ask("fates")) == {ENDED}
     wait_until(lambda: counts(node, place.frontend) == 0, "no count below zero")
+
+
+@pytest.mark.usefixtures("ending")
+def test_an_id_that_is_given_out_again_at_once(box: Box) -> None:
+    """Its count begins at nothing, and those that it had are ended all the same."""
+
+    def converse(test: Line) -> None:
+        client = socket.socket(type=socket.SOCK_DGRAM)
+        client.connect(("10.96.0.3", PORT))
+        test.ask()
+        test.send(fate(client))
+
+    def service(number: int) -> Service:
+        return Service.of(f"10.96.0.{number}:{PORT}/udp", f"10.0.0.{number}:{PORT}")
+
+    with hostreach.open(str(box.pin), capacities=Capacities(8, 1)) as node:
+        node.attach(cgroup=str(box.cgroup))
+        for number in (1, 2, 3):
+            node.services.apply([service(number)], prune=True)
+        with box.talk(converse) as test:
+            test.recv()
+            node.services.apply([service(4)], prune=True)
+            assert ended(node) == 1
+            assert test.ask() == ENDED
+        node.detach()
+
+
+def test_an_exemption_that_is_there_already_counts(box: Box, node: Node) -> None:
+    """Programs look where the levels say; who was killed on the way may have left none."""
+    kernel.need(kernel.knows_cgroups(), "the id of a task's cgroup")
+    node.exempt.add(str(box.cgroup))
+    with RawMap.pinned(box.pin / "meta") as meta:
+        before = meta[0]
+        meta[0] = before[:LEVELS] + bytes(4) + before[LEVELS + 4 :]
+        assert not node.exempt.add(str(box.cgroup), if_missing=True)
+        assert meta[0] == before
