@@ -21,10 +21,10 @@ from hostreach.sources.reader import Entry
 from hostreach.sources.tree import SETTLED
 from hostreach.sources.watching import Heard
 
+from .apart import Apart
 from .checks.desk import Desk
 from .keeper import TICK, Keeper
 from .metrics import CheckMetrics
-from .place import PlaceAlone
 from .samples import check_samples, file_samples
 from .settings import FileSettings
 
@@ -68,8 +68,8 @@ class FileAgent(Keeper):
         self._pruned = False
         self._told: list[str] = []
         self._found: dict[Frontend, frozenset[str]] = {}
-        self._place: PlaceAlone | None = None
-        self._apart = False
+        self._apart = Apart(node.exempt)
+        self._stood = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.desk = Desk(
             settings.checks_at_once,
@@ -100,12 +100,7 @@ class FileAgent(Keeper):
         self.files.close()
         self.desk.close()
         running.write_checks(self._node.pin, self.settings.owner, {})
-        if self._place is not None:
-            try:
-                self._node.exempt.remove(self._place.path, if_exists=True)
-            except HostreachError as error:
-                log.error("%s stays exempt: %s", self._place.path, error)
-            self._place.leave()
+        self._apart.end()
 
     def _metrics_of_source(self) -> None:
         self.metrics.ask(lambda: file_samples(self))
@@ -239,15 +234,11 @@ class FileAgent(Keeper):
 
     def _stand_apart(self) -> None:
         """No service may stand between a check and its backend: our own cgroup sees none."""
-        if self._apart:
+        if self._stood:
             return
-        self._apart = True
+        self._stood = True
         try:
-            self._place = PlaceAlone()
-            self._node.exempt.add(self._place.path, if_missing=True)
-            for left in self._place.abandoned():
-                self._node.exempt.remove(left, if_exists=True)
-                os.rmdir(left)  # noqa: PTH106 - of a cgroup, whose files are the kernel's
+            self._apart.stand()
         except (HostreachError, OSError) as error:
             log.warning(
                 "this process cannot be exempt: %s; a backend whose address is a service's is "

@@ -14,10 +14,10 @@ from hostreach.plain import PlainFrontend
 from hostreach.sources.kubernetes.services import OWNER
 from hostreach.sources.kubernetes.source import KubernetesSource
 
+from .apart import Apart
 from .health import HealthPorts
 from .keeper import TICK, Keeper
 from .metrics import programming
-from .place import own_cgroup
 from .pods import PodExemptions, file_of
 from .samples import cluster_samples
 from .settings import Settings, primary_networks
@@ -41,6 +41,7 @@ class Agent(Keeper):
         self.settings = settings
         self.health = HealthPorts(self._web, self._is_healthy)
         self._programming = programming(self.metrics.registry)
+        self._apart = Apart(node.exempt)
         self.pods: PodExemptions | None = None
         self._pods_at = 0.0
         self._networks_before: tuple[str, ...] | None = ()
@@ -54,14 +55,18 @@ class Agent(Keeper):
         self.source.start()  # it reads while the programs are loaded
 
     def _exempt(self) -> None:
-        """First of all: nothing of ours may stand between us and the API server."""
-        if not self.settings.exempt_self:
-            return
-        mine = own_cgroup()
-        if mine is None:
-            log.warning("this process has no cgroup of its own, so it cannot be exempt")
-        else:
-            self._node.exempt.add(mine, if_missing=True)
+        """First of all: nothing of ours may stand between us and the API server.
+
+        What the tables say of it may be from long ago, and nobody else would correct it.
+        """
+        try:
+            self._apart.stand()
+        except (HostreachError, OSError) as error:
+            log.warning(
+                "this process cannot be exempt: %s; where the API server's address is a service's, "
+                "it is asked where the tables lead",
+                error,
+            )
 
     def _attached(self) -> None:
         """Only pods below our root see any service."""
@@ -71,6 +76,7 @@ class Agent(Keeper):
 
     def _close(self) -> None:
         self.source.close(0.5)
+        self._apart.end()
 
     def _metrics_of_source(self) -> None:
         self.metrics.ask(lambda: cluster_samples(self))

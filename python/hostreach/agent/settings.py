@@ -55,7 +55,6 @@ class Settings(KeeperSettings):
     node_ports: bool = True
     external_ips: bool = True
     health_check_ports: bool = True
-    exempt_self: bool = False
     pod_info: bool = False
 
 

@@ -180,7 +180,6 @@ def kubernetes(
             "window_ms": parse_window(window),
             "listen": parse_listen(listen),
             "metrics_services": metrics_services,
-            "exempt_self": api_server is not None,
             "pod_info": pod_info,
             "detach_on_exit": detach_on_exit,
         },
