@@ -10,6 +10,8 @@ from typing import Any
 from .chart import Chart
 from .growth_report import HOOKS, SOME
 
+MEMORY = ("kernel_mb", "charged_mb", "models_mb", "writer_mb")
+
 
 def draw(figures: Mapping[str, Any], directory: Path) -> None:
     """One file for each picture that the figures have; the directory is made."""
@@ -35,10 +37,18 @@ def _charts(figures: Mapping[str, Any]) -> dict[str, Chart]:
                 ("hooks", "A hook's cost, net of an empty program's", "ns", calls, HOOKS),
                 ("connect", "connect(2) to a service, median", "us", calls, ("tcp_us", "udp_us")),
                 ("change", "One backend's change", "us", room, ("change_us_p50", "change_us_p99")),
-                ("memory", "Memory", "MB", room, ("kernel_mb", "models_mb", "writer_mb")),
+                (
+                    "memory",
+                    "Memory",
+                    "MB",
+                    room,
+                    MEMORY,
+                ),
             ):
                 lines = {
-                    column: [(row[x], _number(row[column])) for row in rows] for column in columns
+                    column: [(row[x], _number(row[column])) for row in rows]
+                    for column in columns
+                    if all(isinstance(row[column], (int, float, dict)) for row in rows)
                 }
                 charts[f"growth-{name}-{axis}"] = Chart(what, title, unit, lines)
     return charts

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import statistics
@@ -31,11 +32,34 @@ def environment() -> dict[str, Any]:
     return {
         "hostreach": hostreach.__version__,
         "kernel": platform.release(),
+        "python": platform.python_version(),
         "machine": platform.machine(),
         "cpu": models[0] if models else "unknown",
         "cpus": os.cpu_count(),
         "load": round(os.getloadavg()[0], 1),
     }
+
+
+def show_environment(where: dict[str, Any]) -> None:
+    """The first line of what is printed."""
+    print(
+        f"hostreach {where['hostreach']}, Python {where['python']}, Linux {where['kernel']}, "
+        f"{where['cpus']} x {where['cpu']}, load {where['load']}"
+    )
+
+
+def check_places(
+    parser: argparse.ArgumentParser, file: str | None, directory: str | None = None
+) -> None:
+    """Whether what is measured can be written: better now than after minutes."""
+    try:
+        if file:
+            with Path(file).open("a"):
+                pass
+        if directory:
+            Path(directory).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"{error.filename}: cannot be written: {error.strerror}")
 
 
 def hook_rows(costs: Sequence[Cost]) -> list[dict[str, Any]]:

@@ -36,6 +36,7 @@ BACKENDS = ("10.0.0.1", "10.0.0.2")  # of each service
 _CALLED = 1_000  # services, at random places; fewer if there are fewer
 _BATCH = 50  # connections before the next contestant's turn
 _WARM = 5  # of them do not count: the one before left its own in the caches
+COUNTED = _BATCH - _WARM
 _LOAD_SECONDS = 600
 
 
@@ -158,27 +159,23 @@ def _compete(
     os.sched_setaffinity(0, [PROCESSOR])
     box.enter(bare=True)
     listener, echo = own_server(socket.SOCK_STREAM), own_server(socket.SOCK_DGRAM)
+    # Whom one comes after decides what is in the caches: no order is the same twice.
     latency: dict[str, list[int]] = {each.text: [] for each in contestants}
+    orders = random.Random(effort.turns)
     for turn in range(effort.turns):
-        for each in _in_turn(contestants, turn):
+        for each in orders.sample(contestants, len(contestants)):
             latency[each.text] += _connect(box, library, each, targets, turn, listener)
     rates: dict[tuple[str, str], list[float]] = {}
-    for number in range(effort.rounds):
+    for _ in range(effort.rounds):
         for kind in KINDS:
             server = echo if kind.protocol == "udp" else listener
             to = _service_of(kind)
-            for each in _in_turn(contestants, number):
+            for each in orders.sample(contestants, len(contestants)):
                 _enter(box, each)
                 called = to.backends if each.direct else [(to.host, to.port)]
                 rate = library.rate(kind, called, server, effort.seconds)
                 rates.setdefault((kind.text, each.text), []).append(rate)
     return latency, rates
-
-
-def _in_turn(contestants: Sequence[Contestant], number: int) -> list[Contestant]:
-    """Whoever comes first finds the caches colder: take turns at that too."""
-    first = number % len(contestants)
-    return [*contestants[first:], *contestants[:first]]
 
 
 def _enter(box: Box, contestant: Contestant) -> None:

@@ -64,8 +64,13 @@ def library(pin: Path, services: int, backends: int, rounds: int) -> Row:
                 timed("unchanged", node.services.apply, wanted)
                 timed("export", lambda node=node: dump(node.plain.plain_list()))
                 changes += _single_changes(node, wanted)
+            finally:
+                node.detach(purge=True)
+        # Into empty tables too: what was given up can be used again only after a while.
+        with hostreach.open(str(pin), capacities=capacities) as node:
+            try:
+                node.services.add(service(services, backends))
                 prepared = [node.plain.plain(each) for each in wanted]
-                node.plain.plain_write([], [each[:3] for each in prepared])
                 timed("write", node.plain.plain_write, prepared)
             finally:
                 node.detach(purge=True)
@@ -137,18 +142,22 @@ def files(pin: Path, folder: Path, services: int, backends: int, rounds: int) ->
     ]
 
 
-def starts(pin: Path, rounds: int) -> list[Row]:
-    """Commands on tables with one service, in turn; as multiples of python's own start."""
-    vip = "172.16.0.1:80/tcp"
+def starts(pin: Path, cgroup: Path, rounds: int) -> list[Row]:
+    """Commands on tables with one service, attached, in turn; as multiples of python's own start.
+
+    Each has something to do: before `backend rm` there is that backend, and so on.
+    """
+    vip, other = "172.16.0.1:80/tcp", "10.0.0.1:80"
     base = [*HOSTREACH, "--pin", str(pin)]
     commands: dict[str, list[str]] = {
         "python -c pass": [sys.executable, "-c", "pass"],
         "status": [*base, "status"],
         "svc ls": [*base, "svc", "ls"],
-        "backend rm": [*base, "backend", "rm", vip, "10.0.0.1:80", "--if-exists"],
+        "backend add": [*base, "backend", "add", vip, other],
+        "backend rm": [*base, "backend", "rm", vip, other],
+        "svc set": [*base, "svc", "set", vip, "--backend", "10.0.0.9:80", "--backend", other],
+        "svc rm": [*base, "svc", "rm", vip],
         "detach": [*base, "detach"],
-        "backend add": [*base, "backend", "add", vip, "10.0.0.9:80", "--if-missing"],
-        "svc set": [*base, "svc", "set", vip, "--backend", "10.0.0.9:80"],
         "--help": [*base, "--help"],
         "completion": [*HOSTREACH, "completion", "bash"],
     }
@@ -156,9 +165,10 @@ def starts(pin: Path, rounds: int) -> list[Row]:
         commands["bpftool version"] = [bpftool, "version"]
     with hostreach.open(str(pin)) as node:
         try:
-            node.services.add(Service.of(vip, "10.0.0.9:80"))
             took: dict[str, list[float]] = {name: [] for name in commands}
             for _ in range(rounds):
+                node.attach(cgroup=str(cgroup))
+                node.services.set(Service.of(vip, "10.0.0.9:80"))
                 for name, command in commands.items():
                     took[name].append(run(command).seconds * 1e3)
         finally:
