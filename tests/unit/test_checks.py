@@ -430,6 +430,7 @@ class Room:
 
     def __init__(self, down: dict[str, set[str]] | None = None) -> None:
         self.fails: set[str] = set()
+        self.cannot: set[str] = set()
         self.changed = threading.Event()
         self.probed: Counter[str] = Counter()
         known = {Frontend.parse(text): frozenset(each) for text, each in (down or {}).items()}
@@ -443,6 +444,8 @@ class Room:
 
     async def probe(self, target: Target) -> None:
         self.probed[target.backend] += 1
+        if target.backend in self.cannot:
+            raise NotDone("there is no IPv6 here")
         if target.backend in self.fails:
             raise ProbeError("told so")
 
@@ -548,6 +551,16 @@ def test_nothing_goes_down_before_all_were_looked_at(room: Callable[..., Room]) 
     while service.frontend not in here.desk.all_down and time.monotonic() < deadline:
         assert here.desk.judge(service.frontend) == service
     assert here.desk.all_down
+
+
+def test_nobody_waits_for_a_check_that_cannot_be_done(room: Callable[..., Room]) -> None:
+    """It says nothing of its backend, and so keeps no dead one in use."""
+    here = room()
+    here.fails, here.cannot = {"10.0.0.1:80"}, {"[fd00::1]:80"}
+    service = Service.of("node:80/tcp", "10.0.0.1:80", "10.0.0.2:80", "[fd00::1]:80")
+    here.desk.follow(service, FAST)
+    here.wait(service.frontend, "10.0.0.1:80")
+    assert here.desk.report()[str(service.frontend)]["[fd00::1]:80"].passes is None
 
 
 def test_checks_are_no_part_of_a_service() -> None:

@@ -96,13 +96,14 @@ class Desk:
     def judge(self, frontend: Frontend) -> Service:
         """The service as its checks have it now."""
         watched = self._watched[frontend]
-        passes = {
-            backend: self._runner.health[target].passes
-            for backend, target in watched.targets.items()
+        health = {
+            backend: self._runner.health[target] for backend, target in watched.targets.items()
         }
+        passes = {backend: each.passes for backend, each in health.items()}
         if frontend not in self._judged:
-            # Until all have a result: or one by one would go down where in the end none does.
-            if None in passes.values():
+            # Until all were tried: or one by one would go down where in the end none does. One
+            # whose check cannot be done, as without IPv6, is not waited for.
+            if not all(each.tried or each.passes is not None for each in health.values()):
                 passes = {
                     backend: passed if watched.targets[backend] in self._inherited else None
                     for backend, passed in passes.items()
@@ -124,7 +125,7 @@ class Desk:
             for frontend in sorted(users, key=lambda each: each.sort_key) if health else ():
                 if health and health.passes:
                     log.info("%s: backend %s passes its checks", frontend, target.backend)
-                elif health:
+                elif health and health.passes is not None:
                     log.warning("%s: backend %s fails: %s", frontend, target.backend, health.why)
         return found
 

@@ -33,15 +33,18 @@ class Health:
         why: what was wrong with the last check that failed.
         streak: results one after the other that say the opposite of ``passes``.
         since: when ``passes`` last changed, by time.time().
+        tried: whether a check ended, were it only because it cannot be done here.
     """
 
     passes: bool | None = None
     why: str = ""
     streak: int = 0
     since: float = 0.0
+    tried: bool = False
 
     def take(self, problem: str | None, rise: int, fall: int) -> bool:
         """A check's result; whether that changes what is thought. The first one decides alone."""
+        self.tried = True
         passed = problem is None
         if problem is not None:
             self.why = problem
@@ -140,7 +143,12 @@ class Runner:
                     self._complain(str(error))
                     result = "not-done"
             self._told(check.kind, result, time.monotonic() - began)
-            if result != "not-done" and health.take(problem, check.rise, check.fall):
+            # Of one that is thought to fail already nothing is new.
+            first = not health.tried and health.passes is None
+            health.tried = True
+            if (result == "not-done" and first) or (
+                result != "not-done" and health.take(problem, check.rise, check.fall)
+            ):
                 with self._lock:
                     self._news.add(target)
                 self._changed()
