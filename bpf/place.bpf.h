@@ -169,8 +169,8 @@ static __always_inline void leave_seat(struct seat *seat, struct hr_connection *
 		if (swap_if(seat->holder, seat->held, seat->held & HR_CROWDED) == seat->held)
 			return;
 		seat->held = *(volatile __u64 *)seat->holder;
-		if (!is_held(
-			seat)) /* user space took it for a dead one's: it may be another's now */
+		/* user space took it for a dead one's: it may be another's now */
+		if (!is_held(seat))
 			return;
 	}
 }
