@@ -99,9 +99,14 @@ void bind_datapath(py::module_ &module) {
         py::arg("path"), py::arg("cgroup_mount"));
     module.def(
         "cgroup_path",
-        [](__u64 id, const std::string &mount) -> std::optional<std::string> {
+        [](__u64 id, const std::string &mount) -> py::object {
             std::optional<Cgroup> cgroup = Cgroup::by_id(id, mount);
-            return cgroup ? std::optional(cgroup->path()) : std::nullopt;
+            if (!cgroup)
+                return py::none();
+            // whoever has a subtree of his own names his cgroups by any bytes
+            const std::string &path = cgroup->path();
+            return py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(
+                path.data(), static_cast<Py_ssize_t>(path.size()), "backslashreplace"));
         },
         py::arg("cgroup_id"), py::arg("cgroup_mount"));
     module.def("mount_cgroup2", mount_cgroup2, py::arg("path"));

@@ -18,6 +18,8 @@ from .errors import AlreadyExists, InvalidInput, NotFound, OwnerConflict
 from .plain import model_of, plain_frontend
 from .rules import check_backends
 from .syntax import (
+    OWNER_MAX,
+    check_label,
     format_endpoint,
     format_frontend,
     frontend_key,
@@ -103,6 +105,7 @@ class Services:
         from another owner, nor taken away. ``prune`` also removes those of ``owner``'s services
         that are not among ``services``; ``dry_run`` changes nothing and tells what would.
         """
+        check_label(owner, "owner", OWNER_MAX)  # None would be everybody, to `prune`
         wanted: dict[PlainFrontend, Service | PlainService] = {}
         for service in services:
             key = service[:3] if isinstance(service, tuple) else plain_frontend(service.frontend)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -317,6 +318,32 @@ def test_lines(box: Box) -> None:
 
 
 @pytest.mark.usefixtures("services")
+def test_a_cgroup_of_any_name(box: Box) -> None:
+    """Whoever has a subtree of his own names his as he likes; it is root's terminal."""
+    named = box.cgroup / os.fsdecode(b"e\x1b[31m\xff")
+
+    def call_from_there() -> None:
+        named.mkdir()
+        (named / "cgroup.procs").write_text(str(os.getpid()))
+        call(VIP)
+
+    try:
+        for options in ((), ("--json",)):
+            with tracing_by(box, *options) as process:
+                box.call(call_from_there)
+                assert process.stdout
+                line = process.stdout.readline()
+                process.send_signal(signal.SIGINT)
+                assert process.communicate(timeout=scaled(10)) == ("", "")
+            assert "\x1b[31m" not in line
+            assert "xff" in line
+            named.rmdir()
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            named.rmdir()
+
+
+@pytest.mark.usefixtures("services")
 def test_json_lines_for_a_while(box: Box) -> None:
     with tracing_by(box, "--json", "--duration=1500ms", "--verdict=translated") as process:
         box.call(call, VIP)
@@ -365,6 +392,7 @@ def test_what_it_refuses(box: Box) -> None:
     for wrong in (
         ["--service=10.96.0.10:80"],
         ["--pid=0"],
+        ["--pid=4294967296"],
         ["--cgroup=system.slice"],
         ["--cgroup=/proc"],
         ["--verdict=odd"],

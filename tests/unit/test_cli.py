@@ -133,6 +133,7 @@ def test_export_of_one_owner(run: Run) -> None:
     assert "10.96.0.9:80/tcp" in exported
     assert VIP not in exported
     assert run("export", "--owner", "a b").code == 2
+    assert run("export", "--owner", "").code == 2  # as of a variable that is not set
 
 
 def test_pin_stands_anywhere(run: Run, host: FakeHost) -> None:

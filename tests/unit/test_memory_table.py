@@ -7,7 +7,7 @@ import pytest
 from contract.exempt_contract import ExemptContract
 from contract.table_contract import BACKENDS, SERVICES, SLOTS, TableContract
 
-from hostreach.errors import TableFull
+from hostreach.errors import InvalidInput, TableFull
 from hostreach.exempt import ExemptTable
 from hostreach.models import Frontend, Service
 from hostreach.services import Services
@@ -70,3 +70,15 @@ def test_inspection_is_of_one_moment() -> None:
     after = Service.of(VIP, "10.0.0.2:1", "10.0.0.3:1")
     table.interruptions = [after]
     assert services.inspect(VIP) == (after, [1, 1], [0, 0])
+
+
+def test_no_owner_is_not_everybody() -> None:
+    """To prune nobody's services would be to remove all."""
+    services = Services(MemoryTable())
+    services.add(Service.of("10.96.0.1:80/tcp", owner="web"))
+    for owner in ("", "a b"):
+        with pytest.raises(InvalidInput):
+            services.apply([], owner=owner, prune=True)
+    with pytest.raises(InvalidInput):
+        services.apply([], owner=None, prune=True)  # type: ignore[arg-type]
+    assert len(services) == 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .options import Json, Pin, open_node
-from .output import hang, print_columns, print_json
+from .output import hang, print_columns, print_json, printable
 
 if TYPE_CHECKING:
     from hostreach.explain import Explanation
@@ -66,7 +66,7 @@ def line(topic: str, text: str) -> None:
 
 def _caller(found: Explanation) -> str:
     caller = found.caller
-    where = caller.cgroup or "a cgroup that cannot be seen from here"
+    where = printable(caller.cgroup or "a cgroup that cannot be seen from here")
     if caller.netns_of is None and caller.namespaces == 1:
         return f"this command, in {where}"
     if not caller.namespaces:

@@ -30,7 +30,7 @@ def check_owner(owner: str | None) -> str | None:
     """An owner that no service can have is a slip, not one without services."""
     from hostreach.syntax import OWNER_MAX, check_label
 
-    return owner and check_label(owner, "owner", OWNER_MAX)
+    return None if owner is None else check_label(owner, "owner", OWNER_MAX)
 
 
 def check_netns(path: str | None) -> str | None:

@@ -70,6 +70,13 @@ def cut(text: str, room: int) -> str:
     return text if len(text) <= room else f"{text[: room - 1]}…"
 
 
+def printable(text: str) -> str:
+    """Processes and cgroups are named as their owners like, escape sequences included."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def hang(head: str, text: str, indent: int) -> list[str]:
     """``text`` behind ``head``, broken at the terminal's width; its other lines are indented."""
     return textwrap.wrap(

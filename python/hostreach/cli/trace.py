@@ -18,7 +18,7 @@ import typer
 from hostreach.errors import InvalidInput
 
 from .options import Pin, open_node
-from .output import SCHEMA, cut, width
+from .output import SCHEMA, cut, printable, width
 
 if TYPE_CHECKING:
     from hostreach.tracing import Traced, Tracer
@@ -27,6 +27,8 @@ _SLICE = 0.2
 """Seconds after which it is looked whether anybody still reads."""
 _TELL_AGAIN = 1.0
 """Seconds between two lines about lost calls."""
+_PID_MAX = 2**22
+"""The kernel's PID_MAX_LIMIT."""
 _CLOCK = len("12:00:00.000")
 _WHO = 26
 """Columns that a process may move the others by."""
@@ -44,7 +46,9 @@ def trace(
     ] = None,
     pid: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Only this process, as the host counts them.", min=1),
+        typer.Option(
+            metavar="N", help="Only this process, as the host counts them.", min=1, max=_PID_MAX
+        ),
     ] = None,
     cgroup: Annotated[
         str | None, typer.Option(metavar="PATH", help="Only tasks in this cgroup or below it.")
@@ -160,13 +164,13 @@ class _Line:
         second = int(call.time)
         if second != self._second:
             self._second, self._clock = second, time.strftime("%H:%M:%S", time.localtime(second))
-        who = f"{_printable(call.command)}[{call.pid}]"
+        who = f"{printable(call.command)}[{call.pid}]"
         if call.verdict == "refused":
             what = f"refused: {_WHY[call.reason or 'no-backend']}"
         else:
             what = f"-> {call.backend}"
         label = call.name or (call.service if call.service != call.asked else "")
-        where = f"pod {call.pod}" if call.pod else call.cgroup or ""
+        where = f"pod {call.pod}" if call.pod else printable(call.cgroup or "")
         rest = "  ".join(part for part in (label, where) if part)
         clock = f"{dim}{self._clock}.{int(call.time * 1000) % 1000:03}{plain}"
         self._who = max(self._who, min(len(who), _WHO))
@@ -177,10 +181,3 @@ class _Line:
         if call.verdict == "refused":
             what = what.replace("refused", f"{red}refused{plain}", 1)
         return f"{clock}{asked}{what}" + (f"  {dim}{rest}{plain}\n" if rest else "\n")
-
-
-def _printable(text: str) -> str:
-    """A process names itself as it likes, escape sequences included."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
