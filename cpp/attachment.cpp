@@ -214,6 +214,11 @@ bool has_attachment(const PinDirectory &pin, const Hook &hook) {
     return ::access(link_path(pin, hook).c_str(), F_OK) == 0 || find_program(pin, hook);
 }
 
+bool has_attachments(const PinDirectory &pin) {
+    return std::ranges::any_of(all_hooks(),
+                               [&](const Hook &hook) { return has_attachment(pin, hook); });
+}
+
 bool run_first(const PinDirectory &pin) { return ::access(first(pin).c_str(), F_OK) == 0; }
 
 void set_run_first(const PinDirectory &pin, bool wanted) { set_mark(first(pin), wanted); }

@@ -37,8 +37,9 @@ struct Place {
 // Nothing if there is no such pin; raises kernel_error.
 std::optional<Attachment> find_attachment(const Place &place, const Hook &hook);
 
-// Whether there is a pin for it.
+// Whether there is a pin for it; or, below, for any.
 bool has_attachment(const PinDirectory &pin, const Hook &hook);
+bool has_attachments(const PinDirectory &pin);
 
 // Whether they run before other programs. Set before the first is made; raises
 // kernel_error.

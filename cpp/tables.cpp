@@ -10,6 +10,7 @@
 #include <array>
 #include <cerrno>
 
+#include "attachment.hpp"
 #include "error.hpp"
 #include "features.hpp"
 #include "spec.hpp"
@@ -74,10 +75,26 @@ constexpr std::array kPinned = {
 // Where sockets cannot remember, the LRU is all there is.
 constexpr __u32 kOverflowWithoutStorage = 131'072;
 
+// Not found is what was never made; whoever hears that makes it, or says that nothing is there.
+[[noreturn]] void say_damaged(const PinDirectory &pin, const std::string &missing) {
+    throw Error(Kind::refused, pin.path(),
+                "damaged: the table '" + missing +
+                    "' is missing; `detach --purge`, then make it anew",
+                ENOENT);
+}
+
 Fd open_table(const PinDirectory &pin, const std::string &name) {
     Fd fd = open_pinned(pin.file(name));
     if (!fd)
-        throw Error(Kind::not_found, pin.path(), "the table '" + name + "' is missing", ENOENT);
+        say_damaged(pin, name);
+    return fd;
+}
+
+// `meta` is the last to come and goes with the others; programs are there for no longer.
+Fd open_meta(const PinDirectory &pin) {
+    Fd fd = open_pinned(pin.file("meta"));
+    if (!fd && has_attachments(pin))
+        say_damaged(pin, "meta");
     return fd;
 }
 
@@ -151,7 +168,7 @@ void create(const PinDirectory &pin, const Capacities &wanted) {
 
 Tables Tables::open(const PinDirectory &pin) {
     Tables t;
-    Fd meta = open_pinned(pin.file("meta"));
+    Fd meta = open_meta(pin);
     if (!meta)
         throw Error(Kind::not_found, pin.path(), "no tables here; `attach` and `svc add` make them",
                     ENOENT);
@@ -205,7 +222,7 @@ __u32 abi_of(const PinDirectory &pin, const Fd &meta) {
 }
 
 Tables Tables::open_or_create(const PinDirectory &pin, const Capacities &asked, bool *made) {
-    *made = !open_pinned(pin.file("meta"));
+    *made = !open_meta(pin);
     if (*made)
         create(pin, asked.or_defaults());
     Tables t = open(pin);

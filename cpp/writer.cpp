@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <limits>
 #include <unordered_set>
+#include <utility>
 
 #include "attachment.hpp"
 #include "error.hpp"
@@ -108,8 +109,9 @@ void Table::check_room(const Capacities &asked, const std::vector<ServiceSpec> &
 // looks at the mark, we looked at the count after marking: one of us sees the other
 // (has_gone() in bpf/hostreach.bpf.c).
 void Table::note_ends() {
-    if (to_end_.empty())
-        return; // an id that was reused in this batch is there too
+    const bool reused_due = std::exchange(reused_due_, false);
+    if (to_end_.empty()) // then an id that was reused went with an earlier batch, which saw to it
+        return;
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     auto is_pinned = [&](std::string_view name) {
         return std::ranges::any_of(all_hooks(), [&](const Hook &hook) {
@@ -117,12 +119,11 @@ void Table::note_ends() {
         });
     };
     // where nobody counts, or not every socket is counted
-    bool due = reused_due_ || (is_pinned("connect4") && !is_pinned("sock_release")) ||
+    bool due = reused_due || (is_pinned("connect4") && !is_pinned("sock_release")) ||
                tables_->flags.load(HR_MOVED) || tables_->flags.load(HR_OVERFLOW_USED);
     for (__u32 id : to_end_)
         due = due || open_at(id) > 0;
     to_end_.clear();
-    reused_due_ = false;
     if (due)
         raise_ends_due(tables_->meta[0].generation); // odd, and each batch has its own
 }
