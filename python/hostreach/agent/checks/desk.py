@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 from hostreach.checks import AllDown, Check
@@ -28,6 +29,16 @@ class Watched(NamedTuple):
     check: Check
     targets: dict[str, Target]
     """By backend."""
+
+
+def _is_awaited(service: Collection[Health]) -> Callable[[Health], bool]:
+    """Whether a service has to wait for a backend's first result, given what it has of all.
+
+    Not if its check cannot be done, as with IPv6 switched off, where others' can: a lack of
+    descriptors stands against all of them, and passes.
+    """
+    others = min((each.known for each in service), default=math.inf)
+    return lambda each: each.passes is None and each.undone <= others
 
 
 class Desk:
@@ -99,17 +110,15 @@ class Desk:
         health = {
             backend: self._runner.health[target] for backend, target in watched.targets.items()
         }
-        passes = {backend: each.passes for backend, each in health.items()}
-        if frontend not in self._judged:
-            # Until all were tried: or one by one would go down where in the end none does. One
-            # whose check cannot be done, as without IPv6, is not waited for.
-            if not all(each.tried or each.passes is not None for each in health.values()):
-                passes = {
-                    backend: passed if watched.targets[backend] in self._inherited else None
-                    for backend, passed in passes.items()
-                }
-            else:
-                self._judged.add(frontend)
+        # Until all are known: or one by one would go down where in the end none does.
+        if not any(map(_is_awaited(health.values()), health.values())):
+            self._judged.add(frontend)
+        # Results come meanwhile: what was known above is known below.
+        passes = {
+            backend: each.passes
+            for backend, each in health.items()
+            if frontend in self._judged or watched.targets[backend] in self._inherited
+        }
         verdict = judge(watched.service, passes, watched.check.all_down or self._rule)
         self._note_all_down(frontend, watched.check, all_down=verdict.all_down)
         return verdict.service

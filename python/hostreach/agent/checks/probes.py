@@ -17,7 +17,8 @@ from hostreach.syntax import Protocol, format_endpoint, parse_endpoint
 
 _OURS = (
     *(errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM),  # no room for a socket
-    errno.EADDRNOTAVAIL,  # no port for it
+    errno.EADDRNOTAVAIL,  # no port for it, or no IPv6 on any interface
+    errno.EAFNOSUPPORT,  # no IPv6 at all
     *(errno.EPERM, errno.EACCES),  # a firewall or a policy of this node
 )
 _LINE_MAX = 4096

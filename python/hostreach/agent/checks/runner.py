@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import threading
 import time
@@ -33,18 +34,20 @@ class Health:
         why: what was wrong with the last check that failed.
         streak: results one after the other that say the opposite of ``passes``.
         since: when ``passes`` last changed, by time.time().
-        tried: whether a check ended, were it only because it cannot be done here.
+        known: when the first check that was done ended, and
+        undone: when the last one began that could not be done here; both by time.monotonic().
     """
 
     passes: bool | None = None
     why: str = ""
     streak: int = 0
     since: float = 0.0
-    tried: bool = False
+    known: float = math.inf
+    undone: float = 0.0
 
     def take(self, problem: str | None, rise: int, fall: int) -> bool:
         """A check's result; whether that changes what is thought. The first one decides alone."""
-        self.tried = True
+        self.known = min(self.known, time.monotonic())
         passed = problem is None
         if problem is not None:
             self.why = problem
@@ -143,12 +146,12 @@ class Runner:
                     self._complain(str(error))
                     result = "not-done"
             self._told(check.kind, result, time.monotonic() - began)
-            # Of one that is thought to fail already nothing is new.
-            first = not health.tried and health.passes is None
-            health.tried = True
-            if (result == "not-done" and first) or (
-                result != "not-done" and health.take(problem, check.rise, check.fall)
-            ):
+            if result == "not-done":
+                health.undone = began
+                news = health.passes is None  # it need not be waited for, perhaps
+            else:
+                news = health.take(problem, check.rise, check.fall)
+            if news:
                 with self._lock:
                     self._news.add(target)
                 self._changed()
