@@ -274,6 +274,27 @@ def test_no_file_at_all_is_no_wish(directory: Path) -> None:
     followed.files.close()
 
 
+def test_a_file_elsewhere_says_nothing_of_a_directory_without(
+    tmp_path: Path, directory: Path
+) -> None:
+    """The services that the tables have may be those of the disk that is not there."""
+    other = tmp_path / "other"
+    other.mkdir()
+    write(directory / "a.yaml", 1)
+    followed = follow(directory, other)
+    assert followed.frontends == ["10.96.0.1:80/tcp"]
+    assert not is_whole(followed)
+    assert followed.files.empty == {str(other)}
+    write(other / "b.yaml", 2)
+    assert services(followed.wait()) == {2: "10.0.0.2:80"}
+    assert is_whole(followed)
+    assert not followed.files.empty
+    (other / "b.yaml").unlink()  # it was there: somebody has removed it
+    assert services(followed.wait()) == {2: None}
+    assert followed.files.whole
+    followed.files.close()
+
+
 # --- files that are wrong ----------------------------------------------------------------------
 
 

@@ -47,6 +47,7 @@ class Files:
     Attributes:
         entries: what counts, of all files together.
         tree: which files there are; hears of changes.
+        empty: directories that were named and in which no file was ever seen.
         unsettled: whether some file is still being written, so that a look is due before long.
     """
 
@@ -63,7 +64,7 @@ class Files:
         self._holders: dict[Frontend, str] = {}
         self._missing: dict[str, str] = {}
         self._never_seen = {*self.tree.paths}
-        self._any = False  # whether there was ever a file
+        self.empty: set[str] = set()
         self._waiting: set[str] = set()
 
     @property
@@ -82,9 +83,9 @@ class Files:
         """Whether all was right once: only then is what no file has known to be wanted by none.
 
         An agent that starts beside a file that is wrong does not know what it said before; nor
-        does one that finds no file at all, where a disk may not be mounted yet.
+        what was in a directory without any, whose disk may not be mounted yet.
         """
-        return self._any and not (self._never_seen or self._waiting or self._unknown)
+        return not (self._never_seen or self._waiting or self._unknown)
 
     def look(self, heard: Heard) -> Changes:
         """Take in what was heard of; what that changes."""
@@ -92,7 +93,8 @@ class Files:
         self._waiting.clear()
         look = self.tree.look(heard)
         self._missing = look.missing
-        self._never_seen &= look.missing.keys()
+        self.empty = look.empty & self._never_seen
+        self._never_seen &= look.missing.keys() | look.empty
         for path, seen in look.files.items():
             self._read(path, seen)
         gone = look.gone & self._files.keys()
@@ -109,7 +111,6 @@ class Files:
         self.tree.close()
 
     def _read(self, path: str, seen: Seen) -> None:
-        self._any = True
         if path not in self._files:
             self._files[path] = _File()
             self._unknown.add(path)

@@ -16,6 +16,7 @@ SETTLED = 0.5
 """Seconds: what was not heard of is read once its file has been left alone for so long."""
 _TRIES = 5
 _SUFFIXES = (".yaml", ".yml", ".json")
+_UNMOUNTED = "its file system was unmounted"
 
 
 class Stamp(NamedTuple):
@@ -44,16 +45,31 @@ class Look:
         files: by path; those that were looked at.
         gone: paths that a whole look did not find, in directories that are there.
         missing: paths that were named and cannot be looked at, and why.
+        empty: directories that were named and in which no file was ever seen.
     """
 
     files: dict[str, Seen] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
     missing: dict[str, str] = field(default_factory=dict)
+    empty: set[str] = field(default_factory=set)
 
 
 def is_services_file(name: str) -> bool:
     """By its name in a directory: what editors leave beside a file is none."""
     return name.endswith(_SUFFIXES) and not name.startswith((".", "#"))
+
+
+def mount_of(directory: int) -> int:
+    """The mount that an open directory is in: a number that the kernel tells in fdinfo.
+
+    A device says less: a bind mount has that of what it shows.
+    """
+    with open(f"/proc/self/fdinfo/{directory}", encoding="ascii") as told:
+        for line in told:
+            name, _, value = line.partition(":")
+            if name == "mnt_id":
+                return int(value)
+    return 0
 
 
 class Tree:
@@ -75,13 +91,15 @@ class Tree:
         self._directories: set[str] = set()
         self._steps: set[str] = set()
         self._missing: dict[str, str] = {}
-        self._devices: dict[str, int] = {}  # of directories that had a file: where it was
+        self._mounts: dict[str, int] = {}  # of directories: the mount that their files are in
+        self._empty: set[str] = set()
+        self._seen: set[str] = set()  # directories that had a file once
 
     def look(self, heard: Heard) -> Look:
         """At what was heard of, or at everything."""
         if heard.everything or not all(self._is_plain(path) for path in heard.paths):
             return self._look_at_all(heard)
-        look = Look(missing=self._missing)
+        look = Look(missing=self._missing, empty=self._empty)
         for path in heard.paths:
             if path in self._known or is_services_file(os.path.basename(path)):
                 self._look_at(path, self._known.get(path, os.path.dirname(path)), heard, look)
@@ -104,7 +122,7 @@ class Tree:
             before, directories = directories, self._follow()
             if before == directories:  # nothing has moved meanwhile
                 break
-        self._missing = look.missing
+        self._missing, self._empty = look.missing, look.empty
         return look
 
     def _follow(self) -> Directories:
@@ -137,7 +155,7 @@ class Tree:
         known: dict[str, str] = {}
         for path in self.paths:
             try:
-                names = self._names(path)
+                names = self._names(path, look)
                 known.update((name, path) for name in names if name not in known)
             except OSError as error:  # noqa: PERF203 - of a few paths
                 look.missing[path] = f"cannot be read: {(error.strerror or str(error)).lower()}"
@@ -151,21 +169,37 @@ class Tree:
                 self._look_at(path, root, heard, look)
         return look
 
-    def _names(self, path: str) -> list[str]:
-        """The files at a path that is named. Raises OSError.
-
-        What a disk that was unmounted leaves behind is an empty directory of another device.
-        """
-        found = os.stat(path)
-        if not stat.S_ISDIR(found.st_mode):
+    def _names(self, path: str, look: Look) -> list[str]:
+        """The files at a path that is named. Raises OSError."""
+        if not stat.S_ISDIR(os.stat(path).st_mode):
             return [path]
-        with os.scandir(path) as entries:
-            names = sorted(e.path for e in entries if is_services_file(e.name))
-        if names:
-            self._devices[path] = found.st_dev
-        elif self._devices.get(path, found.st_dev) != found.st_dev:
-            raise OSError("its file system was unmounted")
-        return names
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            mount = mount_of(directory)
+            with os.scandir(directory) as entries:
+                found = sorted(e.name for e in entries if is_services_file(e.name))
+        finally:
+            os.close(directory)
+        had = path in self._known.values()
+        if not found and had and self._mounts.get(path, mount) != mount:
+            raise OSError(_UNMOUNTED)
+        self._mounts[path] = mount
+        if not found and path not in self._seen:
+            look.empty.add(path)
+        return [os.path.join(path, name) for name in found]
+
+    def _is_unmounted(self, root: str) -> bool:
+        """Whether a directory is another file system's than when its files were found there."""
+        if root not in self._mounts:
+            return False
+        try:
+            directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return True  # a whole look says why
+        try:
+            return mount_of(directory) != self._mounts[root]
+        finally:
+            os.close(directory)
 
     def _look_at(self, path: str, root: str, heard: Heard, look: Look) -> None:
         try:
@@ -177,6 +211,8 @@ class Tree:
             elif os.path.islink(path):
                 self._known[path] = root
                 look.files[path] = Seen(None, True, "is a link that leads nowhere")
+            elif self._is_unmounted(root):
+                look.missing[root] = f"cannot be read: {_UNMOUNTED}"
             else:
                 self._known.pop(path, None)
                 look.gone.add(path)
@@ -187,6 +223,8 @@ class Tree:
             look.files[path] = Seen(None, True, f"cannot be read: {why}")
             return
         self._known[path] = root
+        self._seen.add(root)
+        look.empty.discard(root)
         look.missing.pop(path, None)
         if not stat.S_ISREG(found.st_mode):
             look.files[path] = Seen(None, True, "is no regular file")

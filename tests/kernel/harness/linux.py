@@ -17,6 +17,7 @@ MS_REC = 16384
 MS_PRIVATE = 1 << 18
 MS_RDONLY = 1
 MS_REMOUNT = 32
+MNT_DETACH = 2
 
 # Missing from the socket module of some or all supported Python versions.
 IPPROTO_UDPLITE = 136
@@ -58,8 +59,8 @@ def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str 
     _check(result, f"mount {target}")
 
 
-def umount(target: str) -> None:
-    _check(_libc.umount2(target.encode(), 0), f"umount {target}")
+def umount(target: str, flags: int = 0) -> None:
+    _check(_libc.umount2(target.encode(), flags), f"umount {target}")
 
 
 def private_mounts() -> None:
