@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hostreach import Service, errors
+from hostreach.cli.differences import describe
 
 from .harness import Box, Line, Servers, kernel
 from .harness.clients import (
@@ -185,7 +186,8 @@ def test_setting_again_finds_a_new_cgroup_of_that_path(box: Box, node: Node) -> 
         service = Service.of("10.96.0.10:80/udp", SERVER, from_cgroup=str(x))
         node.services.add(service)
     with cgroups(box.cgroup, "x") as (x,):
-        node.services.apply([service])
+        (change,) = node.services.apply([service])
+        assert describe(change) == f"{service.frontend}: from cgroup {x}, made anew"
         assert by_cgroup(box, {"x": x}) == {"x"}
 
 

@@ -243,6 +243,11 @@ def test_every_option_is_one_of_the_agents(helm: str) -> None:
         assert each.partition("=")[0].replace("--no-", "--") in known, each
 
 
+@pytest.mark.parametrize("cgroup", ["/sys/fs/cgroup/", "/sys/fs/cgroup/a.slice/b@1.service:"])
+def test_cgroups_as_yaml_would_not_read_them(helm: str, cgroup: str) -> None:
+    assert f"--cgroup={cgroup}" in arguments(rendered(helm, "--set", f"cgroup={cgroup}"))
+
+
 def test_a_service_monitor(helm: str) -> None:
     objects = rendered(
         helm, "--set", "serviceMonitor.enabled=true", "--set", "metrics.address=0.0.0.0"
