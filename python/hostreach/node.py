@@ -140,9 +140,15 @@ class Status:
 class Node:
     """An instance, known by its pin directory. Nothing is opened before it is needed."""
 
-    def __init__(self, pin: str, capacities: Capacities = Capacities()) -> None:  # noqa: B008 - immutable
+    def __init__(
+        self,
+        pin: str,
+        capacities: Capacities = Capacities(),  # noqa: B008 - immutable
+        *,
+        at_least: bool = False,
+    ) -> None:
         self.pin = pin
-        self._table = KernelTable(pin, capacities)
+        self._table = KernelTable(pin, capacities, at_least=at_least)
         self.services = Services(self._table)
         self.exempt = Exemptions(self._table)
         self.plain: PlainTable = self._table
@@ -367,14 +373,16 @@ def open(  # noqa: A001 - as in hostreach.open()
     pin: str | None = None,
     *,
     capacities: Capacities = Capacities(),  # noqa: B008 - immutable
+    at_least: bool = False,
 ) -> Node:
     """The instance pinned at ``pin`` (default: $HOSTREACH_PIN, or /sys/fs/bpf/hostreach).
 
-    ``capacities`` are for tables that are made; tables that are there must have them. Raises
+    ``capacities`` are for tables that are made; tables that are there must have them, and grow to
+    them when `Node.attach` is called. With ``at_least`` they may have more by then. Raises
     `InvalidInput` for a relative path or a capacity that no table can have.
     """
     capacities.check()
     path = pin or os.environ.get(PIN_VARIABLE) or DEFAULT_PIN
     if not path.startswith("/"):
         raise InvalidInput("a pin path is absolute", object=path)
-    return Node(os.path.normpath(path), capacities)
+    return Node(os.path.normpath(path), capacities, at_least=at_least)

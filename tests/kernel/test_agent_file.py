@@ -309,9 +309,29 @@ def test_who_did_not_attach_detaches_nothing(box: Box, tmp_path: Path, table: No
         again += ["--owner=other", "--detach-on-exit", str(tmp_path / "two.yaml")]
         done = box.run(again, bare=True)
         assert "address already in use" in done.stderr
-        programs = table.status().programs
-        assert programs
-        assert all(each.attached for each in programs)
+        assert is_attached(table)
+
+
+def test_the_last_one_detaches(box: Box, tmp_path: Path, table: Node) -> None:
+    """Programs serve all agents of an instance."""
+    mine, yours = ("--detach-on-exit", str(tmp_path / "one.yaml")), str(tmp_path / "two.yaml")
+    with follow(box, tmp_path, yours, "--owner=other", "--listen=off") as other:
+        wait_until(lambda: "attached to" in other.log, "the programs being attached")
+        with follow(box, tmp_path, *mine) as first:
+            first.wait_ready()
+            first.stop()
+        assert "not detached: agent 'file:other'" in first.log
+        assert is_attached(table)
+    with follow(box, tmp_path, *mine) as last:
+        last.wait_ready()
+        last.stop()
+    assert " detached: " in last.log
+    assert not any(each.attached for each in table.status().programs)
+
+
+def is_attached(table: Node) -> bool:
+    programs = table.status().programs
+    return bool(programs) and all(each.attached for each in programs)
 
 
 @pytest.mark.parametrize(

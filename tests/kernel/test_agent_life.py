@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import socket
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from hostreach.cli.agent import ENDING
 
 from .harness import Box, cli, wait_until
 from .harness.agents import Notified
-from .harness.clients import TCP, V4, Seen, exchange, outcome
+from .harness.clients import TCP, V4, Seen, exchange
 from .harness.cluster import Agent, Cluster, agent, cluster
 from .harness.reaching import VIP, reaches, untouched
 from .harness.timing import lag, scaled
@@ -287,39 +286,6 @@ def test_logs_as_json(box: Box, api: Cluster, tmp_path: Path) -> None:
         lines = [json.loads(line) for line in process.log.splitlines()]
         assert [line["level"] for line in lines] == ["warning"]
         assert "default/web" in lines[0]["message"]
-
-
-def test_its_own_cgroup_is_exempt(box: Box, api: Cluster, tmp_path: Path, table: Node) -> None:
-    """A service that leads the agent astray cannot: it does not see any."""
-    table.attach(cgroup=str(box.cgroup.parent / box.bare.name))
-    host, _, number = api.url.removeprefix("http://").partition(":")
-    table.services.add(Service.of(f"{host}:{number}/tcp", owner="astray"))
-    assert box.call(outcome, socket.create_connection, (host, int(number)), bare=True) == (
-        "ECONNREFUSED"
-    )
-    with agent(box, api.url, f"--cgroup={box.bare}", directory=tmp_path) as process:
-        wait_until(lambda: "in step" in process.log, "the first sync")
-        (mine,) = table.exempt.list()
-        assert mine.startswith(str(box.bare))
-        process.stop()
-    assert table.exempt.list() == []
-    assert box.call(outcome, socket.create_connection, (host, int(number)), bare=True) == (
-        "ECONNREFUSED"
-    )
-
-
-def test_from_a_cgroup_namespace_of_its_own(
-    box: Box, api: Cluster, tmp_path: Path, table: Node
-) -> None:
-    """As in a container that has the host's hierarchy mounted, and the host's process ids."""
-    box.serve("10.0.0.2:8080/tcp")
-    api.put(service(), piece("web-1", "10.0.0.2"))
-    inside = ("unshare", "--cgroup", "--mount")
-    with agent(box, api.url, directory=tmp_path, wrapper=inside) as process:
-        process.wait_ready()
-        reaches(box, "10.0.0.2:8080")
-        (mine,) = table.exempt.list()
-        assert mine.startswith(str(box.bare))
 
 
 # --- bad usage ---------------------------------------------------------------------------------

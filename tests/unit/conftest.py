@@ -98,6 +98,7 @@ class FakeHost:
         pin: str | None = None,
         *,
         capacities: FakeCapacities = FakeCapacities(),  # noqa: B008
+        at_least: bool = False,  # noqa: ARG002 - of the real one
     ) -> FakeNode:
         services, backends, slots = capacities
         made = MemoryTable(

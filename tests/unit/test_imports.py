@@ -72,7 +72,7 @@ def test_light_commands_stay_light() -> None:
         "    exempt = Exemptions(MemoryTable())",
         "    def __enter__(self): return self",
         "    def __exit__(self, *_): pass",
-        "hostreach.open = lambda pin, capacities: Node()",
+        "hostreach.open = lambda pin, **options: Node()",
         "hostreach.Capacities = lambda *sizes: sizes",
         "assert main(['--help']) == main(['--version']) == main(['svc', 'ls']) == 0",
         "assert main(['exempt', 'add', '/a']) == main(['exempt', 'ls']) == 0",

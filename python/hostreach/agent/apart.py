@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 
 from hostreach.errors import HostreachError
 from hostreach.exempt import Exemptions
@@ -20,19 +21,35 @@ class Apart:
     def __init__(self, exempt: Exemptions) -> None:
         self._exempt = exempt
         self._place: PlaceAlone | None = None
+        self._stands = self._hopeless = False
+        self._told = ""
 
-    def stand(self) -> None:
-        """Exempt a cgroup that has this process alone; again is nothing.
+    def stand(self, otherwise: str) -> None:
+        """Exempt a cgroup that has this process alone. To be called again and again.
 
-        Raises HostreachError or OSError; then it is not exempt.
+        What stands against it may pass, as tables of an older layout do once programs are
+        attached. Until then that is told, once, with what it means ``otherwise``.
         """
-        if self._place is not None:
+        if self._stands or self._hopeless:
             return
-        self._place = PlaceAlone()
-        self._exempt.add(self._place.path, if_missing=True)
+        try:
+            self._place = self._place or PlaceAlone()
+        except OSError as error:
+            self._hopeless = True
+            self._tell(error, otherwise)
+            return
+        try:
+            self._exempt.add(self._place.path, if_missing=True)
+        except HostreachError as error:
+            self._tell(error, otherwise)
+            return
+        if self._told:
+            log.info("this process is exempt now")
+        self._stands = True
         for left in self._place.abandoned():
-            self._exempt.remove(left, if_exists=True)
-            os.rmdir(left)  # noqa: PTH106 - of a cgroup, whose files are the kernel's
+            with suppress(HostreachError, OSError):  # somebody else was quicker
+                self._exempt.remove(left, if_exists=True)
+                os.rmdir(left)  # noqa: PTH106 - of a cgroup, whose files are the kernel's
 
     def end(self) -> None:
         """As it was before."""
@@ -43,3 +60,8 @@ class Apart:
         except HostreachError as error:
             log.error("%s stays exempt: %s", self._place.path, error)
         self._place.leave()
+
+    def _tell(self, error: Exception, otherwise: str) -> None:
+        if str(error) != self._told:
+            log.warning("this process cannot be exempt: %s; %s", error, otherwise)
+        self._told = str(error)

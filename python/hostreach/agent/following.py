@@ -69,7 +69,7 @@ class FileAgent(Keeper):
         self._told: list[str] = []
         self._found: dict[Frontend, frozenset[str]] = {}
         self._apart = Apart(node.exempt)
-        self._stood = False
+        self._checks = False  # whether there was ever one
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.desk = Desk(
             settings.checks_at_once,
@@ -192,14 +192,16 @@ class FileAgent(Keeper):
             self._tell_of_none()
 
     def _tell_of_none(self) -> None:
-        """Nothing is removed for want of files: why services are there that no file has."""
-        if self._pruned or self.files.count:
+        """Nothing is removed for want of a file: why services are there that no file has."""
+        if self._pruned or not self.files.empty:
             return
-        if held := len(self._node.services.list(self.settings.owner)):
+        listed = self._node.services.list(self.settings.owner)
+        if held := sum(service.frontend not in self.files.entries for service in listed):
             log.warning(
-                "there is no file at all: %d services stay as they were; a file with "
-                "`services: []` removes them",
+                "%d services that no file has stay as they were, for there is no file in %s, as "
+                "where a disk is not mounted; one with `services: []` lets them go",
                 held,
+                ", ".join(sorted(self.files.empty)),
             )
 
     def _batches(
@@ -225,7 +227,8 @@ class FileAgent(Keeper):
         if entry is None:
             self.desk.forget(frontend)
         else:
-            if entry.check is not None:
+            if entry.check is not None and not self._checks:
+                self._checks = True
                 self._stand_apart()
             service = self.desk.follow(entry.service, entry.check)
         if checked or self.desk.count:
@@ -234,17 +237,7 @@ class FileAgent(Keeper):
 
     def _stand_apart(self) -> None:
         """No service may stand between a check and its backend: our own cgroup sees none."""
-        if self._stood:
-            return
-        self._stood = True
-        try:
-            self._apart.stand()
-        except (HostreachError, OSError) as error:
-            log.warning(
-                "this process cannot be exempt: %s; a backend whose address is a service's is "
-                "checked where that leads",
-                error,
-            )
+        self._apart.stand("a backend whose address is a service's is checked where that leads")
 
     def _remember(self, frontend: Frontend, service: Service | None) -> None:
         """What has to be seen to now and then."""
@@ -276,6 +269,8 @@ class FileAgent(Keeper):
 
     def _again(self) -> None:
         """A cgroup that is made anew is another one, though it has the same path."""
+        if self._checks:
+            self._stand_apart()
         self._changes.update(
             (frontend, self.files.entries[frontend])
             for frontend in self._in_cgroups

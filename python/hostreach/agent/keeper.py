@@ -172,11 +172,20 @@ class Keeper:
         self._web.close()
         self._addresses.close()
         running.remove(self._node.pin, self.source_name)
-        # Where it never came to attach, they are another's: of the agent that has the port, say.
-        if self._settings.detach_on_exit and self._is_pinned():
-            gone = self._node.detach().programs
-            log.info("detached: %s", ", ".join(gone) or "nothing was attached")
+        if self._settings.detach_on_exit:
+            self._detach()
         self._node.close()
+
+    def _detach(self) -> None:
+        # Where it never came to attach, they are another's: of the agent that has the port, say.
+        if not self._is_pinned():
+            return
+        others = (each for each in running.read(self._node.pin) if each.alive)
+        if other := next((each for each in others if each.pid != os.getpid()), None):
+            log.info("not detached: agent '%s', pid %d, is still there", other.source, other.pid)
+            return
+        gone = self._node.detach().programs
+        log.info("detached: %s", ", ".join(gone) or "nothing was attached")
 
     def _serve(self) -> None:
         if self._settings.listen is None:

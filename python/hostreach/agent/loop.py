@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 
 from hostreach.cgroup import find_root
-from hostreach.errors import HostreachError, NotFound
+from hostreach.errors import AbiMismatch, HostreachError, NotFound
 from hostreach.node import Node
 from hostreach.plain import PlainFrontend
 from hostreach.sources.kubernetes.services import OWNER
@@ -49,7 +49,7 @@ class Agent(Keeper):
     # --- beginning and end -----------------------------------------------------------------------
 
     def _begin(self) -> None:
-        with suppress(NotFound):
+        with suppress(NotFound, AbiMismatch):  # what an older hostreach made is `attach`'s to bring
             self._networks_before = self._node.networks()
         self._exempt()
         self.source.start()  # it reads while the programs are loaded
@@ -59,17 +59,13 @@ class Agent(Keeper):
 
         What the tables say of it may be from long ago, and nobody else would correct it.
         """
-        try:
-            self._apart.stand()
-        except (HostreachError, OSError) as error:
-            log.warning(
-                "this process cannot be exempt: %s; where the API server's address is a service's, "
-                "it is asked where the tables lead",
-                error,
-            )
+        self._apart.stand(
+            "where the API server's address is a service's, it is asked where the tables lead"
+        )
 
     def _attached(self) -> None:
         """Only pods below our root see any service."""
+        self._exempt()
         if self.settings.pod_info:
             root = self.settings.cgroup or find_root()
             self.pods = PodExemptions(self._node.exempt, root, file_of(self._node.pin))
@@ -103,6 +99,7 @@ class Agent(Keeper):
             elif self.source.state.pending and now >= self._due and self._sync():
                 self._due = time.monotonic() + self._window
         if now - self._ticked >= TICK or not self._complete:
+            self._exempt()
             if self.pods:  # theirs go with no sync
                 self._log_problems()
             self._tick(now)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -14,9 +14,6 @@ from hostreach.errors import InvalidInput, Refused
 
 from .completion import choices
 from .options import GrowBackends, GrowServices, GrowSlots, Owner, Pin, check_netns, open_node
-
-if TYPE_CHECKING:
-    from hostreach import Node
 
 Cgroup = Annotated[str | None, typer.Option(metavar="PATH", help="As `attach` takes it.")]
 Protocols = Annotated[str, typer.Option(metavar="LIST", help="tcp, udp or both.")]
@@ -187,7 +184,8 @@ def kubernetes(
         EXPECTED,
     )
     where = connection(kubeconfig, kube_context, api_server, api_server_name)
-    node = _open(context, pin, max_services, max_backends, max_slots)
+    # Tables may have grown since these options were chosen.
+    node = open_node(context, pin, max_services, max_backends, max_slots, at_least=True)
     logs.set_up(log_level, log_format)
     with running.alone(node.pin, Agent.source_name, ENDING, _waits_for):
         stopped = _signals()
@@ -275,7 +273,8 @@ def file_(
         "agent file",
         EXPECTED,
     )
-    node = _open(context, pin, max_services, max_backends, max_slots)
+    # Tables may have grown since these options were chosen.
+    node = open_node(context, pin, max_services, max_backends, max_slots, at_least=True)
     with running.alone(node.pin, source_name(settings.owner)):
         logs.set_up(log_level, log_format)
         stopped = _signals()
@@ -330,18 +329,6 @@ def _check_logs(level: str, form: str) -> None:
     for name, value, known in (("level", level, LEVELS), ("format", form, FORMATS)):
         if value not in known:
             raise InvalidInput(f"--log-{name} is {', '.join(known[:-1])} or {known[-1]}")
-
-
-def _open(context: typer.Context, pin: str | None, *sizes: int | None) -> Node:
-    """With at least so much room: the tables may have grown since these options were chosen."""
-    with open_node(context, pin, *sizes) as asked, open_node(context, pin) as there:
-        status = there.status()
-        usage = (status.services, status.backends, status.slots)
-        larger = [
-            None if size is None or (each and each.capacity >= size) else size
-            for size, each in zip(sizes, usage, strict=True)
-        ]
-        return asked if larger == [*sizes] else open_node(context, pin, *larger)
 
 
 def _signals() -> list[int]:

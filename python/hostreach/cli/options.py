@@ -116,6 +116,8 @@ def open_node(
     services: int | None = None,
     backends: int | None = None,
     slots: int | None = None,
+    *,
+    at_least: bool = False,
 ) -> Node:
     """The instance that ``--pin``, before or after the command, names."""
     import hostreach
@@ -124,4 +126,4 @@ def open_node(
     if pin == "":
         raise InvalidInput("--pin is empty")
     capacities = hostreach.Capacities(services, backends, slots)
-    return hostreach.open(pin, capacities=capacities)
+    return hostreach.open(pin, capacities=capacities, at_least=at_least)

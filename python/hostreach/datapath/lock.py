@@ -83,11 +83,12 @@ class _Batch(AbstractContextManager[None]):
 class LockedTable:
     """The pinned tables of one instance, to be read and written under their lock."""
 
-    def __init__(self, pin: str, capacities: Capacities) -> None:
+    def __init__(self, pin: str, capacities: Capacities, *, at_least: bool = False) -> None:
         self._pin = pin
         self._cgroup_mount = mounted_root()
         self._core = _core.Table(pin, LOCK_SLICE_MS, self._cgroup_mount)
         self._capacities = capacities
+        self._at_least = at_least
         self._checked = not any(capacities)
         self.thread = threading.RLock()  # of those who share this object
         self._grown = False
@@ -99,6 +100,15 @@ class LockedTable:
     @property
     def _sizes(self) -> tuple[int, int, int]:
         services, backends, slots = (size or 0 for size in self._capacities)
+        return services, backends, slots
+
+    @property
+    def _sizes_now(self) -> tuple[int, int, int]:
+        """What is asked of tables that are there; under their lock."""
+        asked = self._sizes
+        if not self._at_least:
+            return asked
+        services, backends, slots = map(max, asked, self._core.capacities())
         return services, backends, slots
 
     def _create(self) -> bool:
@@ -186,7 +196,7 @@ class LockedTable:
         if grow:
             try:
                 grow()
-                self._grown = any(self._capacities) and self._core.grow(*self._sizes)
+                self._grown = any(self._capacities) and self._core.grow(*self._sizes_now)
                 self._checked = True
             except BaseException as error:
                 self.fail(error, made)

@@ -39,8 +39,8 @@ class ServiceTable(LockedTable):
     Reading tables that were never made finds nothing; the first write makes them.
     """
 
-    def __init__(self, pin: str, capacities: Capacities) -> None:
-        super().__init__(pin, capacities)
+    def __init__(self, pin: str, capacities: Capacities, *, at_least: bool = False) -> None:
+        super().__init__(pin, capacities, at_least=at_least)
         self.addresses_read = float("-inf")
         self._cgroups_known: bool | None = None
 
