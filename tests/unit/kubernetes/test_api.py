@@ -20,9 +20,9 @@ from kube.realserver import TOKEN, RealApiServer, assets
 from hostreach.plain import PlainFrontend, PlainService
 from hostreach.sources.kubernetes.client import ApiClient
 from hostreach.sources.kubernetes.config import connection
+from hostreach.sources.kubernetes.patience import Patience
 from hostreach.sources.kubernetes.services import Rules
 from hostreach.sources.kubernetes.source import KubernetesSource
-from hostreach.sources.kubernetes.watch import Patience
 
 log = logging.getLogger("hostreach.tests")
 SECONDS = 30.0

@@ -20,9 +20,9 @@ from kube.objects import service
 from hostreach.errors import InvalidInput, Refused
 from hostreach.sources.kubernetes.client import ApiClient, ApiError
 from hostreach.sources.kubernetes.config import connection
+from hostreach.sources.kubernetes.patience import Patience
 from hostreach.sources.kubernetes.services import Rules
 from hostreach.sources.kubernetes.source import SERVICES, KubernetesSource
-from hostreach.sources.kubernetes.watch import Patience
 
 
 @pytest.fixture

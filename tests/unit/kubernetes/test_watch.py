@@ -16,9 +16,9 @@ from kube.objects import Json, piece, pod, port, ready, service
 from hostreach.plain import PlainFrontend, PlainService
 from hostreach.sources.kubernetes.client import ApiClient, ApiError
 from hostreach.sources.kubernetes.config import Connection
+from hostreach.sources.kubernetes.patience import Backoff, Patience
 from hostreach.sources.kubernetes.services import Rules
 from hostreach.sources.kubernetes.source import KubernetesSource
-from hostreach.sources.kubernetes.watch import Backoff, Patience
 
 Follow = Callable[..., "Follower"]
 EMPTY = b'{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":""}}}'

@@ -28,9 +28,10 @@ from .intake import (
     take_slice,
 )
 from .news import Changed, Listed, Listing, News, Spoiled, Taken
+from .patience import Backoff, Patience
 from .services import Rules
 from .state import Kind, State
-from .watch import Backoff, Patience, Resource, Watcher, quote_line
+from .watch import Resource, Watcher, quote_line
 
 log = logging.getLogger("hostreach.kubernetes")
 

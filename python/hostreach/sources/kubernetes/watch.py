@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import random
-import re
 import threading
 import time
 from collections import Counter
@@ -22,8 +21,10 @@ from hostreach.errors import InvalidInput
 
 from . import objects
 from .client import ApiClient, ApiError, Params, TooLarge, TooLong
+from .heads import page_of, text_of
 from .intake import Problem
 from .news import Changed, Listed, Listing, News, Spoiled, Taken
+from .patience import Backoff, Patience
 from .state import Kind
 
 log = logging.getLogger("hostreach.kubernetes")
@@ -47,18 +48,6 @@ class Resource:
     """Also asked, unless the server does not know it: what it spares us, ``take`` leaves out."""
 
 
-@dataclass(frozen=True)
-class Patience:
-    """Seconds."""
-
-    first: float = 0.5
-    longest: float = 30.0
-    settled: float = 10.0
-    """A watch that went well for so long is forgiven what failed before it."""
-    watch: tuple[int, int] = (300, 600)
-    """How long the server is asked to let a watch last: between these."""
-
-
 @dataclass
 class Watching:
     """How it goes, for others to read.
@@ -79,26 +68,6 @@ class _Again(Exception):
     """List anew."""
 
 
-class Backoff:
-    """Doubles from one failure to the next, and is never quite the same for two agents."""
-
-    def __init__(self, patience: Patience, draw: Callable[[], float] = random.random) -> None:
-        self._patience = patience
-        self._draw = draw
-        self._next = patience.first
-
-    def reset(self) -> None:
-        self._next = self._patience.first
-
-    def take(self, at_least: float | None = None) -> float:
-        """Seconds to wait now; ``at_least`` is what the server asked for."""
-        delay = self._next * (0.5 + self._draw() / 2)
-        self._next = min(self._next * 2, self._patience.longest)
-        if at_least is not None:
-            delay = max(delay, min(at_least, 300.0) * (1 + self._draw() / 10))
-        return delay
-
-
 class Watcher:
     """Runs in the thread that calls `run`, until ``stop`` is set."""
 
@@ -108,7 +77,7 @@ class Watcher:
         resource: Resource,
         tell: Callable[[News], None],
         stop: threading.Event,
-        patience: Patience = Patience(),
+        patience: Patience,
     ) -> None:
         self.state = Watching()
         self._client = client
@@ -199,7 +168,7 @@ class Watcher:
                 if limit > 1:
                     limit = max(1, limit // 10)
                     continue
-                meta = self._meta(_page_head(error.head))
+                meta = self._meta(page_of(error.head))
                 self._too_large(error.head)
             self._heard()
             page = meta.next_page or ""
@@ -335,7 +304,7 @@ class Watcher:
             self._named(meta.namespace, meta.name, problem)
 
     def _too_large(self, head: bytes) -> None:
-        namespace, name = (_head_text(head, key) for key in ("namespace", "name"))
+        namespace, name = (text_of(head, key) for key in ("namespace", "name"))
         self._named(namespace, name, Problem("too-large", "it is too large to be read"))
 
     def _named(self, namespace: str | None, name: str | None, problem: Problem) -> None:
@@ -385,18 +354,3 @@ class Watcher:
 def quote_line(text: str) -> str:
     """A message from afar, in one line and not too long."""
     return "".join(c if c.isprintable() else " " for c in text)[:300]
-
-
-def _head_text(head: bytes, key: str) -> str | None:
-    found = re.search(rb'"%s"\s*:\s*"([^"\\]{1,253})"' % key.encode(), head)
-    return found[1].decode(errors="replace") if found else None
-
-
-def _page_head(head: bytes) -> objects.PageHead:
-    """A list's kind and metadata come before its items."""
-    before, items, _ = head.partition(b'"items"')
-    try:
-        return msgspec.json.decode(before.rstrip(b" \t\r\n,") + b"}", type=objects.PageHead)
-    except msgspec.DecodeError as error:
-        why = error if items else "it is too large"
-        raise ApiError(0, f"no list was sent: {why}") from None
