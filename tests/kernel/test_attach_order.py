@@ -125,9 +125,9 @@ def test_killed_attach(box: Box, node: Node, at: int) -> None:
     check_calls(box, node)
 
 
-@pytest.mark.skipif(not kernel.counts_sockets(), reason="nobody goes over sockets here")
 def test_killed_while_it_counts(box: Box, node: Node) -> None:
     """The next one counts: what closed while nobody was attached is not counted for ever."""
+    kernel.need(kernel.counts_sockets(), "way to go over sockets")
     frontend = "10.96.0.10:53/tcp"
 
     def converse(test: Line) -> None:
