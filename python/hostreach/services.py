@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
 
 from . import collector
 from .changes import Change
@@ -98,12 +98,14 @@ class Services:
         prune: bool = False,
         dry_run: bool = False,
         remove: Iterable[str | Frontend | PlainFrontend] = (),
+        skip_missing_cgroups: bool = False,
     ) -> list[Change]:
         """Make the table hold ``services`` and not those to ``remove``; give back what changed.
 
         Sorted. Services may be plain values, from whoever checked them. Nothing is taken over
         from another owner, nor taken away. ``prune`` also removes those of ``owner``'s services
-        that are not among ``services``; ``dry_run`` changes nothing and tells what would.
+        that are not among ``services``; ``dry_run`` changes nothing and tells what would. A service
+        for a cgroup that is not there is refused, or with ``skip_missing_cgroups`` left as it is.
         """
         check_label(owner, "owner", OWNER_MAX)  # None would be everybody, to `prune`
         wanted: dict[PlainFrontend, Service | PlainService] = {}
@@ -125,8 +127,10 @@ class Services:
                 after = listed[i]
                 if before is not None:
                     _check_owner(before, after[4])
-                if dry_run:
-                    _check_cgroup(before, after)
+                if _lacks_cgroup(before, after):
+                    if skip_missing_cgroups:
+                        continue
+                    _refuse_cgroup(after)
                 changes.append(Change("set" if before else "add", before, after))
             for key in gone:
                 if (old := table.plain_get(key)) is not None:
@@ -164,6 +168,8 @@ class Services:
                     "this service exists already; use set to replace it",
                     object=str(service.frontend),
                 )
+            if _lacks_cgroup(None, after):
+                _refuse_cgroup(after)
             return self._write_one(Change("add", None, after))
 
     def set(self, service: Service, *, dry_run: bool = False) -> Change | None:
@@ -174,8 +180,8 @@ class Services:
         with self._writing(dry_run):
             after = self._table.plain(service)
             for _, before in self._table.plain_changes([after]):
-                if dry_run:
-                    _check_cgroup(before, after)
+                if _lacks_cgroup(before, after):
+                    _refuse_cgroup(after)
                 if before is None:
                     return self._write_one(Change("add", None, after), dry_run)
                 _check_owner(before, service.owner)
@@ -312,12 +318,18 @@ def _owned(service: PlainService | None, key: PlainFrontend, owner: str) -> Plai
     return service
 
 
-def _check_cgroup(before: PlainService | None, after: PlainService) -> None:
-    """As a table does when it is written to: of a cgroup that is gone it knows the id already."""
+def _lacks_cgroup(before: PlainService | None, after: PlainService) -> bool:
+    """Of a cgroup that is gone the table still knows the id, if it is that of the same service."""
     if (wanted := after[9]) is None or wanted[1]:
-        return
-    if before is None or before[9] is None or before[9][0] != wanted[0]:
-        raise InvalidInput("no cgroup v2 directory", object=wanted[0])
+        return False
+    return before is None or before[9] is None or before[9][0] != wanted[0]
+
+
+def _refuse_cgroup(service: PlainService) -> NoReturn:
+    path = service[9][0] if service[9] else ""
+    raise InvalidInput(
+        f"from_cgroup {path}: no such cgroup v2 directory", object=format_frontend(*service[:3])
+    )
 
 
 def _check_owner(service: PlainService, owner: str) -> None:

@@ -121,7 +121,9 @@ def _is_as_written(text: str) -> bool:
 
 
 def _restore(pin: list[str], _: list[str]) -> list[str]:
-    apply = _command("apply", "--file", SERVICES, *pin)
+    # A cgroup that is not there yet, as of a unit that starts later, keeps no other service away.
+    apply = _command("apply", "--skip-missing-cgroups", "--file", SERVICES, *pin)
+    reload = _command("apply", "--skip-missing-cgroups", "--prune", "--file", SERVICES, *pin)
     return [
         "[Unit]",
         f"Description=hostreach: the services of {SERVICES}, before the network",
@@ -141,7 +143,7 @@ def _restore(pin: list[str], _: list[str]) -> list[str]:
         "# Tables first: nobody meets half of them.",
         f"ExecStart={apply}",
         f"ExecStart={_command('attach', *pin)} $HOSTREACH_ATTACH_OPTIONS",
-        f"ExecReload={_command('apply', '--prune', '--file', SERVICES, *pin)}",
+        f"ExecReload={reload}",
         "# Programs and tables stay when the unit is stopped.",
         "TimeoutStartSec=90s",
         *_hardened(CAPABILITIES, [SERVICES]),

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from hostreach.syntax import format_frontend
 
 from .options import (
     DryRun,
@@ -21,6 +25,10 @@ from .options import (
 from .output import ended_by, print_diff, warn, warn_about
 from .progress import Progress
 
+if TYPE_CHECKING:
+    from hostreach import Service
+    from hostreach.plain import PlainService
+
 
 def apply(
     context: typer.Context,
@@ -32,6 +40,13 @@ def apply(
     ],
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove the owner's services that are not in FILE.")
+    ] = False,
+    skip_missing_cgroups: Annotated[
+        bool,
+        typer.Option(
+            "--skip-missing-cgroups",
+            help="Leave out, and name, services whose from_cgroup is not there, as at boot.",
+        ),
     ] = False,
     dry_run: DryRun = False,
     owner: Owner = "manual",
@@ -53,12 +68,30 @@ def apply(
         )
     with open_node(context, pin, max_services, max_backends, max_slots) as node:
         changes = node.services.apply(
-            found.services, owner=owner, prune=prune, dry_run=dry_run, remove=found.removed
+            found.services,
+            owner=owner,
+            prune=prune,
+            dry_run=dry_run,
+            remove=found.removed,
+            skip_missing_cgroups=skip_missing_cgroups,
         )
         ended = ended_by(node, changes, dry_run=dry_run)
     if not dry_run:
         warn_about(changes, node)
     print_diff(changes, as_json, ended)
+    if skip_missing_cgroups:
+        for name, cgroup in _without_cgroup(found.services):
+            warn(f"{name} is left as it is: there is no cgroup {cgroup}")
+
+
+def _without_cgroup(services: Iterable[Service | PlainService]) -> Iterator[tuple[str, str]]:
+    for each in services:
+        if isinstance(each, tuple):
+            name, cgroup = format_frontend(*each[:3]), each[9] and each[9][0]
+        else:
+            name, cgroup = str(each.frontend), each.from_cgroup
+        if cgroup and not os.path.isdir(cgroup):  # noqa: PTH112 - as quick as can be
+            yield name, cgroup
 
 
 def export(
