@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 _LISTENING = {"tcp": "0A", "udp": "07"}  # TCP_LISTEN; TCP_CLOSE is an unconnected UDP socket
 _ANY = ("0.0.0.0", "::")
+_CHEAPER = 256
+"""Of so many addresses it is cheaper to ask whether they are ours than to read all sockets."""
 
 
 def hidden(frontends: Iterable[PlainFrontend]) -> Iterator[tuple[PlainFrontend, list[str]]]:
@@ -21,9 +23,14 @@ def hidden(frontends: Iterable[PlainFrontend]) -> Iterator[tuple[PlainFrontend, 
     that address or to any. Others hide nothing: nobody could have listened there.
     """
     servers: dict[str, dict[int, list[str]]] = {}
+    asked = 0
     for frontend in frontends:
         address, port, protocol = frontend
         if protocol not in servers:
+            if address != "node" and asked < _CHEAPER:
+                asked += 1
+                if not is_local(address):
+                    continue
             servers[protocol] = _servers(protocol)
         bound = servers[protocol].get(port)
         if bound and address != "node":

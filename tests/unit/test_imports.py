@@ -10,6 +10,7 @@ import pytest
 
 import hostreach
 from hostreach import changes, errors, exempt, services, table, testing
+from hostreach.cli.app import _name_of, build
 from hostreach.errors import HostreachError, InvalidInput, Refused
 from hostreach.sources import file
 
@@ -123,3 +124,23 @@ def test_errors_print_one_line() -> None:
     assert InvalidInput("x").exit_code == 2
     assert Refused("x", errno=13).errno == 13
     assert errors.ProgramRejected("x", log="a\nb").log == "a\nb"
+
+
+@pytest.mark.parametrize(
+    ("line", "made"),
+    [
+        ("svc set 10.96.0.1:80/tcp", ["set"]),
+        ("--pin /sys/fs/bpf/x svc --pin=/sys/fs/bpf/x rm", ["rm"]),
+        ("svc st", None),  # said with what there is
+        ("svc --help", None),
+        ("--json svc ls", None),
+        ("svc", None),
+    ],
+)
+def test_no_more_commands_are_made_than_a_line_may_mean(line: str, made: list[str] | None) -> None:
+    for argv in (line.split(), None):  # a line leaves nothing behind for the next
+        app = build(argv)
+        (group,) = (each for each in app.registered_groups if each.name == "svc")
+        assert group.typer_instance is not None
+        found = [_name_of(each) for each in group.typer_instance.registered_commands]
+        assert found == (made if argv and made else ["add", "set", "rm", "ls", "show"])

@@ -7,6 +7,7 @@ Whatever goes wrong is told in one line on standard error.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -96,6 +97,9 @@ def _flushed(stream: TextIO) -> bool:
 
 
 def _run(argv: list[str]) -> int:
+    gc.set_threshold(50_000)  # what commands load stays, and most end before anything is garbage
+    # What runs as root loads nothing that it does not know of; and to look for it takes a while.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     import typer
     from typer.exceptions import TyperException
     from typer.main import get_command

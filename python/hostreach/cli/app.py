@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from copy import copy
 from importlib import import_module
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +14,9 @@ from hostreach import __version__
 from hostreach.errors import InvalidInput
 
 from .options import Json, Pin
+
+if TYPE_CHECKING:
+    from typer.models import CommandInfo
 
 _COMMANDS = {
     "attach": "node",
@@ -53,11 +57,40 @@ def build(argv: Sequence[str] | None = None) -> typer.Typer:
     for command in [name] if name else _COMMANDS:
         module = import_module(f".{_COMMANDS[command]}", __package__)
         if command in _GROUPS:
-            app.add_typer(module.app, name=command)
+            app.add_typer(_group(module.app, argv if name else None), name=command)
         else:
             app.command(command)(getattr(module, command))
     app.callback(invoke_without_command=True)(root)
     return app
+
+
+def _group(app: typer.Typer, argv: Sequence[str] | None) -> typer.Typer:
+    """With the one command that the line names, if that is plain to see."""
+    words = [*_words(argv or ())]
+    named = [each for each in app.registered_commands if _name_of(each) in words[1:2]]
+    if not named:
+        return app
+    alone = copy(app)  # the module's own is for the next line
+    alone.registered_commands = named
+    return alone
+
+
+def _name_of(command: CommandInfo) -> str:
+    return command.name or str(getattr(command.callback, "__name__", ""))
+
+
+def _words(argv: Sequence[str]) -> Iterator[str]:
+    """Up to the first option that is not ``--pin``: what stands behind one may be its value."""
+    words = iter(argv)
+    for word in words:
+        if word == "--pin":
+            next(words, None)
+        elif word.startswith("--pin="):
+            continue
+        elif word.startswith("-"):
+            return
+        else:
+            yield word
 
 
 def _named(argv: Sequence[str]) -> str | None:
