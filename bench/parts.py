@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from kernel.harness import Box, rawbpf
 
 import hostreach
 
-from . import growth, hooks, latency, report, rivals, table, traffic, variety
+from . import commands, growth, hooks, latency, report, rivals, traffic, variety, writing
 from .growth_report import growth_values
 from .load import Library, Shape
 from .programs import sizes
@@ -23,27 +25,59 @@ _SECONDS = 120
 """More than any child takes; who needs longer is stuck."""
 
 
+class Writes(NamedTuple):
+    """Of the control plane: tables by services and backends of each, services in a file."""
+
+    tables: Sequence[tuple[int, int]]
+    table_rounds: int
+    filed: int
+    file_rounds: int
+    starts: int
+
+
 class Effort(NamedTuple):
     """How much of everything."""
 
     rounds: int  # of the hooks' contestants
     connections: int
-    table_services: int
-    table_rounds: int
+    writes: Writes
     growth: growth.Effort
     variety: variety.Effort
     rivals: rivals.Effort
 
 
-FULL = Effort(15, 10_000, 10_000, 5, growth.FULL, variety.FULL, rivals.FULL)
-QUICK = Effort(5, 2_000, 2_000, 3, growth.QUICK, variety.QUICK, rivals.QUICK)
-SMOKE = Effort(1, 100, 100, 1, growth.SMOKE, variety.SMOKE, rivals.SMOKE)
+FULL = Effort(
+    15,
+    10_000,
+    Writes(
+        [  # one of the two grows at a time
+            *((services, 10) for services in (1, 100, 1_000, 10_000, 50_000)),
+            *((1_000, backends) for backends in (1, 100, 500)),
+        ],
+        5,
+        50_000,
+        3,
+        30,
+    ),
+    growth.FULL,
+    variety.FULL,
+    rivals.FULL,
+)
+QUICK = Effort(
+    5,
+    2_000,
+    Writes([(1_000, 10), (10_000, 10), (1_000, 100)], 2, 10_000, 1, 5),
+    growth.QUICK,
+    variety.QUICK,
+    rivals.QUICK,
+)
+SMOKE = Effort(1, 100, Writes([(20, 10)], 1, 20, 1, 1), growth.SMOKE, variety.SMOKE, rivals.SMOKE)
 
 Figures = dict[str, Any]
 
 
 def measure_hooks(effort: Effort) -> Figures:
-    """Each hook's cost, and the programs' sizes."""
+    """Each hook's cost."""
     with closing(Box()) as box:
         node = hostreach.open(str(box.pin))
         node.services.apply(Shape().made())
@@ -51,11 +85,17 @@ def measure_hooks(effort: Effort) -> Figures:
         for hook in rawbpf.ATTACH_TYPES:
             rawbpf.attach(box.bare, hook)
         costs = box.call(hooks.measure, box, Library(), effort.rounds, timeout=_SECONDS)
-    figures = {"hooks": report.hook_rows(costs), "programs": report.program_rows(sizes())}
+    rows = report.hook_rows(costs)
     rounds = f"median and quartiles of {effort.rounds} rounds"
-    report.show(f"Hooks: ns net of an empty program, {rounds}", figures["hooks"])
-    report.show("Programs", figures["programs"])
-    return figures
+    report.show(f"Hooks: ns net of an empty program, {rounds}", rows)
+    return {"hooks": rows}
+
+
+def measure_programs(_: Effort) -> Figures:
+    """Their sizes."""
+    rows = report.program_rows(sizes())
+    report.show("Programs", rows)
+    return {"programs": rows}
 
 
 def measure_latency(effort: Effort) -> Figures:
@@ -70,13 +110,36 @@ def measure_latency(effort: Effort) -> Figures:
     return {"latency": rows}
 
 
-def measure_table(effort: Effort) -> Figures:
-    """Writing."""
+def measure_library(effort: Effort) -> Figures:
+    """Tables that are filled, and changed."""
     with closing(Box()) as box:
-        written = table.measure(box.pin, effort.table_services, effort.table_rounds)
-    values = report.table_values(written)
-    report.show("Table", [values])
-    return {"table": values}
+        rows = [
+            writing.library(box.pin, *size, effort.writes.table_rounds)
+            for size in effort.writes.tables
+        ]
+    report.show("Library: milliseconds, median and range; microseconds of one change", rows)
+    return {"library": rows}
+
+
+def measure_files(effort: Effort) -> Figures:
+    """Services from files."""
+    _, _, filed, rounds, _ = effort.writes
+    with closing(Box()) as box, tempfile.TemporaryDirectory() as folder:
+        rows = [
+            row
+            for backends in (10, 1)
+            for row in commands.files(box.pin, Path(folder), filed, backends, rounds)
+        ]
+    report.show("hostreach apply -f, as a process", rows)
+    return {"files": rows}
+
+
+def measure_starts(effort: Effort) -> Figures:
+    """One command at a time."""
+    with closing(Box()) as box:
+        rows = commands.starts(box.pin, box.cgroup, effort.writes.starts)
+    report.show("Commands, milliseconds from start to exit", rows)
+    return {"starts": rows}
 
 
 def measure_growth(effort: Effort) -> Figures:
@@ -122,8 +185,11 @@ def say(text: str) -> None:
 # Rivals come last: the kernel takes its time to remove so many rules.
 PARTS: dict[str, Callable[[Effort], Figures]] = {
     "hooks": measure_hooks,
+    "programs": measure_programs,
     "latency": measure_latency,
-    "table": measure_table,
+    "library": measure_library,
+    "files": measure_files,
+    "starts": measure_starts,
     "growth": measure_growth,
     "variety": measure_variety,
     "rivals": measure_rivals,

@@ -7,7 +7,7 @@ import argparse
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import hostreach
 
 from .hooks import EMPTY, NO_SERVICE, SERVICE, Cost
 from .latency import Latency
-from .table import BACKENDS, Writing
 
 PERCENTILES = (50, 90, 99)
 
@@ -108,23 +107,6 @@ def percentiles(took: Sequence[int]) -> list[float]:
     return [ordered[len(ordered) * p // 100] / 1000 for p in PERCENTILES]
 
 
-def table_values(writing: Writing) -> dict[str, Any]:
-    """Medians; of single changes the 99th percentile too."""
-    backends = writing.services * BACKENDS
-    changes = sorted(writing.one_change)
-    put, unchanged = statistics.median(writing.put), statistics.median(writing.unchanged)
-    return {
-        "services": writing.services,
-        "backends": backends,
-        "put_ms": round(put / 1e6, 1),
-        "put_backends_per_s": round(backends / put * 1e9),
-        "unchanged_ms": round(unchanged / 1e6, 1),
-        "unchanged_backends_per_s": round(backends / unchanged * 1e9),
-        "one_backend_us_p50": round(statistics.median(changes) / 1e3, 1),
-        "one_backend_us_p99": round(changes[len(changes) * 99 // 100] / 1e3, 1),
-    }
-
-
 def program_rows(programs: dict[tuple[str, str], dict[int, Info]]) -> list[dict[str, Any]]:
     """Sizes: of the translated program in instructions, of its machine code in bytes."""
     rows = []
@@ -144,6 +126,13 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
         return values[0], values[0], values[0]
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return low, middle, high
+
+
+def spread(values: Iterable[float], digits: int = 1) -> str:
+    """The median, and the least and the most of all."""
+    ordered = sorted(values)
+    middle = statistics.median(ordered)
+    return f"{middle:,.{digits}f} ({ordered[0]:,.{digits}f} .. {ordered[-1]:,.{digits}f})"
 
 
 def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
