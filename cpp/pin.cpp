@@ -10,6 +10,7 @@
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <ctime>
@@ -56,6 +57,9 @@ std::string holder_of(int fd) {
             continue;
         std::string name;
         std::ifstream("/proc/" + pid + "/comm") >> name;
+        // A process names itself, by any bytes.
+        std::ranges::replace_if(
+            name, [](unsigned char c) { return c < ' ' || c > '~'; }, '?');
         return "; process " + pid + (name.empty() ? "" : " (" + name + ")") + " holds it";
     }
     return "";
@@ -74,6 +78,12 @@ void make_directory(const std::string &path) {
 [[noreturn]] void refuse_place(const std::string &path) {
     throw Error(Kind::invalid_input, path,
                 "no directory of a BPF file system; use a path below /sys/fs/bpf");
+}
+
+// bpffs refuses them with EPERM, even to be looked for (bpf_lookup() in kernel/bpf/inode.c).
+void refuse_dots(const std::string &path) {
+    if (path.find('.') != std::string::npos)
+        throw Error(Kind::invalid_input, path, "a BPF file system takes no name with a dot");
 }
 
 // Who may write to a directory above ours could put another in its place, unless
@@ -131,8 +141,11 @@ bool PinDirectory::exists() const {
     struct stat st;
     if (::stat(path_.c_str(), &st) == 0)
         return S_ISDIR(st.st_mode);
-    if (errno == EACCES || errno == EPERM)
-        raise_errno(path_, "open the pin directory", errno);
+    const int err = errno;
+    if (err == EPERM)
+        refuse_dots(path_);
+    if (err == EACCES || err == EPERM)
+        raise_errno(path_, "open the pin directory", err);
     return false;
 }
 
@@ -143,8 +156,7 @@ void PinDirectory::create() {
     if (!on_bpffs(kBpffs) && path_.compare(0, sizeof(kBpffs) - 1, kBpffs) == 0 &&
         ::mount("bpf", kBpffs, "bpf", 0, "mode=0700"))
         raise_errno(kBpffs, "mount bpffs", errno);
-    if (path_.find('.') != std::string::npos)
-        throw Error(Kind::invalid_input, path_, "a BPF file system takes no name with a dot");
+    refuse_dots(path_);
     make_directory(path_);
 }
 
@@ -155,8 +167,12 @@ void PinDirectory::open() {
         throw Error(Kind::not_found, path_, "no tables here; `attach` and `svc add` make them",
                     ENOENT);
     }
-    if (!fd)
-        raise_errno(path_, "open the pin directory", errno);
+    if (!fd) {
+        const int err = errno;
+        if (err == EPERM)
+            refuse_dots(path_);
+        raise_errno(path_, "open the pin directory", err);
+    }
     require_ours(fd.get(), path_);
     directory_ = std::move(fd);
     seen_.reset();
