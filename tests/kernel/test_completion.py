@@ -125,6 +125,8 @@ def test_commands_options_and_services(node: Node, complete: Complete) -> None:
     assert "--affinity" in complete("hostreach svc add x --aff")
     assert {*complete("hostreach svc show 10.96")} == {*SERVICES[:2]}
     assert complete("hostreach svc show 10.96.0.10:") == [SERVICES[0]]
+    assert {*complete("hostreach explain 10.96")} == {*SERVICES[:2]}
+    assert {*complete("hostreach trace --service 10.96")} == {*SERVICES[:2]}
     assert complete("hostreach svc add x --algorithm l") == ["least-conn"]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .completion import frontends
 from .options import Json, Pin, open_node
 from .output import hang, print_columns, print_json, printable
 
@@ -20,7 +21,11 @@ def explain(
     context: typer.Context,
     address: Annotated[
         str,
-        typer.Argument(metavar="ADDRESS:PORT/PROTOCOL", help="As a client would ask for it."),
+        typer.Argument(
+            metavar="ADDRESS:PORT/PROTOCOL",
+            help="As a client would ask for it.",
+            autocompletion=frontends,
+        ),
     ],
     from_cgroup: Annotated[
         str | None,

@@ -17,6 +17,7 @@ import typer
 
 from hostreach.errors import InvalidInput
 
+from .completion import frontends
 from .options import Pin, open_node
 from .output import SCHEMA, cut, printable, width
 
@@ -42,7 +43,10 @@ _WHY = {
 def trace(
     context: typer.Context,
     service: Annotated[
-        str | None, typer.Option(metavar="FRONTEND", help="Only calls to this service.")
+        str | None,
+        typer.Option(
+            metavar="FRONTEND", help="Only calls to this service.", autocompletion=frontends
+        ),
     ] = None,
     pid: Annotated[
         int | None,
