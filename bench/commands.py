@@ -9,6 +9,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -16,7 +17,7 @@ import hostreach
 from hostreach import Service
 from hostreach.sources.file import dump, dump_json
 
-from .report import spread
+from .report import quartiles, spread
 from .writing import service
 
 Row: TypeAlias = dict[str, Any]
@@ -74,12 +75,14 @@ def files(pin: Path, folder: Path, services: int, backends: int, rounds: int) ->
 def starts(pin: Path, cgroup: Path, rounds: int) -> list[Row]:
     """Commands on tables with one service, attached, in turn; as multiples of python's own start.
 
-    Each has something to do: before `backend rm` there is that backend, and so on.
+    That is measured right before each, for a machine that others use is slower from one second to
+    the next. Each has something to do: before `backend rm` there is that backend, and so on.
     """
     vip, other = "172.16.0.1:80/tcp", "10.0.0.1:80"
     base = [*HOSTREACH, "--pin", str(pin)]
+    python = [sys.executable, "-c", "pass"]
     commands: dict[str, list[str]] = {
-        "python -c pass": [sys.executable, "-c", "pass"],
+        "python -c pass": python,
         "status": [*base, "status"],
         "svc ls": [*base, "svc", "ls"],
         "backend add": [*base, "backend", "add", vip, other],
@@ -95,22 +98,27 @@ def starts(pin: Path, cgroup: Path, rounds: int) -> list[Row]:
     with hostreach.open(str(pin)) as node:
         try:
             took: dict[str, list[float]] = {name: [] for name in commands}
+            times: dict[str, list[float]] = {name: [] for name in commands}
             for _ in range(rounds):
                 node.attach(cgroup=str(cgroup))
                 node.services.set(Service.of(vip, "10.0.0.9:80"))
                 for name, command in commands.items():
-                    took[name].append(run(command).seconds * 1e3)
+                    own = run(python).seconds
+                    seconds = run(command).seconds
+                    took[name].append(seconds * 1e3)
+                    times[name].append(seconds / own)
         finally:
             node.detach(purge=True)
-    own = statistics.median(took["python -c pass"])
     return [
-        {
-            "command": name,
-            "ms": spread(times),
-            "times_python": round(statistics.median(times) / own, 1),
-        }
-        for name, times in took.items()
+        {"command": name, "ms": spread(took[name]), "times_python": times_of(times[name])}
+        for name in commands
     ]
+
+
+def times_of(ratios: Sequence[float]) -> str:
+    """The median, and the quartiles."""
+    low, middle, high = quartiles(ratios)
+    return f"{middle:.1f} ({low:.1f} .. {high:.1f})"
 
 
 _SPAWN = """
