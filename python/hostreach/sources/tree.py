@@ -116,12 +116,14 @@ class Tree:
         return not is_services_file(name) or not os.path.islink(path)
 
     def _look_at_all(self, heard: Heard) -> Look:
+        known = {*self._known}
         directories = self._follow()
         for _ in range(_TRIES):
             look = self._scan(heard)
             before, directories = directories, self._follow()
             if before == directories:  # nothing has moved meanwhile
                 break
+        look.gone |= known - self._known.keys()  # an earlier one of these scans missed it first
         self._missing, self._empty = look.missing, look.empty
         return look
 
@@ -194,12 +196,12 @@ class Tree:
             return False
         try:
             directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                return mount_of(directory) != self._mounts[root]
+            finally:
+                os.close(directory)
         except OSError:
             return True  # a whole look says why
-        try:
-            return mount_of(directory) != self._mounts[root]
-        finally:
-            os.close(directory)
 
     def _look_at(self, path: str, root: str, heard: Heard, look: Look) -> None:
         try:
