@@ -71,9 +71,9 @@ def _address(family: socket.AddressFamily, text: str) -> str:
 def is_local(address: str) -> bool:
     """Whether it is one of this network namespace's own."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.bind((address, 0))
-        except OSError:
-            return False
+    except OSError:  # nor where the kernel does not know the family
+        return False
     return True
