@@ -67,3 +67,6 @@ def test_skipped_until_they_come(box: Box, path: Path, file: Path) -> None:
         assert listed(box) == [VIP, SCOPED]
     assert cli.run(box.pin, *apply, "--prune").stderr == warning  # it is in the file
     assert listed(box) == [VIP, SCOPED]
+    file.write_text(file.read_text().replace("from_cgroup:", "name: new\n  from_cgroup:"))
+    said = cli.run(box.pin, *apply)  # of the cgroup that is gone the table knows all that it needs
+    assert (said.stdout, said.stderr) == (f"~ {SCOPED}: name - -> new\n", "")

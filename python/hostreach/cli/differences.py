@@ -33,8 +33,9 @@ def _differences(before: PlainService, after: PlainService) -> list[str]:
     details = [
         f"{name} {was} -> {wanted[name]}" for name, was in shown.items() if was != wanted[name]
     ]
-    if before[9] and after[9] and before[9][0] == after[9][0] and before[9] != after[9]:
-        details.append(f"from cgroup {after[9][0]}, made anew")  # the same path, another id
+    was, now = before[9], after[9]
+    if was and now and was[0] == now[0] and now[1] not in (0, was[1]):  # 0: it is gone
+        details.append(f"from cgroup {now[0]}, made anew")
     old = {backend[0]: backend for backend in before[6]}
     new = {backend[0]: backend for backend in after[6]}
     details += [f"+{_backend(each)}" for address, each in new.items() if address not in old]

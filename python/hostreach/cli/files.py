@@ -80,8 +80,10 @@ def apply(
         warn_about(changes, node)
     print_diff(changes, as_json, ended)
     if skip_missing_cgroups:
+        changed = {format_frontend(*change.key) for change in changes}
         for name, cgroup in _without_cgroup(found.services):
-            warn(f"{name} is left as it is: there is no cgroup {cgroup}")
+            if name not in changed:
+                warn(f"{name} is left as it is: there is no cgroup {cgroup}")
 
 
 def _without_cgroup(services: Iterable[Service | PlainService]) -> Iterator[tuple[str, str]]:
