@@ -176,6 +176,7 @@ def test_tables_that_are_too_small_grow(
         wait_until(lambda: len(table.services.rows()) == 118, "those that came later")
     with agent(box, api.url, *small, directory=tmp_path) as process:  # which it has outgrown
         process.wait_ready()
+        assert "cannot be exempt" not in process.log
 
 
 # --- what it says of itself --------------------------------------------------------------------

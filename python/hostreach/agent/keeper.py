@@ -85,6 +85,7 @@ class Keeper:
             self._serve()
             self._begin()
             self._notifier.waiting("loading the programs")
+            running.write(self._node.pin, self.source_name, None)  # for who ends: `_detach`
             self._attach()
             self._attached()
             while not stopped():

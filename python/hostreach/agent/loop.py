@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import suppress
 
 from hostreach.cgroup import find_root
 from hostreach.errors import AbiMismatch, HostreachError, NotFound
@@ -49,23 +48,28 @@ class Agent(Keeper):
     # --- beginning and end -----------------------------------------------------------------------
 
     def _begin(self) -> None:
-        with suppress(NotFound, AbiMismatch):  # what an older hostreach made is `attach`'s to bring
+        try:
             self._networks_before = self._node.networks()
+        except NotFound:
+            pass
+        except AbiMismatch:  # unknown until `attach` has brought them here: rather all than none
+            self._networks_before = None
         self._exempt()
         self.source.start()  # it reads while the programs are loaded
 
-    def _exempt(self) -> None:
+    def _exempt(self, *, at_once: bool = False) -> None:
         """First of all: nothing of ours may stand between us and the API server.
 
         What the tables say of it may be from long ago, and nobody else would correct it.
         """
         self._apart.stand(
-            "where the API server's address is a service's, it is asked where the tables lead"
+            "where the API server's address is a service's, it is asked where the tables lead",
+            at_once=at_once,
         )
 
     def _attached(self) -> None:
         """Only pods below our root see any service."""
-        self._exempt()
+        self._exempt(at_once=True)
         if self.settings.pod_info:
             root = self.settings.cgroup or find_root()
             self.pods = PodExemptions(self._node.exempt, root, file_of(self._node.pin))

@@ -33,7 +33,8 @@ MetricsServices = Annotated[
 DetachOnExit = Annotated[
     bool,
     typer.Option(
-        "--detach-on-exit", help="Take the programs off at the end. They stay unless told so."
+        "--detach-on-exit",
+        help="Take the programs off at the end, unless another agent runs still.",
     ),
 ]
 LogLevel = Annotated[

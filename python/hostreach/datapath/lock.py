@@ -89,7 +89,7 @@ class LockedTable:
         self._core = _core.Table(pin, LOCK_SLICE_MS, self._cgroup_mount)
         self._capacities = capacities
         self._at_least = at_least
-        self._checked = not any(capacities)
+        self._checked = at_least or not any(capacities)
         self.thread = threading.RLock()  # of those who share this object
         self._grown = False
         self._migrated = False
@@ -213,7 +213,7 @@ class LockedTable:
             and not self._core.is_attached()
         ):
             self._core.purge()
-            self._checked = not any(self._capacities)
+            self._checked = self._at_least or not any(self._capacities)
 
     def end_due(self) -> None:
         """End the sockets that the batch left to be ended."""
