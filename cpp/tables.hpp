@@ -30,8 +30,8 @@ inline Capacities Capacities::or_defaults() const {
 
 class Tables {
   public:
-    // The directory must be locked, shared at least. Raises not_found,
-    // abi_mismatch, kernel_error.
+    // The directory must be locked, shared at least. Raises not_found where nothing
+    // was made, refused where something is missing, abi_mismatch, kernel_error.
     static Tables open(const PinDirectory &pin);
     // Opens the tables, or makes them (all or none, whatever kills us); the
     // lock must be exclusive. A capacity of 0 was not asked for; one that was
@@ -72,7 +72,7 @@ class Tables {
     __u64 seen_ = 0; // generation at the last refresh
 };
 
-// Whether the tables' arrays are mapped. Raises not_found, kernel_error.
+// Whether the tables' arrays are mapped. Raises refused, kernel_error.
 bool are_mapped(const PinDirectory &pin);
 
 // The version of the tables' layout: the first word of `meta`, whatever its
@@ -97,7 +97,7 @@ enum class Lend {
 };
 
 // Makes a skeleton use the instance's maps, of a version of the layout those that
-// have been the same since. Raises not_found, kernel_error.
+// have been the same since. Raises refused, kernel_error.
 void lend_tables(const PinDirectory &pin, Skeleton &skeleton, Lend which = Lend::all,
                  __u32 version = HR_ABI_VERSION);
 
