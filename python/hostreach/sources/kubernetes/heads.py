@@ -10,6 +10,8 @@ import msgspec
 from . import objects
 from .client import ApiError
 
+_head = msgspec.json.Decoder(objects.PageHead)  # here, for threads: see watch.py
+
 
 def text_of(head: bytes, key: str) -> str | None:
     """The first value of ``key``: an object's metadata come early."""
@@ -21,7 +23,7 @@ def page_of(head: bytes) -> objects.PageHead:
     """A list's kind and metadata come before its items."""
     before, items, _ = head.partition(b'"items"')
     try:
-        return msgspec.json.decode(before.rstrip(b" \t\r\n,") + b"}", type=objects.PageHead)
+        return _head.decode(before.rstrip(b" \t\r\n,") + b"}")
     except msgspec.DecodeError as error:
         why = error if items else "it is too large"
         raise ApiError(0, f"no list was sent: {why}") from None

@@ -35,6 +35,8 @@ from .watch import Resource, Watcher, quote_line
 
 log = logging.getLogger("hostreach.kubernetes")
 
+_node = msgspec.json.Decoder(objects.Node)  # here, for threads: see watch.py
+
 SERVICES = "/api/v1/services"
 SLICES = "/apis/discovery.k8s.io/v1/endpointslices"
 PODS = "/api/v1/pods"
@@ -300,7 +302,7 @@ class KubernetesSource:
 
     def _read_node(self) -> NodeSeen:
         body = self._client.get(f"/api/v1/nodes/{self._place.node}", {})
-        node = msgspec.json.decode(body, type=objects.Node)
+        node = _node.decode(body)
         labels = node.metadata.labels
         given = (node.status and node.status.addresses) or []
         addresses = [a.address for a in given if a.type in ("InternalIP", "ExternalIP")]

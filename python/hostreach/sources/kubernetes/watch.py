@@ -31,6 +31,14 @@ log = logging.getLogger("hostreach.kubernetes")
 
 PAGE = 500
 GONE = 410
+# Made while there is one thread: msgspec describes a type to itself when it first meets it, and a
+# second thread that meets it meanwhile takes half a description for a whole one, and crashes.
+_page = msgspec.json.Decoder(objects.Page)
+_raw = msgspec.json.Decoder(objects.Event[msgspec.Raw])
+_error = msgspec.json.Decoder(objects.Event[objects.Status])
+_mark = msgspec.json.Decoder(objects.Event[objects.Bookmark])
+_partial = msgspec.json.Decoder(objects.PartialObject)
+
 _MISSING = (400, 404, 422)
 """How servers without WatchList answer, or one that has it turned off."""
 
@@ -156,9 +164,7 @@ class Watcher:
             if page:
                 params["continue"] = page
             try:
-                found = msgspec.json.decode(
-                    self._client.get(self._resource.path, params), type=objects.Page
-                )
+                found = _page.decode(self._client.get(self._resource.path, params))
                 meta = self._meta(found)
                 for item in found.items or ():
                     self._item(bytes(item))
@@ -229,14 +235,14 @@ class Watcher:
             self._object_changed(event.object, gone=event.type == "DELETED")
 
     def _refused(self, line: bytes) -> None:
-        status = msgspec.json.decode(line, type=objects.Event[objects.Status]).object
+        status = _error.decode(line).object
         code = status.code or 0
         if code == GONE or status.reason in ("Expired", "Gone"):
             raise _Again
         raise ApiError(code, f"{code} {status.message or status.reason or ''}".strip())
 
     def _bookmark(self, line: bytes) -> None:
-        mark = msgspec.json.decode(line, type=objects.Event[objects.Bookmark]).object.metadata
+        mark = _mark.decode(line).object.metadata
         if not mark.resource_version:
             raise ApiError(0, "a bookmark has no resourceVersion")
         if self._version is not None:
@@ -281,7 +287,7 @@ class Watcher:
     def _undecodable(self, line: bytes, error: msgspec.DecodeError) -> None:
         """Bad JSON is a bad connection; good JSON of the wrong types is a bad object."""
         try:
-            event = msgspec.json.decode(line, type=objects.Event[msgspec.Raw])
+            event = _raw.decode(line)
         except msgspec.DecodeError:
             raise ApiError(0, "an event was garbled") from None
         if event.type == "ERROR":
@@ -294,7 +300,7 @@ class Watcher:
 
     def _spoiled(self, raw: bytes, message: str, *, gone: bool = False) -> None:
         try:
-            meta = msgspec.json.decode(raw, type=objects.PartialObject).metadata
+            meta = _partial.decode(raw).metadata
         except msgspec.DecodeError:
             meta = objects.PartialMetadata()
         if gone:
