@@ -9,7 +9,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -17,7 +16,7 @@ import hostreach
 from hostreach import Service
 from hostreach.sources.file import dump, dump_json
 
-from .report import quartiles, spread
+from .report import ratio, spread
 from .writing import service
 
 Row: TypeAlias = dict[str, Any]
@@ -110,15 +109,9 @@ def starts(pin: Path, cgroup: Path, rounds: int) -> list[Row]:
         finally:
             node.detach(purge=True)
     return [
-        {"command": name, "ms": spread(took[name]), "times_python": times_of(times[name])}
+        {"command": name, "ms": spread(took[name]), "times_python": ratio(times[name])}
         for name in commands
     ]
-
-
-def times_of(ratios: Sequence[float]) -> str:
-    """The median, and the quartiles."""
-    low, middle, high = quartiles(ratios)
-    return f"{middle:.1f} ({low:.1f} .. {high:.1f})"
 
 
 _SPAWN = """

@@ -120,6 +120,12 @@ def program_rows(programs: dict[tuple[str, str], dict[int, Info]]) -> list[dict[
     return rows
 
 
+def ratio(values: Sequence[float]) -> dict[str, Any]:
+    """A cell: the median of ratios, and their quartiles."""
+    low, median, high = (round(value, 3) for value in quartiles(values))
+    return {"x": median, "quartiles_x": [low, high]}
+
+
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     """The first, the median and the third."""
     if len(values) < 2:

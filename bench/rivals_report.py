@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from .report import PERCENTILES, percentiles, quartiles
+from .report import PERCENTILES, percentiles, ratio
 from .rivals import COUNTED, DIRECT, Result
 from .traffic import KINDS
 
@@ -25,8 +25,7 @@ def rival_latency_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
             row |= {f"p{p}_us": round(cut, 2) for p, cut in zip(PERCENTILES, cuts, strict=True)}
             for p, cut, own in zip(PERCENTILES, cuts, base, strict=True):
                 row[f"p{p}_x"] = round(cut / own, 3)
-            low, middle, high = _by_turn(took, result.latency[DIRECT])
-            row["turns"] = {"x": middle, "quartiles_x": [low, high]}
+            row["turns"] = ratio(_by_turn(took, result.latency[DIRECT]))
             seconds = result.load_seconds.get(way)
             row["loaded_in_s"] = "" if seconds is None else round(seconds, 2)
             row["least"] = "*" if way == first else ""
@@ -34,14 +33,12 @@ def rival_latency_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     return rows
 
 
-def _by_turn(took: Sequence[int], direct: Sequence[int]) -> tuple[float, float, float]:
-    """Each turn's median as a multiple of the direct one's: median and quartiles."""
-    ratios = [
+def _by_turn(took: Sequence[int], direct: Sequence[int]) -> list[float]:
+    """Each turn's median as a multiple of the direct one's."""
+    return [
         statistics.median(took[at : at + COUNTED]) / statistics.median(direct[at : at + COUNTED])
         for at in range(0, len(took), COUNTED)
     ]
-    low, middle, high = quartiles(ratios)
-    return round(low, 3), round(middle, 3), round(high, 3)
 
 
 def rival_rate_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -56,9 +53,7 @@ def rival_rate_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
             row["unit"] = kind.unit.removesuffix("/s")
             for way in ways:
                 rates = result.rates[kind.text, way]
-                parts = quartiles([rate / base for rate, base in zip(rates, own, strict=True)])
-                low, median, high = (round(part, 3) for part in parts)
-                row[way] = {"x": median, "quartiles_x": [low, high]}
+                row[way] = ratio([rate / base for rate, base in zip(rates, own, strict=True)])
             row["most"] = max(ways, key=lambda way: row[way]["x"])
             rows.append(row)
     return rows

@@ -6,7 +6,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from .report import PERCENTILES, hook_rows, percentiles, quartiles
+from .report import PERCENTILES, hook_rows, percentiles, ratio
 from .variety import DIRECT, Crowd, Measured
 
 
@@ -28,7 +28,6 @@ def _crowd(crowd: Crowd, all_of_them: list[Crowd]) -> dict[str, Any]:
         each for each in all_of_them if each.call == crowd.call and each.way == DIRECT.text
     )
     kept = _kept(crowd)
-    low, median, high = quartiles(kept)
     of_direct = [own / other for own, other in zip(kept, _kept(direct), strict=True)]
     return {
         "call": crowd.call,
@@ -36,7 +35,7 @@ def _crowd(crowd: Crowd, all_of_them: list[Crowd]) -> dict[str, Any]:
         "processes": crowd.processes,
         "alone_per_s": round(statistics.median(crowd.alone)),
         "each_together_per_s": round(statistics.median(crowd.together)),
-        "kept": {"x": round(median, 3), "quartiles_x": [round(low, 3), round(high, 3)]},
+        "kept": ratio(kept),
         "of_direct_x": round(statistics.median(of_direct), 3),
     }
 
