@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from . import collector
 from .changes import Change
@@ -127,10 +127,9 @@ class Services:
                 after = listed[i]
                 if before is not None:
                     _check_owner(before, after[4])
-                if _lacks_cgroup(before, after):
-                    if skip_missing_cgroups:
-                        continue
-                    _refuse_cgroup(after)
+                if skip_missing_cgroups and _lacks_cgroup(before, after):
+                    continue
+                _check_cgroup(before, after)
                 changes.append(Change("set" if before else "add", before, after))
             for key in gone:
                 if (old := table.plain_get(key)) is not None:
@@ -168,8 +167,7 @@ class Services:
                     "this service exists already; use set to replace it",
                     object=str(service.frontend),
                 )
-            if _lacks_cgroup(None, after):
-                _refuse_cgroup(after)
+            _check_cgroup(None, after)
             return self._write_one(Change("add", None, after))
 
     def set(self, service: Service, *, dry_run: bool = False) -> Change | None:
@@ -180,8 +178,7 @@ class Services:
         with self._writing(dry_run):
             after = self._table.plain(service)
             for _, before in self._table.plain_changes([after]):
-                if _lacks_cgroup(before, after):
-                    _refuse_cgroup(after)
+                _check_cgroup(before, after)
                 if before is None:
                     return self._write_one(Change("add", None, after), dry_run)
                 _check_owner(before, service.owner)
@@ -325,11 +322,12 @@ def _lacks_cgroup(before: PlainService | None, after: PlainService) -> bool:
     return before is None or before[9] is None or before[9][0] != wanted[0]
 
 
-def _refuse_cgroup(service: PlainService) -> NoReturn:
-    path = service[9][0] if service[9] else ""
-    raise InvalidInput(
-        f"from_cgroup {path}: no such cgroup v2 directory", object=format_frontend(*service[:3])
-    )
+def _check_cgroup(before: PlainService | None, after: PlainService) -> None:
+    if after[9] and _lacks_cgroup(before, after):
+        raise InvalidInput(
+            f"from_cgroup {after[9][0]}: no such cgroup v2 directory",
+            object=format_frontend(*after[:3]),
+        )
 
 
 def _check_owner(service: PlainService, owner: str) -> None:

@@ -133,7 +133,8 @@ def test_errors_print_one_line() -> None:
         ("--pin /sys/fs/bpf/x svc --pin=/sys/fs/bpf/x rm", ["rm"]),
         ("svc st", None),  # said with what there is
         ("svc --help", None),
-        ("--json svc ls", None),
+        ("--json svc ls", ["ls"]),  # which is refused: --json stands behind
+        ("svc --nonsense ls", None),
         ("svc", None),
     ],
 )

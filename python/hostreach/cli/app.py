@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import copy
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated
@@ -45,7 +45,8 @@ def build(argv: Sequence[str] | None = None) -> typer.Typer:
 
     Without a line, all.
     """
-    name = None if argv is None else _named(argv)
+    words = [] if argv is None else _words(argv) or ["status"]
+    named = [word for word in words[:1] if word in _COMMANDS]
     app = typer.Typer(
         name="hostreach",
         # Without rich, help takes half the time, and is plain text on a terminal as in a pipe.
@@ -54,19 +55,18 @@ def build(argv: Sequence[str] | None = None) -> typer.Typer:
         add_completion=False,  # ours is a command
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for command in [name] if name else _COMMANDS:
+    for command in named or _COMMANDS:
         module = import_module(f".{_COMMANDS[command]}", __package__)
         if command in _GROUPS:
-            app.add_typer(_group(module.app, argv if name else None), name=command)
+            app.add_typer(_group(module.app, words), name=command)
         else:
             app.command(command)(getattr(module, command))
     app.callback(invoke_without_command=True)(root)
     return app
 
 
-def _group(app: typer.Typer, argv: Sequence[str] | None) -> typer.Typer:
+def _group(app: typer.Typer, words: Sequence[str]) -> typer.Typer:
     """With the one command that the line names, if that is plain to see."""
-    words = [*_words(argv or ())]
     named = [each for each in app.registered_commands if _name_of(each) in words[1:2]]
     if not named:
         return app
@@ -79,31 +79,21 @@ def _name_of(command: CommandInfo) -> str:
     return command.name or str(getattr(command.callback, "__name__", ""))
 
 
-def _words(argv: Sequence[str]) -> Iterator[str]:
-    """Up to the first option that is not ``--pin``: what stands behind one may be its value."""
+def _words(argv: Sequence[str]) -> list[str]:
+    """Up to the first option that is not common to all: what follows one may be its value.
+
+    The last one is an option then.
+    """
+    found: list[str] = []
     words = iter(argv)
     for word in words:
         if word == "--pin":
             next(words, None)
-        elif word.startswith("--pin="):
-            continue
-        elif word.startswith("-"):
-            return
-        else:
-            yield word
-
-
-def _named(argv: Sequence[str]) -> str | None:
-    """The command that the line names; None where that is not plain to see."""
-    words = iter(argv)
-    for word in words:
-        if word == "--pin":
-            next(words, None)
-        elif not word.startswith("-"):
-            return word if word in _COMMANDS else None
         elif word != "--json" and not word.startswith("--pin="):
-            return None
-    return "status"
+            found.append(word)
+            if word.startswith("-"):
+                break
+    return found
 
 
 def _print_version(wanted: bool) -> None:
