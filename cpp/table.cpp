@@ -225,10 +225,7 @@ void Table::refresh_node_addresses() {
                         local_addresses());
 }
 
-bool Table::is_attached() const {
-    return std::ranges::any_of(all_hooks(),
-                               [&](const Hook &hook) { return has_attachment(pin_, hook); });
-}
+bool Table::is_attached() const { return has_attachments(pin_); }
 
 bool Table::exempt(__u64 cgroup_id, __u8 level) {
     if (level >= 32)
