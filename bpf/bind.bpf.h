@@ -12,7 +12,7 @@ static __always_inline bool has_service(struct hr_key *key, __u32 scope)
 	struct service service;
 
 	key->scope = scope;
-	return (scopes_of(key) & (1U << scope)) && find_key(key, &service);
+	return (scopes_of(key) & (1U << scope)) && find_key(key, hint_of(key), &service);
 }
 
 /* 0, or -EADDRINUSE. Ports that the kernel chooses itself do not come here. */

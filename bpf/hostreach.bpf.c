@@ -113,7 +113,7 @@ SUBPROGRAM int assign(struct bpf_sock_addr *ctx, struct seat *seat, const struct
 SUBPROGRAM bool find_anew(struct bpf_sock_addr *ctx, const struct hr_key *key,
 			  struct service *service, const struct hr_origin *origin)
 {
-	if (find_service(ctx, scopes_of(key), key, service))
+	if (find_service(ctx, scopes_of(key), key, hint_of(key), service))
 		return true;
 	forget_origin(ctx, origin);
 	return false;
@@ -143,10 +143,12 @@ SUBPROGRAM int pass_by_after_all(struct bpf_sock_addr *ctx, const struct hr_key 
 static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct hr_origin origin WHOLE = {};
-	struct seat seat;
+	struct seat seat = {};
 	struct service service;
 	struct hr_key key WHOLE;
 	__u64 *translations;
+	struct hr_hint *hint;
+	bool hinted;
 	__u32 scopes;
 	int err;
 
@@ -158,11 +160,17 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 		pass_by(ctx, &key);
 		return 0;
 	}
-	if (unlikely(!find_service(ctx, scopes, &key, &service))) {
+	/* a new cookie takes a locked instruction: before the loads that would wait for it */
+	hint = hint_of(&key);
+	hinted = is_left(hint);
+	if (likely(hinted))
+		expect_connection(ctx, &seat);
+	if (unlikely(!find_service(ctx, scopes, &key, hint, &service))) {
 		pass_by_after_all(ctx, &key);
 		return 0;
 	}
-	expect_connection(ctx, &seat);
+	if (unlikely(!hinted))
+		expect_connection(ctx, &seat);
 	translations = translations_of(service.index);
 	if (!translations) /* never: there are as many as services */
 		return refuse(ctx, &key, 0, v6);
@@ -231,7 +239,7 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 	}
 	known = recall_datagram(ctx, &key, &origin);
 	if (!known || !take_known(ctx, &key, &origin, &service)) {
-		if (!find_service(ctx, scopes_of(&key), &key, &service)) {
+		if (!find_service(ctx, scopes_of(&key), &key, hint_of(&key), &service)) {
 			forget_datagram(ctx, &key);
 			return 0;
 		}

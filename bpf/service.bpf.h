@@ -141,6 +141,13 @@ static __always_inline struct hr_hint *hint_of(const struct hr_key *key)
 #endif
 }
 
+/* Has the key left a hint there, or another one? Most places are empty: it is a service's, nearly
+ * always. */
+static __always_inline bool is_left(const struct hr_hint *hint)
+{
+	return hint && *(const volatile __u32 *)&hint->service;
+}
+
 /*
  * The record, if it is this key's. Programs come here by hints too, at any time, so the
  * word with the scope is read before all else. Found valid, either it was so when the program
@@ -217,10 +224,10 @@ static __always_inline void take_hinted(struct hr_hint *hint, __u64 hinted, stru
  * key A may read B's index. The record tells: indexes are reused only after a
  * grace period, so a record that this program reached keeps its key.
  */
-static __always_inline bool find_key(const struct hr_key *key, struct service *service)
+static __always_inline bool find_key(const struct hr_key *key, struct hr_hint *hint,
+				     struct service *service)
 {
 	const struct hr_record *record = NULL;
-	struct hr_hint *hint = hint_of(key);
 	__u64 hinted = 0;
 	const __u32 *found;
 
@@ -324,14 +331,19 @@ static __always_inline bool find_node_service(struct bpf_sock_addr *ctx, const s
 {
 	struct hr_key node WHOLE = {.port = key->port, .protocol = key->protocol, .scope = HR_NODE};
 
-	return is_node_address(ctx, key) && find_key(&node, service) && may_use(ctx, service->set);
+	return is_node_address(ctx, key) && find_key(&node, hint_of(&node), service) &&
+	       may_use(ctx, service->set);
 }
 
-/* False if the address is no service for this caller. `scopes` is what scopes_of() said. */
+/*
+ * False if the address is no service for this caller. `scopes` is what scopes_of() said, `hint`
+ * what hint_of() did.
+ */
 static __always_inline bool find_service(struct bpf_sock_addr *ctx, __u32 scopes,
-					 const struct hr_key *key, struct service *service)
+					 const struct hr_key *key, struct hr_hint *hint,
+					 struct service *service)
 {
-	if (likely(scopes & (1U << HR_EXACT)) && find_key(key, service) &&
+	if (likely(scopes & (1U << HR_EXACT)) && find_key(key, hint, service) &&
 	    may_use(ctx, service->set))
 		return true;
 	/* once more: what is kept from here to there the verifier follows */
