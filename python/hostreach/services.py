@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from . import collector
+from .cgroup import find_root
 from .changes import Change
 from .errors import AlreadyExists, InvalidInput, NotFound, OwnerConflict
 from .plain import model_of, plain_frontend
@@ -324,6 +325,7 @@ def _lacks_cgroup(before: PlainService | None, after: PlainService) -> bool:
 
 def _check_cgroup(before: PlainService | None, after: PlainService) -> None:
     if after[9] and _lacks_cgroup(before, after):
+        find_root()  # refuses where none is mounted, and says what would mount it
         raise InvalidInput(
             f"from_cgroup {after[9][0]}: no such cgroup v2 directory",
             object=format_frontend(*after[:3]),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -96,6 +97,24 @@ def test_only_attach_mounts(box: Box) -> None:
         assert "cgroup v2" in refused(cli.run(box.pin, "attach", "--cgroup", "/sys/fs/cgroup"))
         assert not mounts()
         assert not Path("/run/hostreach").exists()
+
+    box.call(on_v1, timeout=60)
+
+
+def test_services_for_cgroups_wait_for_a_mount(box: Box, tmp_path: Path) -> None:
+    """As when a node starts and `attach` comes after."""
+    file = tmp_path / "services.jsonl"
+    scoped = {"frontend": "10.96.0.11:80/tcp", "from_cgroup": str(box.cgroup), "backends": []}
+    plain = {"frontend": FRONTEND, "backends": [{"address": SERVER}]}
+    file.write_text("".join(f"{json.dumps(each)}\n" for each in (plain, scoped)))
+
+    def on_v1() -> None:
+        mount_hierarchy(box, "")
+        assert "attach" in refused(cli.run(box.pin, "apply", "-f", str(file)))
+        said = cli.run(box.pin, "apply", "--skip-missing-cgroups", "-f", str(file))
+        assert (said.status, said.stdout) == (0, f"+ {FRONTEND} with 1 backend\n")
+        assert "10.96.0.11:80/tcp is left as it is" in said.stderr
+        assert not mounts()
 
     box.call(on_v1, timeout=60)
 

@@ -43,8 +43,10 @@ def knows_host() -> bool:
 
 def cgroup_of(path: str) -> tuple[int, int]:
     """Id and depth; 0 for a cgroup that is gone, which the table accepts where it knew it."""
+    if not (root := mounted_root()):
+        return 0, 0
     try:
-        return _core.cgroup(path, find_root())
+        return _core.cgroup(path, root)
     except InvalidInput as error:
         if error.errno == ENOENT:
             return 0, 0
