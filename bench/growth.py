@@ -32,6 +32,10 @@ CALLS = (
     Call("connect", "TCP, new sockets", "connect_new", TCP, 0, 1000),
     Call("sendmsg", "200 sockets", "send_reused", UDP, 200, 4000),
 )
+COLD_CALLS = (
+    *CALLS[:2],
+    Call("sendmsg", "a socket for each", "send_reused", UDP, 5_000, 4000),
+)
 CALLED = 500
 """Services of each protocol; as many as there are of it in 1,000 services of both."""
 CHANGES = 200
@@ -114,12 +118,12 @@ def _measure(shape: Shape, library: Library, effort: Effort) -> Size:
         for hook in rawbpf.ATTACH_TYPES:
             rawbpf.attach(box.bare, hook)
 
-        def costs(called: int) -> list[Cost]:
-            arguments = (box, library, effort.rounds, shape, CALLS, called)
+        def costs(calls: Sequence[Call], called: int) -> list[Cost]:
+            arguments = (box, library, effort.rounds, shape, calls, called)
             return box.call(hooks.measure, *arguments, timeout=_SECONDS)
 
-        warm = costs(CALLED)
-        cold = costs(shape.services) if shape.services > CALLED else []
+        warm = costs(CALLS, CALLED)
+        cold = costs(COLD_CALLS, shape.services) if shape.services > CALLED else []
         fixed = sum(sizes.values()) - sized
         return Size(shape, room, sized, fixed, charged, filled, timed, warm, cold)
 

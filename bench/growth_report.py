@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from .growth import CALLS, Filled, Size
+from .growth import CALLS, COLD_CALLS, Filled, Size
 from .latency import WAYS
 from .model import possible_cpus, sized_bytes
 from .report import hook_rows, latency_rows
@@ -20,7 +20,11 @@ AS_REFERENCE = "of_1000"
 
 
 HOOKS = ("connect_udp", "connect_tcp", "sendmsg")
-_NAMES = dict(zip((call.text for call in CALLS), HOOKS, strict=True))
+_NAMES = {
+    call.text: name
+    for calls in (CALLS, COLD_CALLS)
+    for call, name in zip(calls, HOOKS, strict=True)
+}
 
 
 def growth_values(services: Sequence[Size], backends: Sequence[Size]) -> dict[str, Any]:

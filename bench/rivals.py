@@ -50,8 +50,8 @@ class Effort(NamedTuple):
     rivals: Sequence[str] = (IPTABLES.text, NFTABLES.text)
 
 
-FULL = Effort((1, 1_000, 10_000, 30_000), 40, 15, 0.04)
-QUICK = Effort((1, 10_000), 12, 7, 0.02)
+FULL = Effort((1, 1_000, 10_000, 30_000), 200, 15, 0.04)
+QUICK = Effort((1, 10_000), 60, 7, 0.02)
 SMOKE = Effort((10,), 1, 1, 0.001)
 
 
