@@ -141,8 +141,10 @@ static __always_inline struct hr_hint *hint_of(const struct hr_key *key)
 #endif
 }
 
-/* Has the key left a hint there, or another one? Most places are empty: it is a service's, nearly
- * always. */
+/*
+ * Has the key left a hint there, or another one? Where some thousands of services are called most
+ * places are empty, so that who finds one is a service's nearly always.
+ */
 static __always_inline bool is_left(const struct hr_hint *hint)
 {
 	return hint && *(const volatile __u32 *)&hint->service;
@@ -185,14 +187,20 @@ static __always_inline __u32 scale(__u32 number, __u32 count)
 }
 
 /*
- * Does not wait for the slot to say which one it is: no more than a guess. It stands here, not
- * where a backend is chosen, for what is kept from here to there the verifier follows.
+ * What a hint says the call will need, before the record has said that it is so: slot, backend
+ * and count. Which backend it will be is a guess that does not wait for the slot. It stands here,
+ * not where a backend is chosen, for what is kept from here to there the verifier follows.
  */
-static __always_inline void fetch_backend(const struct service *service, __u32 first)
+static __always_inline void fetch_hinted(const struct service *service, __u64 hinted, __u32 first)
 {
-	__u32 id = first + scale(service->random, count_of(service->set));
+	__u32 drawn = scale(service->random, count_of(hinted));
+	__u32 at = ((__u32)hinted + drawn) / HR_LINE_WORDS;
+	__u32 id = first + drawn;
+	const struct hr_line *line = bpf_map_lookup_elem(&slots, &at);
 	const struct hr_backend *backend = bpf_map_lookup_elem(&backends, &id);
 
+	if (line)
+		fetch(line);
 	if (backend)
 		fetch(backend);
 	fetch_active(id);
@@ -213,7 +221,6 @@ static __always_inline void take_hinted(struct hr_hint *hint, __u64 hinted, stru
 		return;
 	}
 	service->set = own;
-	fetch_backend(service, *(volatile __u32 *)&hint->first);
 }
 
 /*
@@ -231,8 +238,10 @@ static __always_inline bool find_key(const struct hr_key *key, struct hr_hint *h
 	__u64 hinted = 0;
 	const __u32 *found;
 
+	service->random = bpf_get_prandom_u32(); /* while the hint is on its way */
 	if (hint) {
 		hinted = *(volatile __u64 *)&hint->set;
+		fetch_hinted(service, hinted, *(volatile __u32 *)&hint->first);
 		record = record_at(service, *(volatile __u32 *)&hint->service - 1, key);
 	}
 	if (unlikely(!record)) {
@@ -245,7 +254,6 @@ static __always_inline bool find_key(const struct hr_key *key, struct hr_hint *h
 		if (hint)
 			*(volatile __u32 *)&hint->service = service->index + 1;
 	}
-	service->random = bpf_get_prandom_u32(); /* while the record is on its way */
 	/* torn for so long: the service is there, so to refuse is right, and to pass is not */
 	if (unlikely(!read_set(record, &service->set)))
 		service->set = 0;
