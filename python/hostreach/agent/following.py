@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hostreach import running
+from hostreach.cgroup import find_root
 from hostreach.errors import HostreachError, InvalidInput
 from hostreach.models import Frontend, Service
 from hostreach.node import Node
@@ -255,6 +256,8 @@ class FileAgent(Keeper):
         """For the tables; None if its cgroup is not there: then it waits, and others do not."""
         what = f"service {service.frontend}"
         try:
+            if service.from_cgroup:
+                find_root()  # raises where none is mounted
             if service.from_cgroup and not Path(service.from_cgroup).is_dir():
                 raise InvalidInput("there is no such cgroup", object=service.from_cgroup)
             plain = self._node.plain.plain(service)

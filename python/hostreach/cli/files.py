@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hostreach.cgroup import find_mounts
 from hostreach.syntax import format_frontend
 
 from .options import (
@@ -87,12 +88,13 @@ def apply(
 
 
 def _without_cgroup(services: Iterable[Service | PlainService]) -> Iterator[tuple[str, str]]:
+    mounted = any(kind == "cgroup2" for _, kind, *_ in find_mounts())
     for each in services:
         if isinstance(each, tuple):
             name, cgroup = format_frontend(*each[:3]), each[9] and each[9][0]
         else:
             name, cgroup = str(each.frontend), each.from_cgroup
-        if cgroup and not os.path.isdir(cgroup):  # noqa: PTH112 - as quick as can be
+        if cgroup and not (mounted and os.path.isdir(cgroup)):  # noqa: PTH112 - as quick as can be
             yield name, cgroup
 
 

@@ -42,7 +42,10 @@ def knows_host() -> bool:
 
 
 def cgroup_of(path: str) -> tuple[int, int]:
-    """Id and depth; 0 for a cgroup that is gone, which the table accepts where it knew it."""
+    """Id and depth; 0 for a cgroup that is gone, which the table accepts where it knew it.
+
+    Gone are all where no cgroup v2 is mounted.
+    """
     if not (root := mounted_root()):
         return 0, 0
     try:
