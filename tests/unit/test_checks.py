@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -321,6 +321,34 @@ def test_intervals_are_kept_and_spread() -> None:
     assert len(gaps) >= 5
     assert all(gap > 0.095 for gap in gaps)
     assert max(gaps) - min(gaps) > 0.002
+
+
+@pytest.mark.parametrize("how", ["close", "drop"])
+def test_ends_though_a_probe_loses_what_cancels_it(how: str) -> None:
+    """As asyncio.wait_for before Python 3.12, where both happen at once."""
+    probed = threading.Event()
+    told: list[object] = []
+
+    async def deaf(_: Target) -> None:
+        probed.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hostreach.agent.checks.runner.probe", deaf)
+        runner = Runner(3, lambda: None, lambda *result: told.append(result))
+        target = Target.of("127.0.0.1:1", FAST, "tcp")
+        runner.follow([target], (), ())
+        assert probed.wait(10)
+        if how == "drop":
+            probed.clear()
+            runner.follow((), [target], ())
+            assert not probed.wait(0.5)
+        ending = threading.Thread(target=runner.close, daemon=True)
+        ending.start()
+        ending.join(10)
+    assert not ending.is_alive()
+    assert told == []
 
 
 def test_a_mistake_of_ours_is_seen(caplog: pytest.LogCaptureFixture) -> None:

@@ -145,6 +145,8 @@ class Runner:
                 except NotDone as error:
                     self._complain(str(error))
                     result = "not-done"
+            if self._tasks.get(target) is not asyncio.current_task():
+                return  # wait_for loses what cancels it as the probe ends (Python before 3.12)
             self._told(check.kind, result, time.monotonic() - began)
             if result == "not-done":
                 health.undone = began
@@ -166,6 +168,7 @@ class Runner:
 
     async def _cancel(self) -> None:
         tasks = [*self._tasks.values()]
+        self._tasks.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
