@@ -8,9 +8,9 @@ without them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeGuard
 
 from . import collector
 from .cgroup import find_root
@@ -30,7 +30,7 @@ from .syntax import (
 
 if TYPE_CHECKING:
     from .models import Backend, Frontend, Service
-    from .plain import PlainBackend, PlainFrontend, PlainService
+    from .plain import PlainBackend, PlainFrontend, PlainService, PlainSubtree
     from .table import Row, Table
 
 __all__ = ["Change", "Inspection", "Services"]
@@ -99,14 +99,15 @@ class Services:
         prune: bool = False,
         dry_run: bool = False,
         remove: Iterable[str | Frontend | PlainFrontend] = (),
-        skip_missing_cgroups: bool = False,
+        on_missing_cgroup: Callable[[PlainFrontend, str], None] | None = None,
     ) -> list[Change]:
         """Make the table hold ``services`` and not those to ``remove``; give back what changed.
 
         Sorted. Services may be plain values, from whoever checked them. Nothing is taken over
         from another owner, nor taken away. ``prune`` also removes those of ``owner``'s services
         that are not among ``services``; ``dry_run`` changes nothing and tells what would. A service
-        for a cgroup that is not there is refused, or with ``skip_missing_cgroups`` left as it is.
+        for a cgroup that is not there is refused or, with ``on_missing_cgroup``, left as it is and
+        told to that, with the cgroup's path.
         """
         check_label(owner, "owner", OWNER_MAX)  # None would be everybody, to `prune`
         wanted: dict[PlainFrontend, Service | PlainService] = {}
@@ -128,7 +129,7 @@ class Services:
                 after = listed[i]
                 if before is not None:
                     _check_owner(before, after[4])
-                if skip_missing_cgroups and _lacks_cgroup(before, after):
+                if on_missing_cgroup and _lacks_cgroup(before, after):
                     continue
                 _check_cgroup(before, after)
                 changes.append(Change("set" if before else "add", before, after))
@@ -143,6 +144,11 @@ class Services:
                     if old[:3] not in wanted and old[:3] not in gone
                 ]
             self._write(changes, dry_run)
+        if on_missing_cgroup:
+            changed = {change.key for change in changes}
+            for each in listed:
+                if _has_gone(cgroup := each[9]) and each[:3] not in changed:
+                    on_missing_cgroup(each[:3], cgroup[0])
         changes.sort(key=lambda change: frontend_key(*change.key))
         return changes
 
@@ -316,20 +322,30 @@ def _owned(service: PlainService | None, key: PlainFrontend, owner: str) -> Plai
     return service
 
 
+def _has_gone(cgroup: PlainSubtree | None) -> TypeGuard[PlainSubtree]:
+    return cgroup is not None and not cgroup[1]
+
+
 def _lacks_cgroup(before: PlainService | None, after: PlainService) -> bool:
     """Of a cgroup that is gone the table still knows the id, if it is that of the same service."""
-    if (wanted := after[9]) is None or wanted[1]:
+    if not _has_gone(wanted := after[9]):
         return False
     return before is None or before[9] is None or before[9][0] != wanted[0]
 
 
-def _check_cgroup(before: PlainService | None, after: PlainService) -> None:
-    if after[9] and _lacks_cgroup(before, after):
-        find_root()  # refuses where none is mounted, and says what would mount it
+def check_cgroup(service: PlainService) -> None:
+    """Raises `InvalidInput` if its cgroup is not there, `Refused` if no cgroup v2 is mounted."""
+    if _has_gone(cgroup := service[9]):
+        find_root()
         raise InvalidInput(
-            f"from_cgroup {after[9][0]}: no such cgroup v2 directory",
-            object=format_frontend(*after[:3]),
+            f"from_cgroup {cgroup[0]}: no such cgroup v2 directory",
+            object=format_frontend(*service[:3]),
         )
+
+
+def _check_cgroup(before: PlainService | None, after: PlainService) -> None:
+    if _lacks_cgroup(before, after):
+        check_cgroup(after)
 
 
 def _check_owner(service: PlainService, owner: str) -> None:

@@ -9,14 +9,13 @@ import select
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from hostreach import running
-from hostreach.cgroup import find_root
-from hostreach.errors import HostreachError, InvalidInput
+from hostreach.errors import HostreachError
 from hostreach.models import Frontend, Service
 from hostreach.node import Node
 from hostreach.plain import PlainFrontend, PlainService, plain_frontend
+from hostreach.services import check_cgroup
 from hostreach.sources.files import Changes, Files
 from hostreach.sources.reader import Entry
 from hostreach.sources.tree import SETTLED
@@ -256,11 +255,8 @@ class FileAgent(Keeper):
         """For the tables; None if its cgroup is not there: then it waits, and others do not."""
         what = f"service {service.frontend}"
         try:
-            if service.from_cgroup:
-                find_root()  # raises where none is mounted
-            if service.from_cgroup and not Path(service.from_cgroup).is_dir():
-                raise InvalidInput("there is no such cgroup", object=service.from_cgroup)
             plain = self._node.plain.plain(service)
+            check_cgroup(plain)
         except HostreachError as error:
             self.waiting[service.frontend] = service
             if self._trouble.get(what) != str(error):

@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hostreach.cgroup import find_mounts
 from hostreach.syntax import format_frontend
 
 from .options import (
@@ -27,8 +24,7 @@ from .output import ended_by, print_diff, warn, warn_about
 from .progress import Progress
 
 if TYPE_CHECKING:
-    from hostreach import Service
-    from hostreach.plain import PlainService
+    from hostreach.plain import PlainFrontend
 
 
 def apply(
@@ -67,6 +63,11 @@ def apply(
             f"{found.checked} of the services have a check, which `agent file` does and apply does "
             "not"
         )
+    missing: list[tuple[PlainFrontend, str]] = []
+
+    def leave(frontend: PlainFrontend, cgroup: str) -> None:
+        missing.append((frontend, cgroup))
+
     with open_node(context, pin, max_services, max_backends, max_slots) as node:
         changes = node.services.apply(
             found.services,
@@ -74,28 +75,14 @@ def apply(
             prune=prune,
             dry_run=dry_run,
             remove=found.removed,
-            skip_missing_cgroups=skip_missing_cgroups,
+            on_missing_cgroup=leave if skip_missing_cgroups else None,
         )
         ended = ended_by(node, changes, dry_run=dry_run)
     if not dry_run:
         warn_about(changes, node)
     print_diff(changes, as_json, ended)
-    if skip_missing_cgroups:
-        changed = {format_frontend(*change.key) for change in changes}
-        for name, cgroup in _without_cgroup(found.services):
-            if name not in changed:
-                warn(f"{name} is left as it is: there is no cgroup {cgroup}")
-
-
-def _without_cgroup(services: Iterable[Service | PlainService]) -> Iterator[tuple[str, str]]:
-    mounted = any(kind == "cgroup2" for _, kind, *_ in find_mounts())
-    for each in services:
-        if isinstance(each, tuple):
-            name, cgroup = format_frontend(*each[:3]), each[9] and each[9][0]
-        else:
-            name, cgroup = str(each.frontend), each.from_cgroup
-        if cgroup and not (mounted and os.path.isdir(cgroup)):  # noqa: PTH112 - as quick as can be
-            yield name, cgroup
+    for frontend, cgroup in missing:
+        warn(f"{format_frontend(*frontend)} is left as it is: there is no cgroup {cgroup}")
 
 
 def export(
