@@ -64,10 +64,12 @@ SUBPROGRAM bool is_subflow(struct bpf_sock_addr *ctx)
 	return is_mptcp;
 }
 
-/* Whether or not it gets a place: the choice of a backend takes longer than a place to come. */
+/*
+ * Whether or not it gets a place: the choice of a backend takes longer than a place to come.
+ * `seat` is zero, or what this found before.
+ */
 static __always_inline void expect_connection(struct bpf_sock_addr *ctx, struct seat *seat)
 {
-	*seat = (struct seat){};
 	if (!knobs.has_places)
 		return;
 	find_seat(seat, ctx);

@@ -162,7 +162,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 	}
 	/* a new cookie takes a locked instruction: before the loads that would wait for it */
 	hint = hint_of(&key);
-	hinted = (scopes & (1U << HR_EXACT)) && is_left(hint);
+	hinted = (scopes & (1U << HR_EXACT)) && is_used(hint);
 	if (likely(hinted))
 		expect_connection(ctx, &seat);
 	if (unlikely(!find_service(ctx, scopes, &key, hint, &service))) {

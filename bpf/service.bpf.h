@@ -145,7 +145,7 @@ static __always_inline struct hr_hint *hint_of(const struct hr_key *key)
  * Has the key left a hint there, or another one? Where some thousands of services are called most
  * places are empty, so that who finds one is a service's nearly always.
  */
-static __always_inline bool is_left(const struct hr_hint *hint)
+static __always_inline bool is_used(const struct hr_hint *hint)
 {
 	return hint && *(const volatile __u32 *)&hint->service;
 }
@@ -238,8 +238,8 @@ static __always_inline bool find_key(const struct hr_key *key, struct hr_hint *h
 	__u64 hinted = 0;
 	const __u32 *found;
 
-	service->random = bpf_get_prandom_u32(); /* while the hint is on its way */
-	if (hint) {
+	if (likely(is_used(hint))) {
+		service->random = bpf_get_prandom_u32(); /* while the hint is on its way */
 		hinted = *(volatile __u64 *)&hint->set;
 		fetch_hinted(service, hinted, *(volatile __u32 *)&hint->first);
 		record = record_at(service, *(volatile __u32 *)&hint->service - 1, key);
@@ -251,6 +251,7 @@ static __always_inline bool find_key(const struct hr_key *key, struct hr_hint *h
 		record = record_at(service, *(const volatile __u32 *)found, key);
 		if (!record)
 			return false;
+		service->random = bpf_get_prandom_u32();
 		if (hint)
 			*(volatile __u32 *)&hint->service = service->index + 1;
 	}
