@@ -124,6 +124,7 @@ def time_calls(
     cgroup = box.bare if contestant.empty else box.cgroup
     program: Program = attached(cgroup, f"{call.hook}{family}")
     with _sockets(box, call, contestant, family, targets) as made:
+        # a socket's first send makes its storage
         library.call(call.function, made.load, max(WARM, call.sockets))
         before = program.info()
         library.call(call.function, made.load, call.calls)
