@@ -31,19 +31,19 @@ class Hints:
 
     def there(self) -> dict[int, int]:
         """By index of the service, its publishing word as it was."""
-        all_ = (HINT.unpack(self._map[n]) for n in range(self._map.shape.entries))
+        all_ = HINT.iter_unpack(self._map.elements())
         return {service - 1: word for word, service, _ in all_ if service}
 
     def fill(self, service: int, word: int = 0, backend: int = 0) -> None:
         """All of them: an index and one, the publishing word, and an id in the first slot."""
-        for n in range(self._map.shape.entries):
-            self._map[n] = HINT.pack(word, service, backend)
+        self._map.fill(HINT.pack(word, service, backend))
 
 
 @pytest.fixture
 def hints(box: Box, node: Node) -> Iterator[Hints]:
     kernel.need(node.status().cgroup != "", "an attachment")
     kernel.need(kernel.has("mmap") and kernel.has("global_data"), "mapped arrays")
+    kernel.need(kernel.has("batch"), "arrays read and written whole")
     kernel.need(platform.machine() in ("x86_64", "s390x"), "loads in order")
     box.serve(*(f"10.0.0.{n}:80/{protocol}" for n in range(2, 6) for protocol in ("tcp", "udp")))
     with RawMap.pinned(box.pin / "hints") as found:

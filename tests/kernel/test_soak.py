@@ -27,7 +27,7 @@ from .harness.bpf import attached, bpftool, pinned_maps
 from .harness.clients import TCP, UDP_CONNECTED, UDP_UNCONNECTED, V4, exchange
 
 LONG = os.environ.get("HOSTREACH_LONG") == "1"
-SECONDS = float(os.environ.get("HOSTREACH_SOAK_SECONDS", "3600" if LONG else "12"))
+SECONDS = float(os.environ.get("HOSTREACH_SOAK_SECONDS", "3600" if LONG else "6"))
 WARM = max(4.0, min(60.0, SECONDS / 4))
 PAUSE = 0.005
 """Seconds: the machine is to be at work, not out of breath."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel tests that every kernel has to pass each time: the main job, and what kernels decide.
 
-Chosen so that five guests are through in four or five minutes, two at a time. These get the marker
-`vm` (tests/kernel/conftest.py).
+Chosen so that a guest is through in two minutes or three. These get the marker `vm`
+(tests/kernel/conftest.py).
 """
 
 from __future__ import annotations

@@ -10,13 +10,17 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 from .rawbpf import bpf, pinned
 
 HASH, ARRAY, LRU_HASH = 1, 2, 9
 MMAPABLE = 1 << 10
 _CREATE, _LOOKUP, _UPDATE, _NEXT_KEY, _PIN, _INFO = 0, 1, 2, 4, 6, 15
+_LOOKUP_BATCH, _UPDATE_BATCH = 24, 26  # since Linux 5.6
+
+if TYPE_CHECKING:
+    _Buffer = ctypes.Array[ctypes.c_char]
 
 
 class Shape(NamedTuple):
@@ -103,6 +107,33 @@ class RawMap:
         access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         whole = mmap.mmap(self._fd, size, mmap.MAP_SHARED, access)
         return memoryview(whole)[: stride * self.shape.entries]
+
+    def elements(self) -> bytes:
+        """All of an array's, in one call."""
+        keys, values = self._batch()
+        reached = ctypes.create_string_buffer(4)
+        self._all(_LOOKUP_BATCH, ctypes.addressof(reached), keys, values)
+        return values.raw
+
+    def fill(self, value: bytes) -> None:
+        """Write that into every element of an array, in one call."""
+        assert len(value) == self.shape.value
+        keys, values = self._batch()
+        count = self.shape.entries
+        keys.raw = struct.pack(f"={count}I", *range(count))
+        values.raw = value * count
+        self._all(_UPDATE_BATCH, 0, keys, values)
+
+    def _batch(self) -> tuple[_Buffer, _Buffer]:
+        """Room for the keys and the values of an array, whose elements stand without padding."""
+        assert self.shape.value % 8 == 0
+        count = self.shape.entries
+        keys, values = (ctypes.create_string_buffer(count * n) for n in (4, self.shape.value))
+        return keys, values
+
+    def _all(self, command: int, reached: int, keys: _Buffer, values: _Buffer) -> None:
+        addresses = ctypes.addressof(keys), ctypes.addressof(values)
+        bpf(command, struct.pack("=4QII", 0, reached, *addresses, self.shape.entries, self._fd))
 
     def _element(self, command: int, key: bytes | int | None, value: int) -> None:
         if isinstance(key, int):
