@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .errors import Refused
 
@@ -33,8 +33,12 @@ class Running(NamedTuple):
 
 
 def path_of(pin: str, what: str) -> str:
-    """Where something is noted of an instance."""
-    return f"{DIRECTORY}/{pin.strip('/').replace('/', '-')}.{what}.json"
+    """Where something is noted of an instance, and of no other."""
+    return f"{DIRECTORY}/{_stem(pin)}.{what}.json"
+
+
+def _stem(pin: str) -> str:
+    return pin.strip("/").replace("%", "%25").replace("-", "%2D").replace("/", "-")
 
 
 def write(pin: str, source: str, synced_at: float | None, problems: Sequence[str] = ()) -> None:
@@ -44,7 +48,7 @@ def write(pin: str, source: str, synced_at: float | None, problems: Sequence[str
         shown.append(f"and {len(problems) - PROBLEMS_MAX} more")
     write_json(
         path_of(pin, f"agent-{_as_name(source)}"),
-        {"source": source, "pid": os.getpid(), "synced_at": synced_at, "problems": shown},
+        {"source": source, **_writer(), "synced_at": synced_at, "problems": shown},
     )
 
 
@@ -129,7 +133,7 @@ def write_checks(pin: str, owner: str, found: Mapping[str, Mapping[str, Checked]
     """Of an owner's services: by frontend and backend, those that are checked."""
     path = _checks_path(pin, owner)
     if found:
-        write_json(path, {"pid": os.getpid(), "services": found})
+        write_json(path, {**_writer(), "services": found})
     else:
         with suppress(OSError):
             os.unlink(path)  # noqa: PTH108
@@ -140,7 +144,7 @@ def read_checks(pin: str, owner: str, frontend: str) -> dict[str, Checked]:
     try:
         with open(_checks_path(pin, owner), encoding="utf-8") as file:  # noqa: PTH123
             said = json.load(file)
-        if not _is_alive(int(said["pid"])):
+        if not _is_there(said):
             return {}
         return {
             backend: Checked(*each) for backend, each in said["services"].get(frontend, {}).items()
@@ -174,17 +178,34 @@ def remove(pin: str, source: str) -> None:
 
 def read(pin: str) -> list[Running]:
     """Those agents that said anything here, by their sources' names."""
-    prefix = os.path.basename(path_of(pin, "agent-"))[: -len(".json")]  # noqa: PTH119
+    found = (_read(path) for path in _noted(pin, "agent-"))
+    return [each for each in found if each is not None]
+
+
+def forget(pin: str) -> None:
+    """What killed agents left of an instance goes; that of others stays."""
+    for path in _noted(pin, ""):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            if ".lock-" in path:
+                held = _lock(path)
+                if held is not None and held != _TAKEN:
+                    os.unlink(path)  # noqa: PTH108
+                    os.close(held)
+                continue
+            with open(path, encoding="utf-8") as file:  # noqa: PTH123
+                said = json.load(file)
+            if not _is_there(said):
+                os.unlink(path)  # noqa: PTH108
+
+
+def _noted(pin: str, what: str) -> list[str]:
+    prefix = f"{_stem(pin)}.{what}"
     try:
         names = sorted(os.listdir(DIRECTORY))  # noqa: PTH208
     except OSError:
         return []
-    found = (_read(f"{DIRECTORY}/{name}") for name in names if _is_record(name, prefix))
-    return [each for each in found if each is not None]
-
-
-def _is_record(name: str, prefix: str) -> bool:
-    return name.startswith(prefix) and name.endswith(".json")
+    found = (name for name in names if name.startswith(prefix) and name.endswith(".json"))
+    return [f"{DIRECTORY}/{name}" for name in found]
 
 
 def _read(path: str) -> Running | None:
@@ -194,16 +215,33 @@ def _read(path: str) -> Running | None:
         pid, synced_at = int(said["pid"]), said["synced_at"]
         age = None if synced_at is None else max(0.0, time.time() - float(synced_at))
         problems = [str(each) for each in said["problems"]]
-        return Running(str(said["source"]), pid, _is_alive(pid), age, problems)
+        return Running(str(said["source"]), pid, _is_there(said), age, problems)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _is_alive(pid: int) -> bool:
+def _writer() -> dict[str, int | None]:
+    """Who writes: when a pid began tells it from a later process that has it."""
+    return {"pid": os.getpid(), "started": _started(os.getpid())}
+
+
+def _is_there(said: Any) -> bool:
+    """Does the process that wrote that still run?"""
+    pid, before = int(said["pid"]), said.get("started")  # None: an older version wrote it
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except OSError:
         pass
-    return True
+    now = _started(pid)
+    return before is None or now is None or now == before
+
+
+def _started(pid: int) -> int | None:
+    """In clock ticks since the machine did (proc_pid_stat(5)); None where it is not to be seen."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None

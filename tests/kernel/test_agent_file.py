@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hostreach import Service
+from hostreach.running import DIRECTORY, path_of
 
 from .harness import Box, cli, wait_until
 from .harness.agents import AgentProcess, Notified, running
@@ -291,6 +292,23 @@ def test_a_second_one_of_the_same_name_is_refused(box: Box, tmp_path: Path, tabl
         with follow(box, tmp_path, str(two)) as second:
             second.wait_ready()
             assert [str(s.frontend) for s in table.services] == ["10.96.0.11:80/tcp"]
+
+
+def test_purge_forgets_one_that_was_killed(box: Box, tmp_path: Path) -> None:
+    """Its name and what it checked are in /run."""
+    file = tmp_path / "one.yaml"
+    file.write_text(text(["10.0.0.2:80"], more="  check: {kind: tcp}\n"))
+    with follow(box, tmp_path, str(file)) as agent:
+        agent.wait_ready()
+        wait_until(lambda: any("checks" in note.name for note in notes(box)), "a check's outcome")
+        agent.stop(signal.SIGKILL)
+    assert len(notes(box)) == 3
+    assert cli.run(box.pin, "detach", "--purge").status == 0
+    assert not notes(box)
+
+
+def notes(box: Box) -> list[Path]:
+    return [*Path(DIRECTORY).glob(f"{Path(path_of(str(box.pin), '')).stem}*")]
 
 
 def test_port_that_is_taken(box: Box, tmp_path: Path) -> None:

@@ -52,6 +52,60 @@ def test_agent_that_was_killed(directory: Path) -> None:
     assert [each.alive for each in running.read(PIN)] == [False]
 
 
+def test_another_process_has_its_pid_by_now(directory: Path) -> None:
+    running.write(PIN, "file", None)
+    running.write_checks(PIN, "file", {"a": {"b": Checked(None, "", 0.0)}})
+    for path in directory.iterdir():
+        said = json.loads(path.read_text())
+        assert said["pid"] == os.getpid()
+        path.write_text(json.dumps({**said, "started": said["started"] - 1}))
+    assert [each.alive for each in running.read(PIN)] == [False]
+    assert running.read_checks(PIN, "file", "a") == {}
+
+
+def test_written_by_an_older_version(directory: Path) -> None:
+    running.write(PIN, "file", None)
+    (path,) = directory.iterdir()
+    said = json.loads(path.read_text())
+    del said["started"]
+    path.write_text(json.dumps(said))
+    assert [each.alive for each in running.read(PIN)] == [True]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("/bpf/a-b", "/bpf/a/b"), ("/bpf/a%2Db", "/bpf/a-b"), ("/bpf/a", "/bpf/a.agent-x")],
+)
+def test_instances_whose_pins_look_alike(one: str, other: str) -> None:
+    running.write(one, "file", None)
+    running.write(other, "kubernetes", None)
+    with running.alone(one, "file"), running.alone(other, "file"):
+        assert [each.source for each in running.read(one)] == ["file"]
+        assert [each.source for each in running.read(other)] == ["kubernetes"]
+
+
+def test_what_killed_ones_left_is_forgotten(directory: Path) -> None:
+    checks = {"a": {"b": Checked(None, "", 0.0)}}
+    for source in ("kept", "killed"):
+        running.write(PIN, source, None)
+        running.write_checks(PIN, source, checks)
+    for path in directory.glob("*killed*"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "pid": gone()}))
+    Path(running.path_of(PIN, "lock-killed")).touch()
+    others = running.path_of(f"{PIN}-too", "lock-killed")
+    Path(others).touch()
+    Path(running.path_of(PIN, "agent-spoilt")).write_text("{")
+    with running.alone(PIN, "kept"):
+        running.forget(PIN)
+        left = {path.name.partition(".")[2] for path in directory.iterdir()}
+    assert left == {
+        *(f"{what}-kept.json" for what in ("agent", "checks", "lock")),
+        "agent-spoilt.json",
+        "lock-killed.json",
+    }
+    assert Path(others).exists()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"pid": "x"}', "null"])
 def test_what_is_not_as_it_was_written(directory: Path, text: str) -> None:
     running.write(PIN, "file", None)
