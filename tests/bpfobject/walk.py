@@ -77,10 +77,11 @@ class Walk:
         """The state at its exits, if there are any."""
         self._frames.append(function)
         self.stack[function] += 0
-        states, visits, todo = {0: entry}, Counter[int](), [0]
+        states, visits, todo = {0: entry}, Counter[int](), {0}
         left: State | None = None
         while todo:
-            at = todo.pop()
+            at = min(todo)  # all ways to it first, so that what follows is walked once
+            todo.remove(at)
             visits[at] += 1
             if function.code[at].opcode == JMP | EXIT:
                 left = left or states[at].copy()
@@ -89,9 +90,9 @@ class Walk:
             for to, after in self._step(function, at, states[at].copy()):
                 if to not in states:
                     states[to] = after
-                    todo.append(to)
+                    todo.add(to)
                 elif states[to].merge(after, widen=visits[to] > MANY_VISITS):
-                    todo.append(to)
+                    todo.add(to)
         self._frames.pop()
         return left
 

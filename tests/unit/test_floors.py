@@ -78,7 +78,7 @@ def test_every_program_claims_something(objects: dict[str, BpfObject], name: str
 
 def test_the_main_object_is_not_for_the_oldest_kernels(objects: dict[str, BpfObject]) -> None:
     """Or there would be no need of another, and something is not looked at."""
-    found = "\n".join(faults(objects["hostreach"], "hr_connect4", (4, 17), LOADER))
+    found = "\n".join(faults(objects["hostreach"], "hr_recvmsg4", (4, 17), LOADER))
     assert ".rodata: is global data, which is Linux 5.2" in found
     assert "connections: is a map of type SK_STORAGE, which is Linux 5.2" in found
     assert "loads 8 bytes of the context at 64, which is Linux 5.3" in found
