@@ -62,10 +62,13 @@ def test_units_on_a_full_disk(box: Box, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("export",), ("status", "--json"), ("svc", "ls"), ("--help",)], ids=" ".join
+    "arguments",
+    [("export",), ("status", "--json"), ("svc", "ls"), ("svc", "rm", FRONTEND), ("--help",)],
+    ids=" ".join,
 )
 def test_output_on_a_full_disk(box: Box, arguments: Sequence[str]) -> None:
-    """A file of services that is cut off must not look like a whole one."""
+    """A file of services that is cut off must not look like a whole one; nor a change that is made
+    like one that was refused for want of room."""
     with hostreach.open(str(box.pin)) as node:
         node.services.add(Service.of(FRONTEND, "10.0.0.2:80"))
     with Path("/dev/full").open("w") as full:
@@ -77,7 +80,8 @@ def test_output_on_a_full_disk(box: Box, arguments: Sequence[str]) -> None:
             timeout=scaled(20),
             check=False,
         )
-    assert (done.returncode, done.stderr) == (1, "hostreach: no space left on device\n")
+    message = "hostreach: standard output: no space left on device\n"
+    assert (done.returncode, done.stderr) == (1, message)
 
 
 def test_errors_on_a_full_disk() -> None:

@@ -421,14 +421,15 @@ def test_closed_pipe_is_quiet() -> None:
 def test_full_disk_is_one_line() -> None:
     with Path("/dev/full").open("w") as full:
         process = hostreach("--help", stdout=full)
-        assert process.communicate()[1] == "hostreach: no space left on device\n"
+        message = "hostreach: standard output: no space left on device\n"
+        assert process.communicate()[1] == message
     assert process.returncode == 1
 
 
 @pytest.mark.parametrize(
     ("closed", "arguments", "status", "message"),
     [
-        (">&-", "--help", 1, "bad file descriptor"),
+        (">&-", "--help", 1, "standard output: bad file descriptor"),
         ("<&-", "apply --file -", 2, "standard input: cannot be read: bad file descriptor"),
         ("2>&-", "svc nothing", 2, ""),
         ("<&- >&- 2>&-", "--version", 1, ""),

@@ -10,8 +10,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from typing import TextIO
 
@@ -37,8 +37,7 @@ def _main(argv: Sequence[str] | None) -> int:
     # Imported here so that an interrupt while they load is quiet too.
     try:
         if isinstance(sys.stdout, TextIOWrapper):
-            # Names are UTF-8 whatever the locale; `export` must not depend on it.
-            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+            sys.stdout = _Output(sys.stdout)
         code = _run(sys.argv[1:] if argv is None else [*argv])
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -57,6 +56,38 @@ def _main(argv: Sequence[str] | None) -> int:
             raise
         what = f"{type(error).__name__}: {error}"
         return _fail(f"unexpected failure: {what}; with {_TRACEBACK}=1 it shows where", 1)
+
+
+class _Output(TextIOWrapper):
+    """Standard output that, where it cannot be written, says so: a change is made by then."""
+
+    def __init__(self, stream: TextIOWrapper) -> None:
+        stream.flush()
+        self._replaced = stream  # which closes what both write to when it goes
+        super().__init__(
+            stream.buffer,
+            encoding="utf-8",  # of names, whatever the locale: `export` must not depend on it
+            errors="surrogateescape",
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
+
+    def write(self, text: str) -> int:
+        with _named_output():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _named_output():
+            super().flush()
+
+
+@contextmanager
+def _named_output() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        error.filename = "standard output"
+        raise
 
 
 def _replace_closed_streams() -> None:
