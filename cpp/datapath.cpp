@@ -140,6 +140,10 @@ std::optional<Settled> settle(const Place &place, const Hook &hook, int program,
     return Settled{&hook, Action::added, Fd()};
 }
 
+bool is_replaced(const PinDirectory &pin) {
+    return ::access(pin.file(kNextTables).c_str(), F_OK) == 0;
+}
+
 // As if attach() had never begun, in the order of detaching. What fails here is
 // less than what made us come here, and is for the next attach() or detach().
 void undo(const Place &place, std::vector<Settled> &done) {
@@ -189,9 +193,12 @@ std::vector<ProgramChange> attach(const PinDirectory &pin, const Cgroup &cgroup,
                 counts_anew |= counts && settled->action == Action::added;
                 done.push_back(std::move(*settled));
             }
-            if (counts_anew)
+            // while tables are replaced, some are not where recount() looks, or not all that they
+            // will be: who replaces them counts when they are
+            const bool counts_later = counts_anew && is_replaced(pin);
+            if (counts_anew && !counts_later)
                 recount(pin);
-            if (counts)
+            if (counts && !counts_later)
                 set_uncounted(pin, false);
         }
         // all that can fail for want of memory comes before the first hook is left

@@ -261,6 +261,14 @@ bool in_use(const PinDirectory &pin, const std::string &cgroup_mount) {
     return false;
 }
 
+// What attach() left to do.
+void count_those_uncounted(const PinDirectory &pin) {
+    if (!is_uncounted(pin))
+        return;
+    recount(pin);
+    set_uncounted(pin, false);
+}
+
 void go_over(const PinDirectory &pin, const std::string &cgroup_mount) {
     try {
         attach_again(pin, cgroup_mount); // all or nothing
@@ -331,6 +339,7 @@ bool grow(const PinDirectory &pin, const Capacities &asked, const std::string &c
     for (CopiedCounts &each : counts)
         each.settle();
     commit(pin);
+    count_those_uncounted(pin);
     return true;
 }
 
@@ -348,6 +357,7 @@ bool migrate(const PinDirectory &pin, const std::string &cgroup_mount) {
     go_over(pin, cgroup_mount);
     GracePeriod().wait(); // flags that programs of before still raise
     commit(pin);
+    count_those_uncounted(pin);
     return true;
 }
 
@@ -375,10 +385,9 @@ bool recover_replacement(const PinDirectory &pin, const std::string &cgroup_moun
     if (!committed)
         attach_again(pin, cgroup_mount);
     GracePeriod().wait();
-    set_uncounted(pin, true);
+    set_uncounted(pin, true); // what was copied went with the process that was killed
     commit(pin);
-    recount(pin); // what was copied went with the process that was killed
-    set_uncounted(pin, false);
+    count_those_uncounted(pin);
     return true;
 }
 

@@ -291,6 +291,26 @@ def test_killed_on_the_way(box: Box, node: Node, old: int) -> None:
     )
 
 
+@OLD
+@pytest.mark.usefixtures("counting")
+def test_of_one_killed_while_it_counted(box: Box, node: Node, old: int) -> None:
+    """Connections are counted when all tables are there that tell of them."""
+
+    def converse(test: Line) -> None:
+        client = new_socket(V4, TCP)
+        connect(client, VIP)
+        test.ask()
+
+    with box.talk(converse) as clients:
+        clients.recv()
+        turn_back(box.pin, old)
+        (box.pin / "uncounted").mkdir(mode=0o700)
+        assert node.attach(cgroup=str(box.cgroup)).migrated
+        assert not (box.pin / "uncounted").exists()
+        assert node.services.active("10.96.0.10:53/tcp") == [1]
+        clients.send()
+
+
 @pytest.mark.parametrize("committed", [True, False])
 def test_a_growth_that_was_killed_before(box: Box, node: Node, committed: bool) -> None:
     """By version 1: tables that nothing uses go, those that it had decided for stay."""
