@@ -126,6 +126,7 @@ def test_files_of_any_text(tmp_path: Path, text: str) -> None:
 
 @many
 @given(document=documents)
+@example(document={"\n\U00010000": None})
 def test_files_of_any_tree(tmp_path: Path, document: object) -> None:
     read(tmp_path / "any.json", json.dumps(document))
     with suppress(yaml.YAMLError, UnicodeEncodeError):

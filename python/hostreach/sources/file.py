@@ -145,7 +145,7 @@ def _first_line(text: str, at: Path) -> str:
 
 
 def _steps(path: Path) -> str:
-    steps = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    steps = "".join(f"[{step}]" if isinstance(step, int) else f".{_shown(step)}" for step in path)
     return f": {steps.lstrip('.')}" if steps else ""
 
 
