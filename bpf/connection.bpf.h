@@ -12,6 +12,11 @@ static __always_inline void expect_connection(struct bpf_sock_addr *ctx, struct 
 {
 }
 
+static __always_inline bool is_expected(const struct seat *seat)
+{
+	return true;
+}
+
 static __always_inline bool find_connection(struct bpf_sock_addr *ctx, struct hr_connection **c)
 {
 	*c = NULL;
@@ -74,12 +79,17 @@ static __always_inline void expect_connection(struct bpf_sock_addr *ctx, struct 
 		return;
 	find_seat(seat, ctx);
 	seat->place = place_at(seat);
-	if (!seat->place) {
-		seat->holder = NULL;
+	if (!seat->place || !seat->holder) {
+		*seat = (struct seat){};
 		return;
 	}
 	fetch(seat->place);
 	fetch(&seat->place->netns); /* on its second line */
+}
+
+static __always_inline bool is_expected(const struct seat *seat)
+{
+	return seat->holder;
 }
 
 static __always_inline bool may_sit(struct bpf_sock_addr *ctx)

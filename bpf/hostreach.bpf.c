@@ -148,7 +148,6 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 	struct hr_key key WHOLE;
 	__u64 *translations;
 	struct hr_hint *hint;
-	bool hinted;
 	__u32 scopes;
 	int err;
 
@@ -162,14 +161,13 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 	}
 	/* a new cookie takes a locked instruction: before the loads that would wait for it */
 	hint = hint_of(&key);
-	hinted = (scopes & (1U << HR_EXACT)) && is_used(hint);
-	if (likely(hinted))
+	if (likely((scopes & (1U << HR_EXACT)) && is_used(hint)))
 		expect_connection(ctx, &seat);
 	if (unlikely(!find_service(ctx, scopes, &key, hint, &service))) {
 		pass_by_after_all(ctx, &key);
 		return 0;
 	}
-	if (unlikely(!hinted))
+	if (unlikely(!is_expected(&seat)))
 		expect_connection(ctx, &seat);
 	translations = translations_of(service.index);
 	if (!translations) /* never: there are as many as services */

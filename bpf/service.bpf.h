@@ -119,6 +119,13 @@ static __always_inline bool read_set(const struct hr_record *record, __u64 *set)
 	return false;
 }
 
+/* Torn for so long: the service is there, so to refuse is right, and to pass is not. */
+static __always_inline void read_whole_set(const struct hr_record *record, struct service *service)
+{
+	if (unlikely(!read_set(record, &service->set)))
+		service->set = 0;
+}
+
 /* The place of a key's hint; null where there are none. Multiplied and folded: addresses differ in
  * few bits. */
 static __always_inline struct hr_hint *hint_of(const struct hr_key *key)
@@ -255,9 +262,7 @@ static __always_inline bool find_key(const struct hr_key *key, struct hr_hint *h
 		if (hint)
 			*(volatile __u32 *)&hint->service = service->index + 1;
 	}
-	/* torn for so long: the service is there, so to refuse is right, and to pass is not */
-	if (unlikely(!read_set(record, &service->set)))
-		service->set = 0;
+	read_whole_set(record, service);
 	if (hint)
 		take_hinted(hint, hinted, service);
 	return true;
@@ -335,13 +340,45 @@ static __always_inline bool is_refused(struct bpf_sock_addr *ctx, const struct s
 	return !client.netns || !bpf_map_lookup_elem(&allowed, &client);
 }
 
+/*
+ * One more than the index of the service that this address has as one of the node's; 0 if it has
+ * none. `what` is the port and, above it, the protocol.
+ */
+WALKED_ONCE int find_node_index(struct bpf_sock_addr *ctx, __u64 high, __u64 low, __u32 what)
+{
+	struct hr_key node WHOLE = {.port = what, .protocol = what >> 16, .scope = HR_NODE};
+	struct service service;
+	struct hr_hint *hint;
+	const __u32 *found;
+	struct hr_key key;
+
+	from_numbers(&key, high, low, node.port);
+	if (!is_node_address(ctx, &key))
+		return 0;
+	hint = hint_of(&node);
+	if (is_used(hint) && record_at(&service, *(volatile __u32 *)&hint->service - 1, &node))
+		return service.index + 1;
+	found = bpf_map_lookup_elem(&services, &node);
+	if (!found || !record_at(&service, *(const volatile __u32 *)found, &node))
+		return 0;
+	if (hint)
+		*(volatile __u32 *)&hint->service = service.index + 1;
+	return service.index + 1;
+}
+
 static __always_inline bool find_node_service(struct bpf_sock_addr *ctx, const struct hr_key *key,
 					      struct service *service)
 {
-	struct hr_key node WHOLE = {.port = key->port, .protocol = key->protocol, .scope = HR_NODE};
+	__u32 what = key->port | (__u32)key->protocol << 16;
+	const struct hr_record *record;
 
-	return is_node_address(ctx, key) && find_key(&node, hint_of(&node), service) &&
-	       may_use(ctx, service->set);
+	service->index = find_node_index(ctx, high_of(key), low_of(key), what) - 1;
+	record = bpf_map_lookup_elem(&records, &service->index);
+	if (!record)
+		return false;
+	service->random = bpf_get_prandom_u32();
+	read_whole_set(record, service);
+	return may_use(ctx, service->set);
 }
 
 /*
