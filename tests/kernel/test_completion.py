@@ -84,7 +84,7 @@ def zsh(box: Box, line: str) -> list[str]:
         word, text = line.rpartition(" ")[2], ""
         for typed in (f"{line}\t", "\t"):  # what all have in common, and then a list
             os.write(terminal, typed.encode())
-            text += _read(terminal, lambda _: not _works(pid), quiet=0.5)
+            text += _read(terminal, lambda _: not _works(pid), quiet=0.4)
         found = {*re.findall(rf"(?<!\S)({re.escape(word)}[^\s\x1b]*)", text.replace("\\", ""))}
         # What was typed, and what all have in common, is on the terminal too.
         begun = {each for each in found for other in found - {each} if other.startswith(each)}
@@ -97,14 +97,17 @@ def zsh(box: Box, line: str) -> list[str]:
 
 
 def _read(terminal: int, enough: Callable[[str], bool], quiet: float) -> str:
-    """Until nothing has come for so many seconds, and it is enough."""
-    text = ""
+    """Until it is enough, and nothing has come for so many seconds since it was."""
+    text, was_enough = "", False
     deadline = time.monotonic() + scaled(30)
     while time.monotonic() < deadline:
         if select.select([terminal], [], [], scaled(quiet))[0]:
             text += os.read(terminal, 65536).decode(errors="replace")
-        elif enough(text):
+            was_enough = False
+        elif was_enough and enough(text):
             break
+        else:
+            was_enough = enough(text)
     return text
 
 

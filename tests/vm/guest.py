@@ -101,6 +101,7 @@ def _qemu(kernel: Kernel, initrd: Path, socket: Path) -> list[str]:
     return [
         "qemu-system-x86_64",
         # A plain processor: newer ones' vector instructions cost more to emulate than they save.
+        # Debian asks for no more.
         *("-accel", "tcg", "-cpu", "qemu64,+rdrand", "-machine", "q35", "-smp", "1"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
         *("-kernel", str(kernel.image), "-initrd", str(initrd), "-append", command_line),

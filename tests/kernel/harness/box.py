@@ -231,7 +231,10 @@ def sweep() -> None:
         for path in directory.glob(f"{PREFIX}*") if directory else ():
             pid = path.name.removeprefix(PREFIX).partition("-")[0]
             if not Path("/proc", pid).exists():
-                shutil.rmtree(path) if directory == BPFFS else cgroup.remove(path)
+                if directory == BPFFS:
+                    shutil.rmtree(path, ignore_errors=True)  # another run may sweep as well
+                else:
+                    cgroup.remove(path)
 
 
 def _local_ports(pid: int, protocol: str) -> set[int]:
