@@ -11,13 +11,18 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from fcntl import LOCK_EX, LOCK_NB, flock
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 from typing import Any, NamedTuple
 
 from .errors import Refused
 
 DIRECTORY = "/run/hostreach"
+EXEMPT = "exempt"
+"""What the Kubernetes agent notes of cgroups that it made exempt."""
 PROBLEMS_MAX = 5
+KUBERNETES = "kubernetes"
+_A_LOOK = 0.5
+"""Seconds that whoever looks at a lock surely has it for no longer than."""
 
 
 class Running(NamedTuple):
@@ -63,7 +68,7 @@ def alone(
     nobody knows.
     """
     path = path_of(pin, f"lock-{_as_name(source)}")
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + max(seconds, _A_LOOK)
     while (held := _lock(path)) == _TAKEN:
         who = _holder(path)
         if time.monotonic() >= deadline:
@@ -80,8 +85,7 @@ def alone(
         yield
     finally:
         if held is not None:
-            with suppress(OSError):
-                os.unlink(path)  # noqa: PTH108
+            _unlink(path)
             os.close(held)
 
 
@@ -135,15 +139,13 @@ def write_checks(pin: str, owner: str, found: Mapping[str, Mapping[str, Checked]
     if found:
         write_json(path, {**_writer(), "services": found})
     else:
-        with suppress(OSError):
-            os.unlink(path)  # noqa: PTH108
+        _unlink(path)
 
 
 def read_checks(pin: str, owner: str, frontend: str) -> dict[str, Checked]:
     """By backend; empty if nobody checks that service now."""
     try:
-        with open(_checks_path(pin, owner), encoding="utf-8") as file:  # noqa: PTH123
-            said = json.load(file)
+        said = _load(_checks_path(pin, owner))
         if not _is_there(said):
             return {}
         return {
@@ -172,30 +174,30 @@ def write_json(path: str, value: object) -> None:
 
 def remove(pin: str, source: str) -> None:
     """The agent ends."""
-    with suppress(OSError):
-        os.unlink(path_of(pin, f"agent-{_as_name(source)}"))  # noqa: PTH108
+    _unlink(path_of(pin, f"agent-{_as_name(source)}"))
 
 
 def read(pin: str) -> list[Running]:
     """Those agents that said anything here, by their sources' names."""
-    found = (_read(path) for path in _noted(pin, "agent-"))
+    found = (_read(path, _lock_of(pin, path)) for path in _noted(pin, "agent-"))
     return [each for each in found if each is not None]
 
 
 def forget(pin: str) -> None:
     """What killed agents left of an instance goes; that of others stays."""
-    for path in _noted(pin, ""):
+    for path in _noted(pin, "agent-"):
+        if not _is_held(_lock_of(pin, path)):
+            _unlink(path)
+    for path in _noted(pin, "checks-"):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            if ".lock-" in path:
-                held = _lock(path)
-                if held is not None and held != _TAKEN:
-                    os.unlink(path)  # noqa: PTH108
-                    os.close(held)
-                continue
-            with open(path, encoding="utf-8") as file:  # noqa: PTH123
-                said = json.load(file)
-            if not _is_there(said):
-                os.unlink(path)  # noqa: PTH108
+            if not _is_there(_load(path)):
+                _unlink(path)
+    for path in _noted(pin, "lock-"):
+        if (held := _lock(path)) is not None and held != _TAKEN:
+            _unlink(path)
+            os.close(held)
+    with suppress(Refused), alone(pin, KUBERNETES):
+        _unlink(path_of(pin, EXEMPT))
 
 
 def _noted(pin: str, what: str) -> list[str]:
@@ -208,16 +210,48 @@ def _noted(pin: str, what: str) -> list[str]:
     return [f"{DIRECTORY}/{name}" for name in found]
 
 
-def _read(path: str) -> Running | None:
+def _lock_of(pin: str, note: str) -> str:
+    """Of the agent that wrote it."""
+    name = os.path.basename(note).removeprefix(f"{_stem(pin)}.agent-")  # noqa: PTH119
+    return f"{DIRECTORY}/{_stem(pin)}.lock-{name}"
+
+
+def _read(path: str, lock: str) -> Running | None:
     try:
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123
-            said = json.load(file)
+        said = _load(path)
         pid, synced_at = int(said["pid"]), said["synced_at"]
         age = None if synced_at is None else max(0.0, time.time() - float(synced_at))
         problems = [str(each) for each in said["problems"]]
-        return Running(str(said["source"]), pid, _is_there(said), age, problems)
+        held = _is_held(lock)
+        alive = _is_there(said) if held is None else held
+        return Running(str(said["source"]), pid, alive, age, problems)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _load(path: str) -> Any:
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123
+        return json.load(file)
+
+
+def _unlink(path: str) -> None:
+    with suppress(OSError):
+        os.unlink(path)  # noqa: PTH108
+
+
+def _is_held(lock: str) -> bool | None:
+    """By an agent, whatever its pid and its pid namespace; None where there is none to be seen."""
+    try:
+        looked = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        flock(looked, LOCK_SH | LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(looked)
+    return False
 
 
 def _writer() -> dict[str, int | None]:

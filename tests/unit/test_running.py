@@ -63,6 +63,24 @@ def test_another_process_has_its_pid_by_now(directory: Path) -> None:
     assert running.read_checks(PIN, "file", "a") == {}
 
 
+def test_alive_in_another_pid_namespace() -> None:
+    with running.alone(PIN, "file"):
+        running.write(PIN, "file", None)
+        path = Path(running.path_of(PIN, "agent-file"))
+        path.write_text(json.dumps({**json.loads(path.read_text()), "pid": gone()}))
+        assert [each.alive for each in running.read(PIN)] == [True]
+    assert [each.alive for each in running.read(PIN)] == [False]
+
+
+def test_of_a_running_one_nothing_is_forgotten(directory: Path) -> None:
+    with running.alone(PIN, "kubernetes"):
+        running.write(PIN, "kubernetes", None)
+        Path(running.path_of(PIN, "exempt")).touch()
+        before = sorted(directory.iterdir())
+        running.forget(PIN)
+        assert sorted(directory.iterdir()) == before
+
+
 def test_written_by_an_older_version(directory: Path) -> None:
     running.write(PIN, "file", None)
     (path,) = directory.iterdir()
@@ -95,12 +113,12 @@ def test_what_killed_ones_left_is_forgotten(directory: Path) -> None:
     others = running.path_of(f"{PIN}-too", "lock-killed")
     Path(others).touch()
     Path(running.path_of(PIN, "agent-spoilt")).write_text("{")
+    Path(running.path_of(PIN, "exempt")).touch()
     with running.alone(PIN, "kept"):
         running.forget(PIN)
         left = {path.name.partition(".")[2] for path in directory.iterdir()}
     assert left == {
         *(f"{what}-kept.json" for what in ("agent", "checks", "lock")),
-        "agent-spoilt.json",
         "lock-killed.json",
     }
     assert Path(others).exists()

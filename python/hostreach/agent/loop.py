@@ -10,6 +10,7 @@ from hostreach.cgroup import find_root
 from hostreach.errors import AbiMismatch, HostreachError, NotFound
 from hostreach.node import Node
 from hostreach.plain import PlainFrontend
+from hostreach.running import KUBERNETES
 from hostreach.sources.kubernetes.services import OWNER
 from hostreach.sources.kubernetes.source import KubernetesSource
 
@@ -30,7 +31,7 @@ PODS = 0.1
 class Agent(Keeper):
     """One instance, one cluster."""
 
-    source_name = "kubernetes"
+    source_name = KUBERNETES
     waits_for = "the API server"
     follows = "the cluster"
 

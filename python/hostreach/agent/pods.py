@@ -19,7 +19,7 @@ from pathlib import Path
 from hostreach.errors import InvalidInput
 from hostreach.exempt import Exemptions
 from hostreach.podnames import POD
-from hostreach.running import path_of
+from hostreach.running import EXEMPT, path_of
 from hostreach.sources.kubernetes.intake import ExemptPod
 
 log = logging.getLogger("hostreach.agent")
@@ -33,7 +33,7 @@ _NO_PODS = re.compile(r"system\.slice|user\.slice|.*\.(?:scope|service|mount|soc
 
 def file_of(pin: str) -> Path:
     """Where an instance's agent notes which exemptions are its own."""
-    return Path(path_of(pin, "exempt"))
+    return Path(path_of(pin, EXEMPT))
 
 
 def pod_cgroups(root: str) -> Iterator[tuple[str, str]]:

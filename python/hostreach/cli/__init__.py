@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _main(argv)
     finally:
         _give_up_unwritten()
+        if isinstance(sys.stdout, _Output):
+            sys.stdout = sys.stdout.give_back()
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -63,7 +65,7 @@ class _Output(TextIOWrapper):
 
     def __init__(self, stream: TextIOWrapper) -> None:
         stream.flush()
-        self._replaced = stream  # which closes what both write to when it goes
+        self._replaced = stream  # each closes what both write to when it goes
         super().__init__(
             stream.buffer,
             encoding="utf-8",  # of names, whatever the locale: `export` must not depend on it
@@ -71,6 +73,11 @@ class _Output(TextIOWrapper):
             line_buffering=stream.line_buffering,
             write_through=stream.write_through,
         )
+
+    def give_back(self) -> TextIOWrapper:
+        """What it replaced; this one is of no use any more."""
+        self.detach()
+        return self._replaced
 
     def write(self, text: str) -> int:
         with _named_output():

@@ -111,7 +111,7 @@ def detach(
 
     with open_node(context, pin) as node:
         result = node.detach(purge)
-    if result.purged:
+    if purge:
         running.forget(node.pin)
     if as_json:
         print_json(programs=result.programs, purged=result.purged, sockets=result.sockets)
