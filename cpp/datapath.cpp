@@ -140,8 +140,10 @@ std::optional<Settled> settle(const Place &place, const Hook &hook, int program,
     return Settled{&hook, Action::added, Fd()};
 }
 
+// `meta` is the last table to be staged: without it nothing came of it.
 bool is_replaced(const PinDirectory &pin) {
-    return ::access(pin.file(kNextTables).c_str(), F_OK) == 0;
+    const std::string meta = PinDirectory(pin.file(kNextTables)).file("meta");
+    return ::access(meta.c_str(), F_OK) == 0;
 }
 
 // As if attach() had never begun, in the order of detaching. What fails here is

@@ -186,7 +186,8 @@ def read(pin: str) -> list[Running]:
 def forget(pin: str) -> None:
     """What killed agents left of an instance goes; that of others stays."""
     for path in _noted(pin, "agent-"):
-        if not _is_held(_lock_of(pin, path)):
+        said = _read(path, _lock_of(pin, path))
+        if said is None or not said.alive:
             _unlink(path)
     for path in _noted(pin, "checks-"):
         with suppress(OSError, ValueError, KeyError, TypeError):

@@ -182,7 +182,7 @@ class Keeper:
         if not self._is_pinned():
             return
         others = (each for each in running.read(self._node.pin) if each.alive)
-        if other := next((each for each in others if each.pid != os.getpid()), None):
+        if other := next((each for each in others if each.source != self.source_name), None):
             log.info("not detached: agent '%s', pid %d, is still there", other.source, other.pid)
             return
         gone = self._node.detach().programs
