@@ -53,7 +53,7 @@ def write(pin: str, source: str, synced_at: float | None, problems: Sequence[str
         shown.append(f"and {len(problems) - PROBLEMS_MAX} more")
     write_json(
         path_of(pin, f"agent-{_as_name(source)}"),
-        {"source": source, **_writer(), "synced_at": synced_at, "problems": shown},
+        {"source": source, "pid": os.getpid(), "synced_at": synced_at, "problems": shown},
     )
 
 
@@ -64,10 +64,10 @@ def alone(
     """For as long as the block no other agent of that name keeps the instance.
 
     Two would take each other's services for stale. Raises `Refused` if there is one that does not
-    end within so many seconds; ``waits`` is told who is waited for. Where /run cannot be written,
-    nobody knows.
+    end within so many seconds, half of one at least; ``waits`` is told who is waited for. Where
+    /run cannot be written, nobody knows.
     """
-    path = path_of(pin, f"lock-{_as_name(source)}")
+    path = _lock_path(pin, source)
     deadline = time.monotonic() + max(seconds, _A_LOOK)
     while (held := _lock(path)) == _TAKEN:
         who = _holder(path)
@@ -133,11 +133,13 @@ class Checked(NamedTuple):
     """When it last changed, by time.time(); 0 is never."""
 
 
-def write_checks(pin: str, owner: str, found: Mapping[str, Mapping[str, Checked]]) -> None:
-    """Of an owner's services: by frontend and backend, those that are checked."""
+def write_checks(
+    pin: str, owner: str, source: str, found: Mapping[str, Mapping[str, Checked]]
+) -> None:
+    """Of an owner's services: by frontend and backend, those that this agent checks."""
     path = _checks_path(pin, owner)
     if found:
-        write_json(path, {**_writer(), "services": found})
+        write_json(path, {"source": source, "pid": os.getpid(), "services": found})
     else:
         _unlink(path)
 
@@ -146,13 +148,17 @@ def read_checks(pin: str, owner: str, frontend: str) -> dict[str, Checked]:
     """By backend; empty if nobody checks that service now."""
     try:
         said = _load(_checks_path(pin, owner))
-        if not _is_there(said):
+        if not _is_alive(pin, said):
             return {}
         return {
             backend: Checked(*each) for backend, each in said["services"].get(frontend, {}).items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def _lock_path(pin: str, source: str) -> str:
+    return path_of(pin, f"lock-{_as_name(source)}")
 
 
 def _checks_path(pin: str, owner: str) -> str:
@@ -179,26 +185,25 @@ def remove(pin: str, source: str) -> None:
 
 def read(pin: str) -> list[Running]:
     """Those agents that said anything here, by their sources' names."""
-    found = (_read(path, _lock_of(pin, path)) for path in _noted(pin, "agent-"))
+    found = (_read(pin, path) for path in _noted(pin, "agent-"))
     return [each for each in found if each is not None]
 
 
 def forget(pin: str) -> None:
-    """What killed agents left of an instance goes; that of others stays."""
-    for path in _noted(pin, "agent-"):
-        said = _read(path, _lock_of(pin, path))
-        if said is None or not said.alive:
-            _unlink(path)
-    for path in _noted(pin, "checks-"):
+    """What killed agents left of an instance goes, and what nobody can read; the rest stays."""
+    for path in (*_noted(pin, "agent-"), *_noted(pin, "checks-")):
+        alive = False
         with suppress(OSError, ValueError, KeyError, TypeError):
-            if not _is_there(_load(path)):
-                _unlink(path)
+            alive = _is_alive(pin, _load(path))
+        if not alive:
+            _unlink(path)
     for path in _noted(pin, "lock-"):
         if (held := _lock(path)) is not None and held != _TAKEN:
             _unlink(path)
             os.close(held)
-    with suppress(Refused), alone(pin, KUBERNETES):
-        _unlink(path_of(pin, EXEMPT))
+    for path in _noted(pin, EXEMPT):
+        with suppress(Refused), alone(pin, KUBERNETES):
+            _unlink(path)
 
 
 def _noted(pin: str, what: str) -> list[str]:
@@ -211,21 +216,13 @@ def _noted(pin: str, what: str) -> list[str]:
     return [f"{DIRECTORY}/{name}" for name in found]
 
 
-def _lock_of(pin: str, note: str) -> str:
-    """Of the agent that wrote it."""
-    name = os.path.basename(note).removeprefix(f"{_stem(pin)}.agent-")  # noqa: PTH119
-    return f"{DIRECTORY}/{_stem(pin)}.lock-{name}"
-
-
-def _read(path: str, lock: str) -> Running | None:
+def _read(pin: str, path: str) -> Running | None:
     try:
         said = _load(path)
-        pid, synced_at = int(said["pid"]), said["synced_at"]
+        source, pid, synced_at = str(said["source"]), int(said["pid"]), said["synced_at"]
         age = None if synced_at is None else max(0.0, time.time() - float(synced_at))
         problems = [str(each) for each in said["problems"]]
-        held = _is_held(lock)
-        alive = _is_there(said) if held is None else held
-        return Running(str(said["source"]), pid, alive, age, problems)
+        return Running(source, pid, _is_alive(pin, said), age, problems)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -240,12 +237,17 @@ def _unlink(path: str) -> None:
         os.unlink(path)  # noqa: PTH108
 
 
-def _is_held(lock: str) -> bool | None:
-    """By an agent, whatever its pid and its pid namespace; None where there is none to be seen."""
+def _is_alive(pin: str, said: Any) -> bool:
+    """Is there still the agent that wrote that?
+
+    Its lock says so, whatever its pid namespace and whoever has its pid by now; where that cannot
+    be looked at, the pid has to do.
+    """
     try:
+        lock = _lock_path(pin, str(said["source"]))
         looked = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
-        return None
+        return _is_running(int(said["pid"]))
     try:
         flock(looked, LOCK_SH | LOCK_NB)
     except BlockingIOError:
@@ -255,28 +257,11 @@ def _is_held(lock: str) -> bool | None:
     return False
 
 
-def _writer() -> dict[str, int | None]:
-    """Who writes: when a pid began tells it from a later process that has it."""
-    return {"pid": os.getpid(), "started": _started(os.getpid())}
-
-
-def _is_there(said: Any) -> bool:
-    """Does the process that wrote that still run?"""
-    pid, before = int(said["pid"]), said.get("started")  # None: an older version wrote it
+def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except OSError:
         pass
-    now = _started(pid)
-    return before is None or now is None or now == before
-
-
-def _started(pid: int) -> int | None:
-    """In clock ticks since the machine did (proc_pid_stat(5)); None where it is not to be seen."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123
-            return int(file.read().rpartition(b")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return None
+    return True

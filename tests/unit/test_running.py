@@ -17,6 +17,7 @@ from hostreach.errors import Refused
 from hostreach.running import Checked
 
 PIN = "/sys/fs/bpf/hostreach"
+CHECKS = {"a": {"b": Checked(None, "", 0.0)}}
 
 
 @pytest.fixture(autouse=True)
@@ -52,13 +53,11 @@ def test_agent_that_was_killed(directory: Path) -> None:
     assert [each.alive for each in running.read(PIN)] == [False]
 
 
-def test_another_process_has_its_pid_by_now(directory: Path) -> None:
+def test_another_process_has_its_pid_by_now() -> None:
+    """Its lock was given back when it was killed."""
     running.write(PIN, "file", None)
-    running.write_checks(PIN, "file", {"a": {"b": Checked(None, "", 0.0)}})
-    for path in directory.iterdir():
-        said = json.loads(path.read_text())
-        assert said["pid"] == os.getpid()
-        path.write_text(json.dumps({**said, "started": said["started"] - 1}))
+    running.write_checks(PIN, "file", "file", CHECKS)
+    Path(running.path_of(PIN, "lock-file")).touch()
     assert [each.alive for each in running.read(PIN)] == [False]
     assert running.read_checks(PIN, "file", "a") == {}
 
@@ -81,15 +80,6 @@ def test_of_a_running_one_nothing_is_forgotten(directory: Path) -> None:
         assert sorted(directory.iterdir()) == before
 
 
-def test_written_by_an_older_version(directory: Path) -> None:
-    running.write(PIN, "file", None)
-    (path,) = directory.iterdir()
-    said = json.loads(path.read_text())
-    del said["started"]
-    path.write_text(json.dumps(said))
-    assert [each.alive for each in running.read(PIN)] == [True]
-
-
 @pytest.mark.parametrize(
     ("one", "other"),
     [("/bpf/a-b", "/bpf/a/b"), ("/bpf/a%2Db", "/bpf/a-b"), ("/bpf/a", "/bpf/a.agent-x")],
@@ -103,10 +93,9 @@ def test_instances_whose_pins_look_alike(one: str, other: str) -> None:
 
 
 def test_what_killed_ones_left_is_forgotten(directory: Path) -> None:
-    checks = {"a": {"b": Checked(None, "", 0.0)}}
     for source in ("kept", "killed"):
         running.write(PIN, source, None)
-        running.write_checks(PIN, source, checks)
+        running.write_checks(PIN, source, source, CHECKS)
     for path in directory.glob("*killed*"):
         path.write_text(json.dumps({**json.loads(path.read_text()), "pid": gone()}))
     Path(running.path_of(PIN, "lock-killed")).touch()
@@ -127,7 +116,7 @@ def test_what_killed_ones_left_is_forgotten(directory: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"pid": "x"}', "null"])
 def test_what_is_not_as_it_was_written(directory: Path, text: str) -> None:
     running.write(PIN, "file", None)
-    running.write_checks(PIN, "file", {"a": {"b": Checked(None, "", 0.0)}})
+    running.write_checks(PIN, "file", "file", CHECKS)
     for path in directory.iterdir():
         path.write_text(text)
     assert running.read(PIN) == []
@@ -137,7 +126,7 @@ def test_what_is_not_as_it_was_written(directory: Path, text: str) -> None:
 @pytest.mark.parametrize("owner", ["file", "../../etc/x", "50%"])
 def test_checks_of_an_owner(directory: Path, owner: str) -> None:
     found = {"10.96.0.1:80/tcp": {"10.0.0.1:80": Checked(False, "connection refused", 7.0)}}
-    running.write_checks(PIN, owner, found)
+    running.write_checks(PIN, owner, owner, found)
     assert running.read_checks(PIN, owner, "10.96.0.1:80/tcp") == found["10.96.0.1:80/tcp"]
     assert running.read_checks(PIN, owner, "10.96.0.2:80/tcp") == {}
     assert running.read_checks(PIN, "other", "10.96.0.1:80/tcp") == {}
@@ -145,7 +134,7 @@ def test_checks_of_an_owner(directory: Path, owner: str) -> None:
     said = json.loads(path.read_text())
     path.write_text(json.dumps({**said, "pid": gone()}))
     assert running.read_checks(PIN, owner, "10.96.0.1:80/tcp") == {}
-    running.write_checks(PIN, owner, {})
+    running.write_checks(PIN, owner, owner, {})
     assert not [*directory.iterdir()]
 
 

@@ -7,7 +7,7 @@ import logging
 import os
 import select
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from hostreach import running
@@ -99,8 +99,11 @@ class FileAgent(Keeper):
     def _close(self) -> None:
         self.files.close()
         self.desk.close()
-        running.write_checks(self._node.pin, self.settings.owner, {})
+        self._note_checks({})
         self._apart.end()
+
+    def _note_checks(self, found: Mapping[str, Mapping[str, running.Checked]]) -> None:
+        running.write_checks(self._node.pin, self.settings.owner, self.source_name, found)
 
     def _metrics_of_source(self) -> None:
         self.metrics.ask(lambda: file_samples(self))
@@ -151,7 +154,7 @@ class FileAgent(Keeper):
                     self._report_at = self._report_at or now + REPORT
         if self._report_at is not None and now >= self._report_at:
             self._report_at = None
-            running.write_checks(self._node.pin, self.settings.owner, self.desk.report())
+            self._note_checks(self.desk.report())
 
     def _look(self, now: float) -> None:
         heard, self._heard = self._heard, Heard()

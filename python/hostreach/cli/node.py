@@ -107,11 +107,11 @@ def detach(
     pin: Pin = None,
 ) -> None:
     """Take the programs off their hooks."""
-    from hostreach import running
-
     with open_node(context, pin) as node:
         result = node.detach(purge)
     if purge:
+        from hostreach import running
+
         running.forget(node.pin)
     if as_json:
         print_json(programs=result.programs, purged=result.purged, sockets=result.sockets)
