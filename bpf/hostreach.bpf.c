@@ -24,6 +24,8 @@
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #include "knobs.bpf.h"
+#include "record.bpf.h"
+#include "hint.bpf.h"
 #include "service.bpf.h"
 #include "select.bpf.h"
 #include "active.bpf.h"

@@ -46,7 +46,7 @@ Features require_features(const Wanted &wanted) {
     return features;
 }
 
-// Whoever follows a hint to a record reads its scope first (bpf/service.bpf.h).
+// Whoever follows a hint to a record reads its scope first (bpf/record.bpf.h).
 #if defined(__x86_64__) || defined(__s390x__)
 constexpr bool kKeepsLoadsInOrder = true;
 #else
