@@ -35,6 +35,7 @@ from .syntax import (
     format_endpoint,
     format_frontend,
     frontend_key,
+    parse_backend,
     parse_cgroup,
     parse_duration,
     parse_endpoint,
@@ -177,19 +178,8 @@ class Backend(_Model):
     @classmethod
     def parse(cls, text: str) -> Backend:
         """From ``10.0.0.3:53`` or ``10.0.0.3:53,weight=3,state=down``; raises `InvalidInput`."""
-        address, *options = text.split(",")
-        values: dict[str, object] = {"address": address}
-        for option in options:
-            key, equals, value = option.partition("=")
-            if key not in ("weight", "state") or not equals:
-                raise InvalidInput(
-                    f"{quote(text)}: unknown option {quote(option)}; use weight=N or state=NAME"
-                )
-            if key in values:
-                raise InvalidInput(f"{quote(text)}: {key} is given twice")
-            number = key == "weight" and value.isascii() and value.isdigit() and len(value) <= 9
-            values[key] = int(value) if number else value
-        return validate(cls, values, quote(text)[1:-1] if options else "")
+        where = quote(text)[1:-1] if "," in text else ""
+        return validate(cls, parse_backend(text), where)
 
     def __str__(self) -> str:
         weight = "" if self.weight == 1 else f",weight={self.weight}"

@@ -121,9 +121,7 @@ class Services:
             raise InvalidInput("this service is given twice", object=format_frontend(*min(both)))
         table = self._table
         with collector.paused(), self._writing(dry_run):
-            listed = [
-                each if isinstance(each, tuple) else table.plain(each) for each in wanted.values()
-            ]
+            listed = [self._plain(each) for each in wanted.values()]
             changes: list[Change] = []
             for i, before in table.plain_changes(listed):
                 after = listed[i]
@@ -163,32 +161,32 @@ class Services:
     def __len__(self) -> int:
         return len(self._table.rows())
 
-    def add(self, service: Service, *, if_missing: bool = False) -> Change | None:
+    def add(self, service: Service | PlainService, *, if_missing: bool = False) -> Change | None:
         """Add a service; raises `AlreadyExists`, or returns None with ``if_missing``."""
         with self._table.exclusive():
-            after = self._table.plain(service)
+            after = self._plain(service)
             if self._table.plain_get(after[:3]) is not None:
                 if if_missing:
                     return None
                 raise AlreadyExists(
                     "this service exists already; use set to replace it",
-                    object=str(service.frontend),
+                    object=format_frontend(*after[:3]),
                 )
             _check_cgroup(None, after)
             return self._write_one(Change("add", None, after))
 
-    def set(self, service: Service, *, dry_run: bool = False) -> Change | None:
+    def set(self, service: Service | PlainService, *, dry_run: bool = False) -> Change | None:
         """Make the service exactly this, added or replaced; None when it was so before.
 
         With ``dry_run``, here and in what follows, nothing is changed: the change is what would be.
         """
         with self._writing(dry_run):
-            after = self._table.plain(service)
+            after = self._plain(service)
             for _, before in self._table.plain_changes([after]):
                 _check_cgroup(before, after)
                 if before is None:
                     return self._write_one(Change("add", None, after), dry_run)
-                _check_owner(before, service.owner)
+                _check_owner(before, after[4])
                 return self._write_one(Change("set", before, after), dry_run)
         return None
 
@@ -211,7 +209,7 @@ class Services:
     def add_backend(
         self,
         frontend: str | Frontend,
-        backend: str | Backend,
+        backend: str | Backend | PlainBackend,
         *,
         if_missing: bool = False,
         owner: str = "manual",
@@ -232,7 +230,7 @@ class Services:
     def set_backend(
         self,
         frontend: str | Frontend,
-        backend: str | Backend,
+        backend: str | Backend | PlainBackend,
         *,
         owner: str = "manual",
         dry_run: bool = False,
@@ -267,6 +265,9 @@ class Services:
                     return None
                 raise NotFound(f"no such backend: {gone}", object=format_frontend(*key))
             return self._set_backends(before, backends, dry_run)
+
+    def _plain(self, service: Service | PlainService) -> PlainService:
+        return service if isinstance(service, tuple) else self._table.plain(service)
 
     def _set_backends(
         self, before: PlainService, backends: PlainBackends, dry_run: bool = False
@@ -304,7 +305,9 @@ def _key(frontend: str | Frontend | PlainFrontend) -> PlainFrontend:
     return parse_frontend(frontend) if isinstance(frontend, str) else plain_frontend(frontend)
 
 
-def _backend(backend: str | Backend) -> PlainBackend:
+def _backend(backend: str | Backend | PlainBackend) -> PlainBackend:
+    if isinstance(backend, tuple):
+        return backend
     if isinstance(backend, str):
         if "," not in backend:  # then there is no model to ask
             return format_endpoint(*parse_endpoint(backend)), 1, "active"

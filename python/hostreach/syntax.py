@@ -135,6 +135,26 @@ def format_endpoint(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
+def parse_backend(text: str) -> dict[str, object]:
+    """What ``10.0.0.3:53,weight=3,state=down`` says of each field, which is yet to be checked.
+
+    Raises `InvalidInput`.
+    """
+    address, *options = text.split(",")
+    values: dict[str, object] = {"address": address}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if key not in ("weight", "state") or not equals:
+            raise InvalidInput(
+                f"{quote(text)}: unknown option {quote(option)}; use weight=N or state=NAME"
+            )
+        if key in values:
+            raise InvalidInput(f"{quote(text)}: {key} is given twice")
+        number = key == "weight" and value.isascii() and value.isdigit() and len(value) <= 9
+        values[key] = int(value) if number else value
+    return values
+
+
 def parse_frontend(text: str) -> tuple[str, int, Protocol]:
     """``10.96.0.10:53/udp`` or ``[fd00:96::a]:53/udp`` as (canonical address, port, protocol).
 

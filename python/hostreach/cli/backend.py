@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from hostreach.errors import InvalidInput
 
+from .given import backend_of
 from .options import (
     BackendText,
     DryRun,
@@ -21,9 +22,6 @@ from .options import (
     open_node,
 )
 from .output import ended_by, print_change
-
-if TYPE_CHECKING:
-    from hostreach.models import Backend
 
 app = typer.Typer(help="Add, change and remove backends.")
 
@@ -61,7 +59,8 @@ def add(
     pin: Pin = None,
 ) -> None:
     """Add a backend to a service."""
-    new = _backend(backend, weight, active=active, draining=drain, down=down)
+    state = _state(backend, active=active, draining=drain, down=down)
+    new = backend_of(frontend, backend, weight, state)
     with open_node(context, pin) as node:
         change = node.services.add_backend(frontend, new, if_missing=if_missing, owner=owner)
         ended = node.last_ended
@@ -83,7 +82,8 @@ def set_(
     pin: Pin = None,
 ) -> None:
     """Make a backend exactly this: add it, or change what is there."""
-    new = _backend(backend, weight, active=active, draining=drain, down=down)
+    state = _state(backend, active=active, draining=drain, down=down)
+    new = backend_of(frontend, backend, weight, state)
     with open_node(context, pin) as node:
         change = node.services.set_backend(frontend, new, owner=owner, dry_run=dry_run)
         ended = ended_by(node, [change], dry_run=dry_run)
@@ -110,11 +110,8 @@ def rm(
     print_change(change, frontend, as_json, ended)
 
 
-def _backend(address: str, weight: int, **states: bool) -> Backend:
-    from hostreach.models import Backend, validate
-
+def _state(backend: str, **states: bool) -> str:
     chosen = [state for state, wanted in states.items() if wanted]
     if len(chosen) > 1:
-        raise InvalidInput("--active, --drain and --down exclude each other", object=address)
-    state = chosen[0] if chosen else "active"
-    return validate(Backend, {"address": address, "weight": weight, "state": state})
+        raise InvalidInput("--active, --drain and --down exclude each other", object=backend)
+    return chosen[0] if chosen else "active"

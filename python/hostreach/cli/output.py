@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hostreach.syntax import format_frontend
+from hostreach.syntax import format_frontend, parse_frontend
 
 from .differences import describe
 
@@ -100,7 +100,7 @@ def print_change(
         )
         return
     if change is None:
-        typer.echo(f"unchanged {frontend}")
+        typer.echo(f"unchanged {format_frontend(*parse_frontend(frontend))}")
     else:
         verb = f"would {change.action}" if ended and ended.dry_run else _VERBS[change.action]
         typer.echo(f"{verb} {describe(change)}")

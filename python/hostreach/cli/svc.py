@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .completion import choices
+from .given import service_of
 from .options import (
     DryRun,
     FrontendText,
@@ -123,13 +124,13 @@ def add(
     pin: Pin = None,
 ) -> None:
     """Add a service."""
-    service = _service(
+    service = service_of(
         frontend,
-        backend,
+        backend or (),
         name=name,
         owner=owner,
         algorithm=algorithm,
-        affinity=affinity,
+        affinity=None if affinity in _NO_AFFINITY else affinity,
         host_only=host_only,
         from_cgroup=from_cgroup,
         source_ranges=source_ranges,
@@ -140,7 +141,7 @@ def add(
         ended = node.last_ended
     if change is not None:
         warn_about([change], node)
-    print_change(change, str(service.frontend), as_json, ended)
+    print_change(change, frontend, as_json, ended)
 
 
 @app.command("set")
@@ -164,13 +165,13 @@ def set_(
     pin: Pin = None,
 ) -> None:
     """Make a service exactly this: add it, or replace what is there."""
-    service = _service(
+    service = service_of(
         frontend,
-        backend,
+        backend or (),
         name=name,
         owner=owner,
         algorithm=algorithm,
-        affinity=affinity,
+        affinity=None if affinity in _NO_AFFINITY else affinity,
         host_only=host_only,
         from_cgroup=from_cgroup,
         source_ranges=source_ranges,
@@ -181,7 +182,7 @@ def set_(
         ended = ended_by(node, [change], dry_run=dry_run)
     if change is not None and not dry_run:
         warn_about([change], node)
-    print_change(change, str(service.frontend), as_json, ended)
+    print_change(change, frontend, as_json, ended)
 
 
 @app.command()
@@ -278,16 +279,6 @@ def show(
             for backend, slots, (share, error), active in rows
         ],
     )
-
-
-def _service(
-    frontend: str, backends: list[str] | None, *, affinity: str | None, **options: Any
-) -> Service:
-    from hostreach.models import Service
-
-    if affinity in _NO_AFFINITY:
-        affinity = None
-    return Service.of(frontend, *(backends or ()), affinity=affinity, **options)
 
 
 def _checked(found: Checked | None) -> str | None:
