@@ -109,9 +109,12 @@ static __always_inline struct hr_connection *connection_to_write(struct bpf_sock
 	if (ctx->protocol == IPPROTO_TCP) {
 		struct mptcp_sock *msk = bpf_skc_to_mptcp_sock(ctx->sk);
 
-		if (unlikely(msk))
+		if (unlikely(msk)) {
+			if (seat->holder && !mark_seat(seat)) /* the part's: any tells of storage */
+				return NULL;
 			return bpf_sk_storage_get(&connections, msk, NULL,
 						  BPF_SK_STORAGE_GET_F_CREATE);
+		}
 	}
 	if (knobs.has_places) {
 		if (!seat->holder)

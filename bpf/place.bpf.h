@@ -140,11 +140,16 @@ static __always_inline bool take_seat(const struct seat *seat)
 	return swap_if(seat->holder, seat->held, seat->held | seat->cookie) == seat->held;
 }
 
-/* Whoever finds it not his own is to look at storage from now on. */
+/*
+ * Whoever finds it not his own is to look at storage from now on; and while no place
+ * is marked, storage is empty.
+ */
 static __always_inline bool mark_seat(struct seat *seat)
 {
 	int i;
 
+	if (has_no_place(seat))
+		seat->held = *(volatile __u64 *)seat->holder; /* without what was made up */
 #pragma unroll
 	for (i = 0; i < SEAT_TRIES; i++) {
 		if (seat->held & HR_CROWDED)

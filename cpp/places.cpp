@@ -186,6 +186,13 @@ bool Places::were_crowded() const {
     return holders_.size();
 }
 
+bool Places::hold_all() const {
+    __u64 marks = 0;
+    for (std::size_t at = 0; at < holders_.size(); at++)
+        marks |= holders_.load(at);
+    return holders_.size() && !(marks & HR_CROWDED);
+}
+
 std::size_t count_connected(const std::vector<HeldPlace> &held) {
     std::map<__u64, const HeldPlace *> by_cookie;
     for (const HeldPlace &each : held)

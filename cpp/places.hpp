@@ -41,6 +41,8 @@ class Places {
     // Has anybody done so? Then a socket with a connection may never have been asked
     // for its cookie.
     bool were_crowded() const;
+    // Is nothing in socket storage? Whoever put something there marked a place before.
+    bool hold_all() const;
 
   private:
     struct Dead {

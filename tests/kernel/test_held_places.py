@@ -27,8 +27,7 @@ _SO_COOKIE = 57
 
 @pytest.fixture(autouse=True)
 def places(node: Node) -> None:  # noqa: ARG001 - it says what the kernel lacks, if it does
-    fits = kernel.has("places") and kernel.counts_connections() and kernel.has("mmap")
-    kernel.need(fits, "places for connections")
+    kernel.need(kernel.holds_places(), "places for connections")
 
 
 def cookie(client: socket.socket) -> int:
@@ -110,6 +109,34 @@ def test_taken(box: Box, node: Node, kind: str) -> None:
         assert became == ENDED or not kernel.ends_sockets()
         test.send()
     wait_until(lambda: count(node, place) == 0, "no socket counted")
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_detach_looks_at_storage_if_anybody_has_it(
+    box: Box, node: Node, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For that it needs the kernel's types; who has a place is counted without."""
+    kernel.need(kernel.has("btf") or not taken, "way to go over socket storage")
+    place = Place(box, node, V4, TCP)
+
+    def converse(test: Line) -> None:
+        first, second = place.new(), place.new()
+        test.ask(cookie(first))
+        place.reach(first, place.vip)
+        place.reach(second, place.vip)
+        test.ask()
+
+    with box.talk(converse) as test, holders_of(box) as holders:
+        own = test.recv()
+        if taken:
+            holders[own] = own + PLACES, False
+        test.ask()
+        with monkeypatch.context() as without:
+            kernel.switch_off(without, "btf")
+            assert node.detach().sockets == (None if taken else 2)
+        node.attach(cgroup=str(box.cgroup))
+        assert node.detach().sockets == 2
+        test.send()
 
 
 def test_free_again(box: Box, node: Node) -> None:

@@ -62,6 +62,23 @@ def counted(node: Node, number: int, frontend: str = FRONTEND) -> None:
     )
 
 
+def test_detach_counts_it(box: Box, node: Node) -> None:
+    """It is in storage, though it found no place taken."""
+    kernel.need(kernel.has("btf"), "way to go over socket storage")
+    box.serve(f"{SERVER}/tcp")
+    node.services.set(Service.of(FRONTEND, SERVER))
+
+    def converse(test: Line) -> None:
+        with new_socket() as client:
+            connect(client, VIP)
+            test.ask()
+
+    with box.talk(converse) as test:
+        test.recv()
+        assert node.detach().sockets == 1
+        test.send()
+
+
 @FAMILY
 def test_counted_once_and_released(box: Box, node: Node, family: Family) -> None:
     """Against a server that speaks no MPTCP: the kernel falls back to TCP."""

@@ -137,9 +137,14 @@ def counts_sockets() -> bool:
     return remembers_on_sockets() and (has("btf") or has("pidfd"))
 
 
+def holds_places() -> bool:
+    """Most connections are kept by their socket's cookie."""
+    return has("places") and counts_connections() and has("mmap")
+
+
 def counts_at_detach() -> bool:
-    """Detaching tells how many sockets services have: by the iterators, quickly, or not at all."""
-    return remembers_on_sockets() and has("btf")
+    """Detaching tells how many sockets services have: by places, the iterators, or not at all."""
+    return remembers_on_sockets() and (has("btf") or holds_places())
 
 
 def ends_by_bpf() -> bool:
