@@ -280,9 +280,10 @@ void go_over(const PinDirectory &pin, const std::string &cgroup_mount) {
 }
 
 // An older version's growth, which was killed: some of its programs may use the
-// larger tables and some the others, which hold the same. What `attach` brings next
-// are ours. Version 1 staged no `meta`.
+// larger tables and some the others, which hold the same, but for the counts that they
+// had when they were copied. What `attach` brings next are ours. Version 1 staged no `meta`.
 void finish_growth(const PinDirectory &pin) {
+    set_uncounted(pin, true);
     if (::mkdir(next_of(pin).file(kCommitted).c_str(), 0700) && errno != EEXIST)
         raise_errno(next_of(pin).path(), "commit", errno);
     for (const std::string &name : std::views::reverse(table_names()))
