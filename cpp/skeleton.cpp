@@ -4,6 +4,7 @@
 #include <bpf/bpf.h>
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -70,6 +71,20 @@ bpf_object *open(const Features &features) {
         features.full() ? ::hostreach::elf_bytes(&size) : ::legacy::elf_bytes(&size);
     LIBBPF_OPTS(bpf_object_open_opts, opts, .object_name = "hostreach");
     return bpf_object__open_mem(bytes, size, &opts);
+}
+
+// While libbpf finds out what the kernel can do, want of a descriptor looks like want of a
+// feature, and what it then loads is refused for another reason. Raises kernel_error.
+void need_descriptors(bpf_object *object) {
+    std::size_t count = 8; // for types, and what it tries
+    bpf_program *program;
+    bpf_object__for_each_program(program, object) count += bpf_program__autoload(program);
+    std::vector<Fd> taken;
+    taken.emplace_back(::open("/", O_PATH | O_CLOEXEC));
+    while (taken.back() && taken.size() < count)
+        taken.emplace_back(::fcntl(taken.front().get(), F_DUPFD_CLOEXEC, 0));
+    if (!taken.back())
+        raise_errno("BPF object", "load", errno);
 }
 
 } // namespace
@@ -149,6 +164,7 @@ void Skeleton::load() {
                .knobs = knobs};
     if (!has_kernel_btf())
         make_functions_static(object_);
+    need_descriptors(object_);
     int err = -bpf_object__load(object_);
     if (!err) {
         __u32 zero = 0;
