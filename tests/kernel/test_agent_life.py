@@ -182,6 +182,13 @@ def test_tables_that_are_too_small_grow(
 # --- what it says of itself --------------------------------------------------------------------
 
 
+def is_closed(running: Agent, port: int) -> bool:
+    try:
+        return running.ask("/", port)[0] == 0
+    except (ConnectionResetError, TimeoutError):
+        return False  # who comes while it is being closed
+
+
 def test_health_check_node_ports(api: Cluster, running: Agent) -> None:
     value = service(
         type="LoadBalancer",
@@ -202,14 +209,7 @@ def test_health_check_node_ports(api: Cluster, running: Agent) -> None:
         '\t"localEndpoints": 1,\n\t"serviceProxyHealthy": true\n}'
     )
     api.delete(value)
-
-    def is_closed() -> bool:
-        try:
-            return running.ask("/", 32123)[0] == 0
-        except (ConnectionResetError, TimeoutError):
-            return False  # who comes while it is being closed
-
-    wait_until(is_closed, "nobody listening there")
+    wait_until(lambda: is_closed(running, 32123), "nobody listening there")
 
 
 def test_a_health_check_port_that_is_taken(box: Box, api: Cluster, running: Agent) -> None:
@@ -221,6 +221,20 @@ def test_a_health_check_port_that_is_taken(box: Box, api: Cluster, running: Agen
     )
     assert "cannot listen on healthCheckNodePort 32123" in running.log
     assert running.ask("/readyz")[0] == 200
+
+
+def test_health_check_ports_are_left_to_kube_proxy(box: Box, api: Cluster, running: Agent) -> None:
+    """Whenever it is there."""
+    local: dict[str, Any] = {"type": "LoadBalancer", "externalTrafficPolicy": "Local"}
+    proxy = box.serve("127.0.0.1:10256/tcp")
+    api.put(service(**local, healthCheckNodePort=32123))
+    wait_until(lambda: "are left to kube-proxy" in running.log, "the log line")
+    assert running.ask("/", 32123)[0] == 0
+    assert running.metric("hostreach_health_check_ports_failed") == 0
+    proxy.stop()
+    wait_until(lambda: running.ask("/", 32123)[0] == 503, "the health check port")
+    box.serve("127.0.0.1:10256/tcp")
+    wait_until(lambda: is_closed(running, 32123), "nobody listening there")
 
 
 def test_what_it_tells(box: Box, api: Cluster, running: Agent) -> None:

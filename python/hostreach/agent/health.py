@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
@@ -17,9 +18,15 @@ from .web import Answer, WebServer
 
 log = logging.getLogger("hostreach.agent")
 
+KUBE_PROXY = ("127.0.0.1", 10256)
+"""Where kube-proxy, or who takes its place, tells of its own health (healthzBindAddress)."""
+
 
 class HealthPorts:
-    """A server for each service that wants one.
+    """A server for each service that wants one, unless kube-proxy has them.
+
+    It takes the traffic that these ports are asked about, so what it says of itself counts; and a
+    port that we were quicker at it would try again at its next sync only.
 
     Attributes:
         failed: ports that somebody else has, such as kube-proxy; tried again at each `follow`.
@@ -31,10 +38,29 @@ class HealthPorts:
         self._healthy = healthy
         self._wanted: dict[str, HealthPort] = {}
         self._served: dict[str, int] = {}
+        self._left = False
 
     def follow(self, wanted: Mapping[str, HealthPort]) -> None:
         """Listen for these services and no others."""
         self._wanted = dict(wanted)
+        if wanted.keys() - self._served.keys():
+            self._look()
+        self._listen_to({} if self._left else wanted)
+
+    def again(self) -> None:
+        """Now and then: kube-proxy, or who else had a port, may have come or gone."""
+        if self._wanted:
+            self._look()
+            self._listen_to({} if self._left else self._wanted)
+
+    def _look(self) -> None:
+        before, self._left = self._left, _is_listening(KUBE_PROXY)
+        if self._left and not before:
+            log.info(
+                "healthCheckNodePorts are left to kube-proxy, which answers at %s:%d", *KUBE_PROXY
+            )
+
+    def _listen_to(self, wanted: Mapping[str, HealthPort]) -> None:
         for service, port in [*self._served.items()]:
             if service not in wanted or wanted[service].port != port:
                 del self._served[service]
@@ -87,3 +113,11 @@ class HealthPorts:
             "X-Load-Balancing-Endpoint-Weight": str(count),
         }
         return Answer(200 if count and healthy else 503, body.encode(), headers)
+
+
+def _is_listening(where: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(where, 0.2).close()
+    except OSError:
+        return False
+    return True

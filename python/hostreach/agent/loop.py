@@ -146,8 +146,7 @@ class Agent(Keeper):
             log.warning("%s", line)
 
     def _again(self) -> None:
-        if self.health.failed:
-            self.health.follow(self.source.state.health)
+        self.health.again()
 
     def _recheck(self) -> None:
         if self.pods:

@@ -111,7 +111,8 @@ def kubernetes(
     node_ports: Annotated[bool, typer.Option(help="Whether NodePorts are served.")] = True,
     external_ips: Annotated[bool, typer.Option(help="Whether externalIPs are served.")] = True,
     health_check_node_ports: Annotated[
-        bool, typer.Option(help="Whether healthCheckNodePorts are answered.")
+        bool,
+        typer.Option(help="Whether healthCheckNodePorts are answered, where kube-proxy does not."),
     ] = True,
     protect_binds: ProtectBinds = False,
     window: Window = "50ms",
