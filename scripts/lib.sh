@@ -16,10 +16,31 @@ venv() {
   .venv/bin/pip install -qq "${groups[@]}"
 }
 
-# Build the wheel into dist/ and install it into .venv. The build folder is kept, so a second build is quick.
-install_wheel() {
+# What the wheel will need, so that what only reads the sources need not wait for it.
+dependencies() {
+  local needed
+  needed=$(.venv/bin/python -c '
+from pip._vendor import tomli
+with open("pyproject.toml", "rb") as file:
+    print(*tomli.load(file)["project"]["dependencies"], sep="\n")')
+  mapfile -t needed <<<"$needed"
+  .venv/bin/pip install -qq "${needed[@]}"
+}
+
+# Build the wheel into dist/. The build folder is kept, so a second build is quick.
+build_wheel() {
   rm -rf dist
   .venv/bin/pip wheel -qq --no-build-isolation --no-deps --wheel-dir dist .
+}
+
+# Build it and install it into .venv.
+install_wheel() {
+  build_wheel
+  put_wheel
+}
+
+# Install what was built.
+put_wheel() {
   .venv/bin/pip install -qq dist/hostreach-*.whl
   .venv/bin/pip install -qq --no-deps --force-reinstall dist/hostreach-*.whl # also when the version stayed the same
 }

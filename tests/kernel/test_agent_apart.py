@@ -20,7 +20,7 @@ from .harness.agents import AgentProcess, running
 from .harness.clients import outcome
 from .harness.cluster import Cluster, agent
 from .harness.reaching import reaches
-from .harness.versions import CURRENT, OLDER, turn_back, version
+from .harness.versions import CURRENT, TRIED, turn_back, version
 
 if TYPE_CHECKING:
     from hostreach.node import Node
@@ -59,7 +59,7 @@ def test_from_a_cgroup_namespace_of_its_own(
         assert mine.startswith(str(box.bare))
 
 
-@pytest.mark.parametrize("old", OLDER)
+@pytest.mark.parametrize("old", TRIED)
 def test_after_an_upgrade_too(
     box: Box, api: Cluster, tmp_path: Path, table: Node, old: int
 ) -> None:
@@ -87,7 +87,7 @@ def test_who_checks_too(box: Box, tmp_path: Path, table: Node) -> None:
         "  check: {kind: tcp, interval: 100ms}\n  backends: [address: '10.0.0.2:8080']\n"
     )
     table.attach(cgroup=str(box.cgroup))
-    turn_back(box.pin, OLDER[-1])
+    turn_back(box.pin, TRIED[-1])
     with running(AgentProcess(box, "file", str(file), directory=tmp_path)) as process:
         process.wait_ready()
         (mine,) = table.exempt.list()

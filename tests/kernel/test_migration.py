@@ -32,7 +32,7 @@ from .harness.line import Line
 from .harness.rawmap import RawMap
 from .harness.stepping import RENAME, calls_of
 from .harness.traffic import PORT, calling, serve, server_of, services
-from .harness.versions import CURRENT, OLDER, begin_growth, turn_back, version
+from .harness.versions import CURRENT, TRIED, begin_growth, turn_back, version
 
 LONG = os.environ.get("HOSTREACH_LONG") == "1"
 KILLS = 100 if LONG else 4
@@ -40,7 +40,7 @@ SIZES = Capacities(services=64, backends=256, slots=2048)
 VIP = V4.sockaddr(V4.vip(), PORT)
 
 
-OLD = pytest.mark.parametrize("old", OLDER)
+OLD = pytest.mark.parametrize("old", TRIED)
 
 
 @pytest.fixture
@@ -244,7 +244,7 @@ def attach_by_steps(box: Box, kill: int | None = None) -> list[int | None]:
     return calls_of(box, attach, kill)
 
 
-@pytest.mark.parametrize("old", [each for each in OLDER if each >= 3])
+@pytest.mark.parametrize("old", [each for each in TRIED if each >= 3])
 def test_no_look_at_the_overflow_from_now_on(box: Box, node: Node, old: int) -> None:
     """Nothing would lower that flag, and it costs each connect to elsewhere a look-up."""
     with RawMap.pinned(box.pin / "flags") as flags:
