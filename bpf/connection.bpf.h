@@ -199,6 +199,17 @@ static __always_inline const struct hr_origin *recall_connection(struct bpf_sock
 	return NULL;
 }
 
+/* The service that the socket was connected to before the latest, if it was sent to this peer. */
+static __always_inline const struct hr_origin *recall_former(struct bpf_sock_addr *ctx,
+							     const struct hr_key *peer)
+{
+	struct hr_connection *c;
+
+	if (!find_connection(ctx, &c) || !c || !was_given(&c->before, peer))
+		return NULL;
+	return &c->before;
+}
+
 /*
  * The socket is about to connect straight to this address. What it remembers
  * of other backends is told from the truth by the peer, if it comes to that.

@@ -289,8 +289,14 @@ static __always_inline int recvmsg(struct bpf_sock_addr *ctx, bool v6)
 		if (origin || sk)
 			return PASS;
 	}
-	if (recall_source(ctx, &source))
+	if (recall_source(ctx, &source)) {
 		store_address(ctx, source.ip, source.port, v6);
+		return PASS;
+	}
+	/* or it was queued while the socket was connected to another service */
+	origin = sk && is_connected(sk) ? recall_former(ctx, &source) : NULL;
+	if (origin)
+		store_address(ctx, origin->asked_ip, origin->asked_port, v6);
 	return PASS;
 }
 

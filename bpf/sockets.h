@@ -35,9 +35,11 @@ struct hr_socket {
  */
 static inline int hr_is_due(const struct hr_backend *backend, const struct hr_origin *origin)
 {
-	if (backend->incarnation != origin->incarnation)
-		return backend->reset_before == origin->incarnation;
-	return backend->reset && (backend->service == HR_NO_SERVICE || backend->state == HR_DOWN);
+	/* the incarnation is the last to change */
+	if (backend->reset_before == origin->incarnation)
+		return 1;
+	return backend->incarnation == origin->incarnation && backend->reset &&
+	       (backend->service == HR_NO_SERVICE || backend->state == HR_DOWN);
 }
 
 #endif /* HR_SOCKETS_H */

@@ -82,8 +82,9 @@ bool recount(const PinDirectory &pin) {
         return std::vector<__u64>(active.data(), active.data() + ids);
     };
     Places places(pin);
+    SharedArray<__u64> flags(open_pinned(pin.file("flags")), "flags");
     if (places.sweep()) // they may live, uncounted: then no count tells of them
-        SharedArray<__u64>(open_pinned(pin.file("flags")), "flags").store(HR_MOVED, 1);
+        flags.store(HR_MOVED, 1);
     // What is missing from a count is believed when several looks in a row find the
     // same: beside clients that come and go, one alone sees what is gone by now, or
     // misses what is new, though the count is the same before and after.
@@ -111,9 +112,10 @@ bool recount(const PinDirectory &pin) {
             missing[id] = now_missing;
             if (agreeing[id] == kAgreeing || round == kRounds - 1)
                 add_count(active, id, now_missing);
-            else
-                unsettled++;
+            unsettled += agreeing[id] < kAgreeing;
         }
+        if (unsettled && round == kRounds - 1) // no count tells for sure where none is open
+            flags.store(HR_MOVED, 1);
     }
     return true;
 }

@@ -152,7 +152,7 @@ Places::Dead Places::find_dead() const {
     const std::vector<HeldPlace> all = held();
     std::set<__u64> missing = namespaces_of(all), alive, seen;
     const Namespaces namespaces = find_namespaces_by_cookie(missing);
-    visit_namespaces(namespaces, [&](std::uint32_t) {
+    const std::set<std::uint32_t> closed = visit_namespaces(namespaces, [&](std::uint32_t) {
         SockDiag diag;
         bool sees_all = true;
         for (__u8 protocol : {IPPROTO_TCP, IPPROTO_UDP}) {
@@ -164,11 +164,12 @@ Places::Dead Places::find_dead() const {
         if (sees_all)
             seen.insert(netns_cookie(std::nullopt));
     });
+    // where namespaces do not tell their cookies, it may be in any that could not be entered
+    const bool saw_any = seen.contains(0) && closed.empty();
     Dead dead;
     for (const HeldPlace &each : all)
         if (!alive.contains(each.cookie))
-            (seen.contains(each.netns) || seen.contains(0) ? dead.sure : dead.unsure)
-                .insert(each.cookie);
+            (saw_any || seen.contains(each.netns) ? dead.sure : dead.unsure).insert(each.cookie);
     return dead;
 }
 

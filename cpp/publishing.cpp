@@ -106,6 +106,8 @@ void Table::claim_backends(const ServiceSpec &spec, __u32 service, std::vector<_
         backend.reset = resets;
         // an id that this very batch took away: its sockets count no more, but are there
         reused_due_ |= backend.reset_before == backend.incarnation - 1 && open_at(ids[i]) > 0;
+        if (open_at(ids[i])) // one that closes just now takes itself off the new one's count
+            tables_->flags.store(HR_MOVED, __u64{1});
         tables_->active.store(ids[i], __u64{0});
         // last: a program reads it first
         tables_->backends.store(ids[i], &hr_backend::service, service);
@@ -142,6 +144,10 @@ void Table::put(const ServiceSpec &spec) {
     }
     if (is_new)
         draft_record(service, spec.key);
+    const __u8 resets = spec.resets_sockets();
+    for (__u32 id : old.ids) // what goes with this change goes by its rule
+        if (tables_->backends[id].reset != resets)
+            tables_->backends.store(id, &hr_backend::reset, resets);
     publish_set(service, set_word(spec, base, selection));
     if (is_new)
         add_key(spec, service, service >= used_before);
@@ -154,10 +160,6 @@ void Table::put(const ServiceSpec &spec) {
         if (spec.backends[i].state == HR_DOWN && spec.resets_sockets())
             to_end_.push_back(ids[i]);
     }
-    const __u8 resets = spec.resets_sockets();
-    for (__u32 id : old.ids) // what goes with this change goes by its rule
-        if (tables_->backends[id].reset != resets)
-            tables_->backends.store(id, &hr_backend::reset, resets);
     if (!ranges.empty())
         keep_clients(service, clients_of(ranges));
     if (!is_new)

@@ -269,12 +269,27 @@ void count_those_uncounted(const PinDirectory &pin) {
     set_uncounted(pin, false);
 }
 
+// Back to the tables that are there. Some programs may have used the staged ones for a
+// while, so what these counted meanwhile is counted anew.
+void go_back(const PinDirectory &pin) {
+    set_uncounted(pin, true);
+    discard(pin);
+    GracePeriod().wait();
+    const Fd meta = open_pinned(pin.file("meta"));
+    if (meta && abi_of(pin, meta) == HR_ABI_VERSION) // else who brings them up to date does
+        count_those_uncounted(pin);
+}
+
 void go_over(const PinDirectory &pin, const std::string &cgroup_mount) {
     try {
         attach_again(pin, cgroup_mount); // all or nothing
     } catch (...) {
-        if (!in_use(pin, cgroup_mount)) // else whoever comes next goes forward
-            discard(pin);
+        try {
+            if (!in_use(pin, cgroup_mount)) // else whoever comes next goes forward
+                go_back(pin);
+        } catch (const std::exception &) {
+            // what made us come here is to be told; whoever comes next goes back
+        }
         throw;
     }
 }
@@ -376,7 +391,7 @@ bool recover_replacement(const PinDirectory &pin, const std::string &cgroup_moun
                     "a newer hostreach began to replace the tables, and its programs may use "
                     "these; let that one `attach` again");
     if (!committed && !in_use(pin, cgroup_mount)) {
-        discard(pin);
+        go_back(pin);
         return false;
     }
     if (!is_ours(pin)) {

@@ -192,7 +192,6 @@ void Table::refresh() {
 // it, or a state that is not the published one, a client may be let in no more. (A bit of `ports`
 // that stayed set costs a look-up and is no error; it goes with the next service there.)
 void Table::mend() {
-    raise_ends_due(tables_->meta[0].generation + 1); // the batch's own may be there already
     std::vector<__u32> service_of(tables_->backends.size(), HR_NO_SERVICE);
     auto store = [&](__u32 id, auto field, auto value) {
         if (tables_->backends[id].*field != value)
@@ -208,6 +207,9 @@ void Table::mend() {
     }
     for (__u32 id = 0; id < tables_->meta[0].backends_mark; id++)
         store(id, &hr_backend::service, service_of[id]);
+    // once it can be told whose sockets are to be ended: who looks before lowers the flag
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    raise_ends_due(tables_->meta[0].generation + 1); // the batch's own may be there already
     if (admits()) { // some may be let in that the published ranges leave out
         look_for_clients();
         admit();

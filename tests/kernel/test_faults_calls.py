@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +20,10 @@ import hostreach
 from hostreach import Service
 from hostreach.sources.file import dump
 
-from .harness import Box
+from .harness import Box, kernel
 from .harness.bpf import attached
 from .harness.failing import Failed, Failing, failing
+from .harness.rawmap import RawMap
 from .harness.timing import SCALE
 
 LONG = os.environ.get("HOSTREACH_LONG") == "1"
@@ -30,6 +32,8 @@ EMULATED = 5 if SCALE > 4 else 1
 """There each takes seconds, and what is tried is ours and hardly the kernel's."""
 KERNEL_SAYS_NO = (errno.E2BIG, errno.EPERM)
 """Answers of kernels that have no such thing: the command may then do without it."""
+LINK_UPDATE = 29
+"""Of bpf(2)'s commands."""
 SIZES = ("--max-services=16", "--max-backends=32", "--max-slots=4096")
 
 WEB, OTHER, NEW = "10.96.0.10:80/tcp", "10.96.0.11:53/udp", "10.96.0.12:443/tcp"
@@ -196,6 +200,29 @@ def test_attach_again(node: hostreach.Node, box: Box, hostreach_that_fails: Fail
     again = Command(hostreach_that_fails, box, "attach", "--cgroup", str(box.cgroup))
     assert attach.fail_everywhere(lambda: assert_done(again), every=11) > 100
     assert_done(again)  # for whoever gets this instance next
+
+
+def test_growth(node: hostreach.Node, box: Box, hostreach_that_fails: Failing) -> None:
+    """When half of the hooks have gone over: what counted in tables that go is counted anew."""
+    kernel.need(kernel.counts_sockets() and kernel.has("bpf_link"), "way to go over sockets")
+    node.services.apply(BEFORE)
+    with RawMap.pinned(box.pin / "active") as active:
+        for number in range(active.shape.entries):
+            active[number] = struct.pack("=Q", 7)
+    wider = ("--max-services", "512", "--pin", str(box.pin))
+    failed = hostreach_that_fails.run(
+        *("attach", "--cgroup", str(box.cgroup), *wider),
+        at=5,
+        error=errno.ENOMEM,
+        command=LINK_UPDATE,
+    )
+    assert failed.status == 1, failed
+    status = node.status()
+    assert status.services is not None
+    assert status.services.capacity == 256
+    assert {p.name for p in status.programs if p.effective} == kernel.hooks()
+    assert sorted(node.services.list(), key=lambda each: each.sort_key) == BEFORE
+    assert node.services.active(WEB) == node.services.active(OTHER) == [0, 0]
 
 
 def test_detach(node: hostreach.Node, box: Box, hostreach_that_fails: Failing) -> None:

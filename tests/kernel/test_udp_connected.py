@@ -211,6 +211,24 @@ def test_answer_queued_before_the_disconnect(box: Box, node: Node, family: Famil
 
 
 @FAMILY
+def test_answer_queued_before_the_next_connect(box: Box, node: Node, family: Family) -> None:
+    """It is the former service's, though the socket is another one's by now."""
+    place = Place(box, node, family)
+
+    def converse() -> None:
+        with new_socket(family, UDP_CONNECTED) as client:
+            connect(client, place.vip)
+            payload = fresh_payload()
+            client.send(payload.encode())
+            place.servers.wait_for(payload)
+            connect(client, place.other_vip)
+            assert receive(client)[1][:2] == place.vip
+            assert ask(client).peer == place.other_vip
+
+    box.call(converse)
+
+
+@FAMILY
 def test_naming_the_connected_service(box: Box, node: Node, family: Family) -> None:
     """sendto with the service's address on a socket connected to it: its connected backend."""
     place = Place(box, node, family)
