@@ -133,6 +133,30 @@ seLinuxOptions:
       memory: 16Mi
 {{- end }}
 
+{{/*
+Of the pod that waits for the nodes, which is to run on one that is up: of what the agents tolerate only
+taints that are named, and none that a node has for being down, full or cordoned.
+*/}}
+{{- define "hostreach.waiterTolerations" -}}
+{{- range concat (.Values.tolerations | default list) (.Values.cleanup.tolerations | default list) }}
+{{- if and .key (not (regexMatch "^node\\.(cloudprovider\\.)?kubernetes\\.io/" .key)) }}
+- {{ toYaml . | nindent 2 | trim }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/*
+What cleans up waits on each node for its agent's end: left from an uninstallation that did not reach all
+nodes, it would take the next agents' tables away whenever one of them is restarted.
+*/}}
+{{- define "hostreach.noCleanup" -}}
+{{- with lookup "apps/v1" "DaemonSet" .Release.Namespace "hostreach-cleanup" }}
+{{- if ne (dig "annotations" "meta.helm.sh/release-name" "" .metadata) $.Release.Name }}
+{{- fail (printf "a cleanup is not done: wait for it, or kubectl --namespace %s delete daemonset hostreach-cleanup" $.Release.Namespace) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* On each node, once its agent is gone: programs and tables are removed. */}}
 {{- define "hostreach.cleanupNodes" -}}
 apiVersion: apps/v1
