@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from hostreach import Service
+import hostreach
+from hostreach import Capacities, Service
 from hostreach.node import Node
 
 from .harness import Box, cli, wait_until
@@ -43,8 +45,7 @@ def test_it_tells_what_the_tables_hold(box: Box, node: Node, tmp_path: Path) -> 
             f'hostreach_service_backends{{{labels},state="draining"}} 1.0',
         ):
             assert line in lines, text
-        named = {*re.findall(r'service="(shop/s\d)"', text)}
-        assert named == {"shop/s1", "shop/s2"}  # of five: their number has a bound
+        assert named(exporter) == {"shop/s1", "shop/s2"}  # of five: their number has a bound
         assert "hostreach_table_writes" not in text  # it writes nothing
         node.services.remove("10.96.0.1:80/tcp")
         assert exporter.metric('hostreach_table_used{table="services"}') == 4
@@ -54,6 +55,53 @@ def test_it_tells_what_the_tables_hold(box: Box, node: Node, tmp_path: Path) -> 
         assert exporter.ask("/readyz")[0] == 200
         assert exporter.ask("/")[0] == 404
         assert exporter.stop() < 10
+
+
+def named(exporter: AgentProcess) -> set[str]:
+    """The services that have metrics of their own."""
+    found = re.findall(r'service_translations_total{.*service="(.*)"}', exporter.ask("/metrics")[2])
+    return {*found}
+
+
+@pytest.fixture
+def large(box: Box) -> Iterator[Node]:
+    with hostreach.open(str(box.pin), capacities=Capacities(2048, 2048, 8192)) as found:
+        found.attach(str(box.cgroup))
+        yield found
+
+
+def test_those_that_are_used_most(box: Box, large: Node, tmp_path: Path) -> None:
+    """Whatever their names and addresses: of many, and those that refuse as well."""
+    box.serve("10.0.0.2:8080/tcp")
+    large.services.apply(
+        Service.of(f"10.96.{n // 256}.{n % 256}:80/tcp", "10.0.0.2:8080", name=f"s{n}")
+        for n in range(1, 1100)
+    )
+    large.services.apply([Service.of("10.97.0.1:80/tcp", name="empty")])
+
+    def use(number: int, times: int) -> None:
+        for _ in range(times):
+            box.call(exchange, V4, TCP, (f"10.96.{number // 256}.{number % 256}", 80))
+
+    def refuse(times: int) -> None:
+        for _ in range(times):
+            with pytest.raises(OSError, match="ECONNREFUSED"):
+                box.call(exchange, V4, TCP, ("10.97.0.1", 80))
+
+    use(1099, 3)
+    refuse(2)
+    with running(
+        AgentProcess(box, "metrics", "--metrics-services=2", directory=tmp_path)
+    ) as exporter:
+        wait_until(lambda: exporter.ask("/healthz")[0] == 200, "it answering")
+        assert named(exporter) == {"s1099", "empty"}
+        labels = 'frontend="10.97.0.1:80/tcp",service="empty"'
+        assert exporter.metric(f"hostreach_service_refusals_total{{{labels}}}") == 2
+        refuse(3)  # which is told at once, whether or not it is time to choose again
+        assert exporter.metric(f"hostreach_service_refusals_total{{{labels}}}") == 5
+        use(500, 9)
+        wait_until(lambda: named(exporter) == {"s500", "empty"}, "the one that is used most")
+        exporter.stop()
 
 
 def test_no_tables_yet(box: Box, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from prometheus_client.metrics_core import Metric
 
 from hostreach.node import Node
 
+from .busiest import Busiest
 from .metrics import Exported, version
 from .notify import Notifier
 from .samples import table_samples
@@ -28,9 +29,10 @@ class Exporter:
 
     def __init__(self, node: Node, settings: ExporterSettings) -> None:
         self._settings = settings
+        busiest = Busiest(settings.metrics_services)
         self._exported = Exported()
         self._exported.ask(_version)
-        self._exported.ask(lambda: table_samples(node, settings.metrics_services))
+        self._exported.ask(lambda: table_samples(node, busiest))
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Until ``stopped``."""

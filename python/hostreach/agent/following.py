@@ -107,7 +107,7 @@ class FileAgent(Keeper):
 
     def _metrics_of_source(self) -> None:
         self.metrics.ask(lambda: file_samples(self))
-        self.metrics.ask(lambda: check_samples(self, self.settings.metrics_services))
+        self.metrics.ask(lambda: check_samples(self, self._busiest))
 
     # --- the loop --------------------------------------------------------------------------------
 

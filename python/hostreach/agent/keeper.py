@@ -17,6 +17,7 @@ from hostreach.options import CAPACITY_MAX, Capacities
 from hostreach.plain import PlainFrontend, PlainService
 
 from .addresses import AddressWatch
+from .busiest import Busiest
 from .metrics import Metrics
 from .notify import Notifier
 from .programmer import Programmer
@@ -61,6 +62,7 @@ class Keeper:
         self.synced_at: float | None = None
         self._node = node
         self._settings = settings
+        self._busiest = Busiest(settings.metrics_services)
         self._web = WebServer()
         self._notifier = Notifier()
         self._addresses = AddressWatch()
@@ -193,8 +195,8 @@ class Keeper:
             return
         shown = open_node(self._node.pin)  # of the web server's own: it shares no lock with us
         self.metrics.ask(lambda: keeper_samples(self))
-        self._metrics_of_source()
-        self.metrics.ask(lambda: table_samples(shown, self._settings.metrics_services))
+        self.metrics.ask(lambda: table_samples(shown, self._busiest))
+        self._metrics_of_source()  # after these, which choose whom to tell of
         port = self._web.listen_at(self._settings.listen, self._answer)
         log.info("listening on %s port %d", self._settings.listen[0], port)
 

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the agent counts, and what it knows when it is asked, for Prometheus."""
+"""What the agent counts, and what it knows when it is asked, for Prometheus.
+
+A counter's labels are all there from the beginning, where they are known: of what is first told
+when it is 1, nobody sees that it rose.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,8 +22,11 @@ from prometheus_client import (
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from hostreach import errors
 from hostreach._version import __version__
+from hostreach.checks import Kind
 
+from .checks.runner import Result
 from .web import Answer
 
 _SYNC = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -69,6 +77,8 @@ class Metrics(Exported):
             ["error"],
             **make,  # type: ignore[arg-type]
         )
+        for error in errors.__all__:
+            self.failures.labels(error)
         self.writes = Counter(
             "table_writes",
             "Services written to the tables",
@@ -101,6 +111,9 @@ class CheckMetrics:
             registry=registry,
             namespace="hostreach",
         )
+        for kind in get_args(Kind):
+            for result in get_args(Result):
+                self._results.labels(kind, result)
         self._seconds = Histogram(
             "check_duration_seconds",
             "Of a health check",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `Metrics` tells of an agent's state: read when it is asked for, in the web server's thread.
 
-How many series there can be has a bound: of services by name, and of objects that were left out.
+How many series there can be has a bound: of single frontends, and of objects that were left out.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from prometheus_client.metrics_core import Metric
 
 from hostreach.errors import HostreachError, NotFound
 from hostreach.node import Node
-from hostreach.syntax import parse_frontend, quote
+from hostreach.syntax import quote, split_frontend
 
+from .busiest import Busiest
 from .metrics import counters, gauge, gauges, version
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ NAMED_MAX = 100
 """Objects that are named because something of them was left out."""
 BACKENDS_EACH = 20
 """Backends that are named of one service: those with most connections."""
+SELDOM = 200
+"""Frontends are chosen again after so many times as long as it took: half a percent of the time."""
+RESTARTS = (
+    *("connection", "ended", "expired", "failure"),
+    *("forbidden", "server", "throttled", "unauthorized"),
+)
+"""Why a watch or list ends, as `hostreach.sources.kubernetes.watch` says it."""
 
 
 def keeper_samples(keeper: Keeper) -> Iterator[Metric]:
@@ -63,8 +71,8 @@ def file_samples(agent: FileAgent) -> Iterator[Metric]:
     )
 
 
-def check_samples(agent: FileAgent, services: int) -> Iterator[Metric]:
-    """What health checks came to, for ``services`` of the services each by itself."""
+def check_samples(agent: FileAgent, busiest: Busiest) -> Iterator[Metric]:
+    """What health checks came to, by itself for as many frontends as those have room for."""
     health = agent.desk.health
     yield gauge("checked_services", "Services whose backends are checked", agent.desk.count)
     yield gauge("checks", "Backends that are checked, each way of checking once", len(health))
@@ -75,18 +83,20 @@ def check_samples(agent: FileAgent, services: int) -> Iterator[Metric]:
         "services_all_down", "Services all of whose backends fail", len(agent.desk.all_down)
     )
     watched = agent.desk.watched
-    rows = sorted(watched.items(), key=lambda row: (row[1].service.name or "~", str(row[0])))
+    rows = [(str(frontend), each) for frontend, each in watched.items()]
+    shown = {*busiest.shown}  # these first: they have the other metrics, too
+    rows.sort(key=lambda row: (row[0] not in shown, row[1].service.name or "~", row[0]))
     values: dict[tuple[str, ...], float] = {}
-    for frontend, each in rows[:services]:
+    for frontend, each in rows[: busiest.most]:
         found = [(health[t].passes, b) for b, t in each.targets.items() if t in health]
         # None counts as passing; those that fail are named first.
         for passes, backend in sorted(found, key=lambda f: (f[0] is not False, f[1]))[
             :BACKENDS_EACH
         ]:
-            values[each.service.name or "", str(frontend), backend] = float(passes is not False)
+            values[each.service.name or "", frontend, backend] = float(passes is not False)
     yield gauges(
         "backend_passes",
-        f"Whether a backend passes its checks, up to {BACKENDS_EACH} for each service",
+        f"Whether a backend passes its checks, up to {BACKENDS_EACH} for each frontend",
         ("service", "frontend", "backend"),
         values,
     )
@@ -126,7 +136,7 @@ def cluster_samples(agent: Agent) -> Iterator[Metric]:
         {
             (kind, reason): float(count)
             for kind, state in watching.items()
-            for reason, count in [*state.restarts.items()]
+            for reason, count in {**dict.fromkeys(RESTARTS, 0), **state.restarts}.items()
         },
     )
     yield gauge(
@@ -159,17 +169,26 @@ def _readable(readable: bool) -> Metric:
     return gauge("tables_readable", "Whether there are tables, and they could be read", readable)
 
 
-def table_samples(node: Node, services: int) -> Iterator[Metric]:
-    """How full the tables are, and what ``services`` of the services did."""
+def _choose(node: Node, busiest: Busiest) -> None:
+    """Whom to tell of: not each time, where there are so many that it takes its time."""
+    began = time.monotonic()
+    if busiest.most and began >= busiest.due:
+        frontends = [row.frontend for row in node.services.rows()]
+        traffic = node.traffic([split_frontend(each) for each in frontends])
+        busiest.choose(frontends, [sum(each) for each in traffic], began)
+        busiest.due = began + SELDOM * (time.monotonic() - began)
+
+
+def table_samples(node: Node, busiest: Busiest) -> Iterator[Metric]:
+    """How full the tables are, and what those frontends did that are used most."""
     try:
         status = node.status()
-        rows = sorted(node.services.rows(), key=lambda row: (row.name or "~", row.frontend))
+        _choose(node, busiest)
         active = {}
-        for row in rows[:services]:
-            with suppress(NotFound):  # it went just now
-                active[row.frontend] = node.services.inspect(row.frontend)
-        rows = [row for row in rows[:services] if row.frontend in active]
-        traffic = node.traffic([parse_frontend(row.frontend) for row in rows])
+        for frontend in busiest.shown:
+            with suppress(NotFound):  # it is gone
+                active[frontend] = node.services.inspect(frontend)
+        traffic = dict(zip(active, node.traffic([*map(split_frontend, active)]), strict=True))
     except HostreachError:  # they are another version's, or somebody has the lock for long
         yield _readable(False)
         return
@@ -198,37 +217,33 @@ def table_samples(node: Node, services: int) -> Iterator[Metric]:
     ):
         yield counters(name, text, (), {(): float(value)})
     labels = ("service", "frontend")
-    named = [(row.name or "", row.frontend) for row in rows]
+    named = {(each.service.name or "", at): each for at, each in active.items()}
     for i, name in enumerate(("translations", "refusals")):
         yield counters(
             f"service_{name}",
-            f"The same of single services, up to {services} of them",
+            f"The same of single frontends, up to {busiest.most}: those that are used most",
             labels,
-            {key: float(both[i]) for key, both in zip(named, traffic, strict=True)},
+            {key: float(traffic[key[1]][i]) for key in named},
         )
     yield gauges(
         "service_backends",
-        "Backends of the same services, by state",
+        "Backends of the same frontends, by state",
         (*labels, "state"),
         {
-            (*key, state): float(
-                sum(b.state == state for b in active[row.frontend].service.backends)
-            )
-            for key, row in zip(named, rows, strict=True)
+            (*key, state): float(sum(b.state == state for b in each.service.backends))
+            for key, each in named.items()
             for state in ("active", "draining", "down")
         },
     )
     yield gauges(
         "backend_connections",
-        f"Connections open to backends, up to {BACKENDS_EACH} for each service",
+        f"Connections open to backends, up to {BACKENDS_EACH} for each of the same frontends",
         (*labels, "backend"),
         {
             (*key, backend.address): float(count)
-            for key, row in zip(named, rows, strict=True)
+            for key, each in named.items()
             for backend, count in sorted(
-                zip(
-                    active[row.frontend].service.backends, active[row.frontend].active, strict=True
-                ),
+                zip(each.service.backends, each.active, strict=True),
                 key=lambda pair: (-pair[1], pair[0].address),
             )[:BACKENDS_EACH]
         },

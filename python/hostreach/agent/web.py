@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -18,13 +19,21 @@ from typing import Any, NamedTuple, TypeAlias
 from hostreach.errors import Refused
 from hostreach.syntax import format_endpoint
 
+from .guests import PATIENCE, Guests, within
+
 log = logging.getLogger("hostreach.agent")
 
 _HEAD_MAX = 8192
+_HEAD_SECONDS = 2.0
+"""For all of a question, in however small parts it comes."""
 _SECONDS = 5.0
-"""For one question, and for taking its answer."""
+"""For finding an answer, and for taking it."""
 _AT_ONCE = 64
-"""Connections of one port: whoever opens more is turned away."""
+"""Connections, of all ports together."""
+_SLOW_AT_ONCE = 8
+"""Answers that take their time: each has a thread, which ends no sooner for a client that went."""
+_QUEUE = 512
+"""Connections that wait in the kernel to be accepted; net.core.somaxconn may make it fewer."""
 
 
 class Answer(NamedTuple):
@@ -40,13 +49,15 @@ Ask: TypeAlias = Callable[[str], Answer | Callable[[], Answer]]
 class WebServer:
     """Answers GET and HEAD; each connection has one question.
 
-    Other threads may call all of this. What answers runs in the server's thread, unless it may take
-    its time.
+    Who opens connections and says nothing keeps nobody out: see `Guests`. Other threads may call
+    all of this. What answers runs in the server's thread, unless it may take its time.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._servers: dict[object, asyncio.Server] = {}
+        self._ports: dict[object, asyncio.Task[None]] = {}
+        self._guests = Guests(_AT_ONCE)
+        self._slow = 0
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
@@ -72,7 +83,7 @@ class WebServer:
 
     def close(self) -> None:
         """Listen nowhere, and end the thread."""
-        for name in [*self._servers]:
+        for name in [*self._ports]:
             self.stop(name)
         self._run(self._cancel())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -83,29 +94,17 @@ class WebServer:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _listen(self, name: object, host: str | None, port: int, ask: Ask) -> int:
-        busy: set[object] = set()
-
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            try:
-                if len(busy) < _AT_ONCE:
-                    busy.add(writer)
-                    await asyncio.wait_for(_serve(reader, writer, ask), _SECONDS)
-            except (OSError, asyncio.TimeoutError, EOFError, asyncio.LimitOverrunError):
-                pass  # a client that is slow, gone or no client
-            finally:
-                busy.discard(writer)
-                writer.close()
-                with suppress(OSError):
-                    await writer.wait_closed()
-
-        server = await asyncio.start_server(serve, host, port, limit=_HEAD_MAX)
-        self._servers[name] = server
-        return int(server.sockets[0].getsockname()[1])
+        server = _listener(host, port)
+        found = int(server.getsockname()[1])
+        self._ports[name] = self._loop.create_task(self._accept(server, ask))
+        self._ports[name].add_done_callback(lambda _: server.close())
+        return found
 
     async def _stop(self, name: object) -> None:
-        server = self._servers.pop(name, None)
-        if server is not None:
-            server.close()
+        port = self._ports.pop(name, None)
+        if port is not None:
+            port.cancel()
+            await asyncio.wait([port])
 
     async def _cancel(self) -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
@@ -113,44 +112,84 @@ class WebServer:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _accept(self, server: socket.socket, ask: Ask) -> None:
+        while True:
+            try:
+                client, _ = await self._loop.sock_accept(server)
+            except OSError:  # it went again, or no descriptor is left: not at once, then
+                await asyncio.sleep(PATIENCE)
+                continue
+            try:
+                await self._guests.room()
+            except asyncio.CancelledError:
+                client.close()
+                raise
+            self._guests.enter(client, self._serve(client, ask))
+            await asyncio.sleep(0)  # who was let in is heard before the next one is
 
-async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ask: Ask) -> None:
-    head = await reader.readuntil(b"\r\n\r\n")
-    words = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
-    method, path = (words[0], words[1].partition("?")[0]) if len(words) == 3 else ("", "")
-    if not method:
-        answer = Answer(400, b"bad request\n")
-    elif method not in ("GET", "HEAD"):
-        answer = Answer(405, b"method not allowed\n")
-    else:
-        said = ask(path)
-        answer = said if isinstance(said, Answer) else await _in_a_thread(said)
-    lines = [f"HTTP/1.1 {answer.code} {HTTPStatus(answer.code).phrase}"]
-    lines += [f"{key}: {value}" for key, value in answer.headers.items()]
-    lines += [f"Content-Length: {len(answer.body)}", "Connection: close", "", ""]
-    writer.write("\r\n".join(lines).encode("latin-1"))
-    if method != "HEAD":
-        writer.write(answer.body)
-    await writer.drain()
+    async def _serve(self, client: socket.socket, ask: Ask) -> None:
+        with suppress(OSError, EOFError):  # a client that is gone or no client
+            with within(_HEAD_SECONDS):
+                head = await self._head(client)
+            self._guests.asked()
+            with within(_SECONDS):
+                await self._loop.sock_sendall(client, await self._reply(head, ask))
+
+    async def _head(self, client: socket.socket) -> bytes:
+        head = bytearray()
+        while b"\r\n\r\n" not in head:
+            part = await self._loop.sock_recv(client, _HEAD_MAX - len(head))
+            if not part:  # it says no more, or has said too much
+                raise EOFError
+            head += part
+        return bytes(head)
+
+    async def _reply(self, head: bytes, ask: Ask) -> bytes:
+        words = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+        method, path = (words[0], words[1].partition("?")[0]) if len(words) == 3 else ("", "")
+        if not method:
+            answer = Answer(400, b"bad request\n")
+        elif method not in ("GET", "HEAD"):
+            answer = Answer(405, b"method not allowed\n")
+        else:
+            said = ask(path)
+            answer = said if isinstance(said, Answer) else await self._in_a_thread(said)
+        lines = [f"HTTP/1.1 {answer.code} {HTTPStatus(answer.code).phrase}"]
+        lines += [f"{key}: {value}" for key, value in answer.headers.items()]
+        lines += [f"Content-Length: {len(answer.body)}", "Connection: close", "", ""]
+        return "\r\n".join(lines).encode("latin-1") + (answer.body if method != "HEAD" else b"")
+
+    async def _in_a_thread(self, find: Callable[[], Answer]) -> Answer:
+        """Of its own, and a daemon: a process that ends does not wait for it."""
+        if self._slow >= _SLOW_AT_ONCE:
+            return Answer(503, b"too many ask at once\n")
+        self._slow += 1
+        found: asyncio.Future[Answer] = self._loop.create_future()
+
+        def tell(answer: Answer) -> None:
+            self._slow -= 1
+            if not found.done():
+                found.set_result(answer)
+
+        def work() -> None:
+            try:
+                answer = find()
+            except Exception:
+                log.exception("unexpected failure")
+                answer = Answer(500, b"this could not be told\n")
+            with suppress(RuntimeError):  # the server was closed meanwhile
+                self._loop.call_soon_threadsafe(tell, answer)
+
+        threading.Thread(target=work, daemon=True).start()
+        return await found
 
 
-async def _in_a_thread(find: Callable[[], Answer]) -> Answer:
-    """Of its own, and a daemon: a process that ends does not wait for it."""
-    loop = asyncio.get_running_loop()
-    found: asyncio.Future[Answer] = loop.create_future()
-
-    def tell(answer: Answer) -> None:
-        if not found.done():
-            found.set_result(answer)
-
-    def work() -> None:
-        try:
-            answer = find()
-        except Exception:
-            log.exception("unexpected failure")
-            answer = Answer(500, b"this could not be told\n")
-        with suppress(RuntimeError):  # the server was closed meanwhile
-            loop.call_soon_threadsafe(tell, answer)
-
-    threading.Thread(target=work, daemon=True).start()
-    return await found
+def _listener(host: str | None, port: int) -> socket.socket:
+    """Not blocking; at ``None`` of both families, where there are both."""
+    both = host is None and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both or ":" in (host or "") else socket.AF_INET
+    server = socket.create_server(
+        (host or "", port), family=family, backlog=_QUEUE, dualstack_ipv6=both
+    )
+    server.setblocking(False)
+    return server

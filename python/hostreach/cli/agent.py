@@ -28,7 +28,12 @@ Listen = Annotated[
     str, typer.Option(metavar="ADDRESS:PORT|off", help="Where /healthz, /readyz and /metrics are.")
 ]
 MetricsServices = Annotated[
-    int, typer.Option(metavar="N", help="How many services have metrics of their own.")
+    int,
+    typer.Option(
+        metavar="N",
+        help="How many frontends, entries of the table, have metrics of their own: those that are "
+        "used most.",
+    ),
 ]
 DetachOnExit = Annotated[
     bool,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from hostreach import _core
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from hostreach.rates import Counters, Survey
     from hostreach.tracing import Wanted
 
-_SURVEYED_AT_ONCE = 512
-"""Services: so that no writer waits for long."""
+_AT_ONCE = 512
+"""Services that are looked at: so that no writer waits for long."""
 
 
 class AskedTable(ServiceTable):
@@ -109,11 +110,12 @@ class AskedTable(ServiceTable):
 
     def traffic(self, frontends: Sequence[PlainFrontend]) -> list[tuple[int, int]]:
         """Translations and refusals of each, since it was added; (0, 0) for what is not there."""
-        try:
-            with self.locked(exclusive=False):
-                return [self._core.traffic(frontend) for frontend in frontends]
-        except NotFound:
-            return [(0, 0)] * len(frontends)
+        found: list[tuple[int, int]] = []
+        with suppress(NotFound):
+            for first in range(0, len(frontends), _AT_ONCE):
+                with self.locked(exclusive=False):
+                    found += map(self._core.traffic, frontends[first : first + _AT_ONCE])
+        return found + [(0, 0)] * (len(frontends) - len(found))
 
     def survey(self) -> Survey:
         """See `hostreach.node.Node.survey`."""
@@ -122,11 +124,9 @@ class AskedTable(ServiceTable):
         rows = self.rows()
         found: list[Counters] = []
         try:
-            for first in range(0, len(rows), _SURVEYED_AT_ONCE):
+            for first in range(0, len(rows), _AT_ONCE):
                 with self.locked(exclusive=False):
-                    found += [
-                        self._counters(row) for row in rows[first : first + _SURVEYED_AT_ONCE]
-                    ]
+                    found += map(self._counters, rows[first : first + _AT_ONCE])
         except NotFound:
             found = []
         return Survey(time.monotonic(), found)
