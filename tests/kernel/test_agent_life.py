@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -242,7 +243,7 @@ def test_what_it_tells(box: Box, api: Cluster, running: Agent) -> None:
     bad = service("bad", "10.96.0.66")
     bad["spec"]["ports"] = "none"
     sctp = service("sctp", "10.96.0.12", ports=[port(80, "s", "SCTP")])
-    changed = "2026-06-01T00:00:00Z"
+    changed = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     api.put(service(), bad, sctp, piece("web-1", "10.0.0.2", changed=changed))
     reaches(box, "10.0.0.2:8080")
     wait_until(lambda: "Service default/bad" in running.log, "the log line")

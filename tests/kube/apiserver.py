@@ -11,6 +11,7 @@ import contextlib
 import json
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -43,6 +44,8 @@ class Trouble:
         dribble: bytes at a time, with a pause.
         cut: the next event is broken off in its middle, and the connection closed.
         lists: of each list's body, what is there instead; None is left out.
+        whole_lists: the status with which lists from the cache are refused.
+        any_version: lists from the cache are as old as it is, whatever version was asked for.
     """
 
     answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)
@@ -52,6 +55,8 @@ class Trouble:
     dribble: bool = False
     cut: bool = False
     lists: Json = field(default_factory=dict)
+    whole_lists: int | None = None
+    any_version: bool = False
 
 
 class ApiServer:
@@ -65,6 +70,8 @@ class ApiServer:
         self.service_fields = True
         """Whether services can be selected by ``spec.clusterIP``, as since Kubernetes 1.31."""
         self.token = token
+        self.certificate: str | None = None
+        """The common name that a client's certificate has to have."""
         self.bookmarks = bookmarks
         self.requests: list[str] = []
         self.forbidden: set[str] = set()
@@ -73,6 +80,7 @@ class ApiServer:
         self.log: list[tuple[int, str, str, bytes, Json]] = []
         self.oldest = self.version
         self.objects: dict[tuple[str, str], Json] = {}
+        self.cache: tuple[dict[tuple[str, str], Json], int] | None = None
         self.epoch = 0
         self._server: ThreadingHTTPServer | None = None
         self._port = 0
@@ -119,6 +127,14 @@ class ApiServer:
         with self.changed:
             self.log.clear()
             self.oldest = self.version
+
+    def lag(self) -> None:
+        """From now on what is served from the cache is as it is now, until `catch_up`."""
+        with self.changed:
+            self.cache = {**self.objects}, self.version
+
+    def catch_up(self) -> None:
+        self.cache = None
 
     # --- the server ------------------------------------------------------------------------------
 
@@ -196,10 +212,10 @@ class _Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(IndexError):  # two may come for the last one
             self._refuse(*api.trouble.answers.pop(0))
             return
-        if api.token and self.headers["Authorization"] != f"Bearer {api.token}":
+        if not self._is_let_in():
             self._refuse(401, {})
         elif parts.path.startswith("/api/v1/nodes/"):
-            self._get("Node", parts.path.rpartition("/")[2])
+            self._get("Node", parts.path.rpartition("/")[2], query)
         elif parts.path not in KINDS:
             self._refuse(404, {})
         elif KINDS[parts.path] in api.forbidden:
@@ -211,8 +227,24 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._list(KINDS[parts.path], query)
 
-    def _get(self, kind: str, name: str) -> None:
-        found = self.api.objects.get((kind, f"/{name}"))
+    def _is_let_in(self) -> bool:
+        token, name = self.api.token, self.api.certificate
+        if token and self.headers["Authorization"] != f"Bearer {token}":
+            return False
+        return not name or self._common_name() == name
+
+    def _common_name(self) -> str:
+        """Of the certificate that came with the connection, as it was made."""
+        assert isinstance(self.connection, ssl.SSLSocket)
+        found = self.connection.getpeercert() or {}
+        subject: Any = found.get("subject", ())
+        return str(dict(pair for group in subject for pair in group).get("commonName", ""))
+
+    def _get(self, kind: str, name: str, query: dict[str, str]) -> None:
+        objects = self.api.objects
+        if query.get("resourceVersion") == "0" and self.api.cache:
+            objects, _ = self.api.cache
+        found = objects.get((kind, f"/{name}"))
         if found is None:
             self._refuse(404, {})
         else:
@@ -239,17 +271,31 @@ class _Handler(BaseHTTPRequestHandler):
         api = self.api
         wanted = _selected(query)
         begin, _, version = query.get("continue", "").partition("@")
+        asked = query.get("resourceVersion", "")
+        if (begin and asked) or ("resourceVersionMatch" in query and not asked):
+            self._refuse(400, {}, "resourceVersion is not to be given with this")
+            return
+        cached = asked == "0" or (asked and "limit" not in query)
+        if cached and api.trouble.whole_lists:
+            self._refuse(api.trouble.whole_lists, {})
+            return
         with api.changed:
             if version and int(version) < api.oldest:
                 self._refuse(410, {})
                 return
+            objects, current = api.objects, api.version
+            if cached and api.cache:
+                objects, current = api.cache
+            if cached and int(asked) > current and not api.trouble.any_version:
+                self._refuse(504, {}, f"Too large resource version: {asked}, current: {current}")
+                return
             items = sorted(
                 (key, value)
-                for (of, key), value in api.objects.items()
+                for (of, key), value in objects.items()
                 if of == kind and key > begin and wanted(value)
             )
-            version = version or str(api.version)
-        limit = int(query.get("limit", "0")) or len(items)
+            version = version or str(current)
+        limit = len(items) if cached else int(query.get("limit", "0")) or len(items)
         meta = {"resourceVersion": version}
         if len(items) > limit:
             meta["continue"] = f"{items[limit - 1][0]}@{version}"

@@ -14,15 +14,15 @@ import sys, threading
 from contextlib import suppress
 from msgspec import DecodeError
 sys.setswitchinterval(1e-6)
-from hostreach.sources.kubernetes import heads, source, watch
+from hostreach.sources.kubernetes import heads, source, telling, watch
 together = threading.Barrier(3)
 def decode(said):
     together.wait()
     for each in said:
         with suppress(DecodeError):  # what suits some does not suit all
             each.decode(b'{"kind":"X","metadata":{"name":"a"},"type":"X","object":{"metadata":{}}}')
-decoders = [watch._page, watch._raw, watch._mark, watch._error, watch._partial]
-decoders += [heads._head, source._node]
+decoders = [watch._page, watch._raw, watch._mark, watch._error]
+decoders += [heads._head, source._node, telling._partial]
 threads = [threading.Thread(target=decode, args=(decoders,)) for _ in range(3)]
 for each in threads: each.start()
 for each in threads: each.join()

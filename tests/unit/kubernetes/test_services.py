@@ -355,6 +355,23 @@ def test_external_ips() -> None:
     assert [*backends(value, rules=Rules(external_ips=False))] == ["10.96.0.10:80/tcp"]
 
 
+def test_addresses_as_they_may_be_stored() -> None:
+    """As ParseIPSloppy reads them."""
+    value = service(
+        "web",
+        "010.96.000.010",
+        type="LoadBalancer",
+        externalIPs=["192.000.002.008", "::ffff:192.0.2.7"],
+        ingress=[{"ip": "192.00.2.09"}],
+    )
+    assert backends(value, piece("web-1", "010.0.0.01")) == {
+        "10.96.0.10:80/tcp": "10.0.0.1:8080",
+        "192.0.2.8:80/tcp": "10.0.0.1:8080",
+        "192.0.2.7:80/tcp": "10.0.0.1:8080",
+        "192.0.2.9:80/tcp": "10.0.0.1:8080",
+    }
+
+
 def test_load_balancer_ingress_by_mode() -> None:
     ingress: list[dict[str, str]] = [
         {"ip": "192.0.2.1"},
@@ -460,10 +477,65 @@ def test_source_ranges_of_the_other_family_do_not_count() -> None:
     assert ranged("fd00::/8", "10.1.0.0/16") == ("10.1.0.0/16", [])
 
 
+def test_source_ranges_as_they_may_be_stored() -> None:
+    """As ParseCIDRSloppy reads them: zeros that lead are decimal, IPv4 in IPv6 form is IPv4."""
+    assert ranged("010.001.00.0/016") == ("10.1.0.0/16", [])
+    assert ranged("::ffff:10.1.0.0/112", "::ffff:010.2.0.0/0112") == (
+        "10.1.0.0/16,10.2.0.0/16",
+        [],
+    )
+    assert ranged("::ffff:0:0/96") == (None, [])
+
+
+def shut(*ranges: str) -> tuple[set[str], list[str]]:
+    """Load balancer addresses that refuse everyone, whatever their ranges, and problems."""
+    six = [{"ip": "192.0.2.9"}, {"ip": "2001:db8::9"}]
+    ports = [port(nodePort=30080)]
+    value = service("web", "10.96.0.10", "fd00:96::a", ports=ports, type="LoadBalancer")
+    value["spec"]["loadBalancerSourceRanges"] = ranges
+    value["status"]["loadBalancer"]["ingress"] = six
+    found, problems = made(value, piece("web-1", "10.0.0.1"), piece("web-2", "fd00::1"))
+    refusing = {entry[0] for entry in found.values() if not entry[6]}
+    assert refusing <= {"192.0.2.9", "2001:db8::9"}
+    assert len(found) == 5
+    return refusing, problems
+
+
 def test_source_ranges_that_cannot_be_read() -> None:
-    with pytest.raises(InvalidInput, match="source ranges"):
-        taken_service(service(loadBalancerSourceRanges=["all"], **RANGED))
-    assert ranged("all", "10.1.0.0/16") == ("10.1.0.0/16", ["source-range"])
+    """Nobody is let in by a range that nobody can read; the service's other addresses stand."""
+    one = ["source-range"]
+    four, six = "192.0.2.9", "2001:db8::9"
+    assert ranged("all", "10.1.0.0/16") == ("10.1.0.0/16", one)
+    assert shut("10.1.0.0/16", "fd00::/200") == ({six}, one)
+    assert shut("10.1.0.0/33", "fd00::/8") == ({four}, one)
+    assert shut("10.1.0.0/33") == ({four}, one)
+    assert shut("10.1.0.0/33", "10.1.0.0/16", "fd00::/8") == (set(), one)
+    assert shut("all") == ({four, six}, one)
+    assert shut("all", "10.1.0.0/16") == ({six}, one)
+    assert shut("10.0.0.0/8,fd00::/8", "") == ({four, six}, one)
+    assert shut("10.1.0.0/16", "fd00::/8") == shut("10.1.0.0/16") == shut() == (set(), [])
+
+
+def test_who_is_refused_is_told() -> None:
+    value = service(loadBalancerSourceRanges=["all", "some"], **RANGED)
+    taken = taken_service(value)
+    assert taken is not None
+    (problem,) = taken.problems
+    assert problem.message == (
+        "source range 'all' is no network (2 such); "
+        "its IPv4 load balancer addresses refuse everyone"
+    )
+    value["status"] = {}
+    taken = taken_service(value)
+    assert taken is not None
+    (problem,) = taken.problems
+    assert problem.message == "source range 'all' is no network (2 such)"
+
+
+def test_those_who_cannot_be_told_apart_are_refused_together() -> None:
+    value = service(loadBalancerSourceRanges=["all"], **RANGED)
+    found, problems = made(value, piece("web-1", "10.0.0.1"), rules=Rules(source_ranges=False))
+    assert (found["192.0.2.9:80/tcp"][6], problems) == ([], ["source-range"])
 
 
 @pytest.mark.parametrize(("host", "allowed"), [("10.0.2.1", True), ("10.0.3.1", False)])

@@ -260,6 +260,26 @@ def test_when_changes_began() -> None:
     assert cluster.state.take_changed() == []
 
 
+def test_changes_are_timed_once_and_from_the_beginning_on() -> None:
+    """Neither what was so before anybody followed it, nor what only this node sees differently."""
+    began = 1780272000.0  # 2026-06-01T00:00:00Z
+    cluster = Cluster()
+    cluster.state = State(Rules(), since=began + 0.7)
+
+    def timed(second: str, *endpoints: Any) -> list[float]:
+        cluster.put(piece("web-1", *endpoints, changed=f"2026-{second}Z"))
+        return cluster.state.take_changed()
+
+    assert timed("03-01T00:00:00", "10.0.0.1") == []
+    assert timed("03-01T00:00:00", "10.0.0.1", "10.0.0.2") == []
+    assert timed("06-01T00:00:00", "10.0.0.1") == [began]  # it was in this second
+    assert timed("06-01T00:00:09", "10.0.0.2") == [began + 9]
+    assert timed("06-01T00:00:09", ready("10.0.0.2", node="node-a")) == []
+    assert cluster.state.pending == 1
+    cluster.state.put_slice("default/web-1", None)
+    assert cluster.state.take_changed() == []
+
+
 def test_new_rules_are_for_all() -> None:
     cluster = Cluster()
     cluster.put(service(externalIPs=["192.0.2.8"]))

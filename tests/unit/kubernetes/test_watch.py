@@ -488,6 +488,46 @@ def test_another_zone(server: ApiServer, monkeypatch: pytest.MonkeyPatch, follow
     assert not following.removed
 
 
+def test_a_zone_that_comes_late(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch, follow: Follow
+) -> None:
+    """It is looked for soon, then less and less often; what it alone changes was no slow change."""
+    from hostreach.sources.kubernetes import source
+
+    monkeypatch.setattr(source, "NO_ZONE_SECONDS", 0.05)
+    server.put({**NODE, "metadata": {"name": "node-a", "labels": {}}})
+    far, near = (ready(f"10.0.0.{n}", zones=[f"zone-{z}"]) for n, z in ((1, "b"), (2, "a")))
+    server.put(piece("web-1", far, near, changed="2026-01-01T00:00:00Z"))
+    following = follow()
+    following.shows({"10.96.0.10": "10.0.0.1:8080 10.0.0.2:8080"})
+    began = time.monotonic()
+    following.until(lambda: time.monotonic() > began + 1.5)
+    assert 3 <= sum("/nodes/" in each for each in server.requests) <= 7
+    following.source.state.take_changed()
+    server.put(NODE)
+    following.shows({"10.96.0.10": "10.0.0.2:8080"})
+    assert following.source.state.take_changed() == []
+    assert not following.removed
+
+
+def test_a_node_as_a_server_that_lags_knows_it(server: ApiServer) -> None:
+    """Read from its cache, unless that is behind what was seen before."""
+    client = ApiClient(Connection(server.url, ssl.create_default_context(), None))
+    source = KubernetesSource(client, "node-a", Rules())
+    assert source._read_node().addresses == ("192.0.2.1",)
+    server.lag()
+    there = [{"type": "InternalIP", "address": "192.0.2.2"}]
+    server.put({**NODE, "status": {"addresses": there}})
+    assert source._read_node().addresses == ("192.0.2.1",)
+    cache, server.cache = server.cache, None
+    assert source._read_node().addresses == ("192.0.2.2",)
+    server.cache = cache
+    assert source._read_node().addresses == ("192.0.2.2",)
+    asked = [each.partition("?")[2] for each in server.requests]
+    assert asked == [*["resourceVersion=0"] * 4, ""]
+    client.close()
+
+
 def test_waits_double_and_differ() -> None:
     backoff = Backoff(Patience(first=1.0, longest=5.0), draw=lambda: 1.0)
     assert [backoff.take() for _ in range(5)] == [1.0, 2.0, 4.0, 5.0, 5.0]

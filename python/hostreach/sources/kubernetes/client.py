@@ -17,6 +17,7 @@ from hostreach._version import __version__
 from hostreach.errors import HostreachError
 
 from .config import Connection
+from .connections import Connections
 from .objects import Status
 
 OBJECT_MAX = 16 << 20
@@ -69,17 +70,10 @@ class ApiClient:
     def __init__(self, connection: Connection, idle: float = 120.0) -> None:
         self._extensions: dict[str, Any] = {}
         self._open_sockets: set[socket.socket] = set()
+        self._idle = idle
         if connection.server_name:
             self._extensions["sni_hostname"] = connection.server_name
-        self._http = httpx.Client(
-            base_url=connection.server,
-            verify=connection.verify,
-            auth=connection.auth,
-            proxy=connection.proxy,
-            timeout=httpx.Timeout(10.0, read=idle),
-            # Uncompressed: both sides are in one network, and time matters more.
-            headers={"User-Agent": f"hostreach/{__version__}", "Accept-Encoding": "identity"},
-        )
+        self._connections = Connections(connection, self._made)
 
     def get(self, path: str, params: Params, limit: int = PAGE_MAX) -> bytes:
         """The body of a response; raises `ApiError`, `TooLarge`."""
@@ -107,14 +101,28 @@ class ApiClient:
 
     def close(self) -> None:
         """Let go of connections that nobody uses."""
-        self._http.close()
+        self._connections.close()
+
+    def _made(self, connection: Connection) -> httpx.Client:
+        return httpx.Client(
+            base_url=connection.server,
+            verify=connection.verify,
+            auth=connection.auth,
+            proxy=connection.proxy,
+            timeout=httpx.Timeout(10.0, read=self._idle),
+            # Uncompressed: both sides are in one network, and time matters more.
+            headers={"User-Agent": f"hostreach/{__version__}", "Accept-Encoding": "identity"},
+        )
 
     @contextmanager
     def _open(self, path: str, params: Params) -> Iterator[httpx.Response]:
         try:
-            with self._http.stream(
-                "GET", path, params=dict(params), extensions=self._extensions
-            ) as response:
+            with (
+                self._connections.current() as http,
+                http.stream(
+                    "GET", path, params=dict(params), extensions=self._extensions
+                ) as response,
+            ):
                 if response.status_code != 200:
                     raise _error(response)
                 sock = _socket_of(response)

@@ -7,9 +7,11 @@ v1, `proxy-url`, `tls-server-name`, and another address for the server.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +32,10 @@ from hostreach.errors import InvalidInput, Refused
 from .credentials import ExecCredentials
 
 
+def _never() -> None:
+    """There are no files that could change."""
+
+
 class Connection(NamedTuple):
     """What `httpx.Client` needs."""
 
@@ -39,6 +45,10 @@ class Connection(NamedTuple):
     proxy: str | None = None
     server_name: str | None = None
     """What the server's certificate is for, where that is not its address."""
+    renewed: Callable[[], Connection | None] = _never
+    """The same from what the files of certificates have now, if that is something else.
+
+    Raises as reading them does, as while one of a pair is new and the other is not."""
 
 
 def connection(
@@ -55,8 +65,7 @@ def connection(
     for a file that is no kubeconfig, `Refused` where there is nothing to go by.
     """
     if kubeconfig is None and context is None and Path(service_account, "token").exists():
-        found = _in_cluster(service_account, api_server)
-        return found._replace(server_name=server_name)
+        return _in_cluster(service_account, api_server, server_name)
     path = kubeconfig or os.environ.get("KUBECONFIG") or DEFAULT_KUBECONFIG
     path = path.split(os.pathsep)[0]
     if kubeconfig is None and not Path(path).expanduser().exists():
@@ -64,11 +73,12 @@ def connection(
             "there is neither a service account here nor a kubeconfig; pass --kubeconfig FILE",
             object="kubernetes",
         )
-    found = _from_file(path, context, api_server)
-    return found._replace(server_name=server_name or found.server_name)
+    return _from_file(path, context, api_server, server_name)
 
 
-def _in_cluster(service_account: str, api_server: str | None) -> Connection:
+def _in_cluster(
+    service_account: str, api_server: str | None, server_name: str | None
+) -> Connection:
     if api_server:
         # Nothing else need be said of where it is.
         os.environ.setdefault("KUBERNETES_SERVICE_HOST", "kubernetes.default.svc")
@@ -82,10 +92,12 @@ def _in_cluster(service_account: str, api_server: str | None) -> Connection:
     except (ConfigError, OSError) as error:
         raise Refused(str(error), object=service_account) from None
     assert config is not None
-    return _made(config, api_server, None, None)
+    return _made(config, api_server, None, server_name)
 
 
-def _from_file(path: str, context: str | None, api_server: str | None) -> Connection:
+def _from_file(
+    path: str, context: str | None, api_server: str | None, server_name: str | None
+) -> Connection:
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")
         raw = yaml.safe_load(text)
@@ -93,7 +105,8 @@ def _from_file(path: str, context: str | None, api_server: str | None) -> Connec
         assert config is not None
         clusters = {each["name"]: each["cluster"] for each in raw["clusters"]}
         cluster = clusters[config.context.cluster]
-        return _made(config, api_server, cluster.get("proxy-url"), cluster.get("tls-server-name"))
+        server_name = server_name or cluster.get("tls-server-name")
+        return _made(config, api_server, cluster.get("proxy-url"), server_name)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InvalidInput(f"cannot be read: {reason}", object=error.filename or path) from None
@@ -114,6 +127,8 @@ def _made(
     config: SingleConfig, api_server: str | None, proxy: str | None, server_name: str | None
 ) -> Connection:
     user = config.user or User()
+    files = _certificate_files(config, user)
+    before = _digest(files)  # first: what changes while they are read is read again
     if user.token_file is not None:
         user.token_file = str(config.abs_file(user.token_file))
     verify: Any = verify_cluster(config.cluster, user, config.abs_file)
@@ -122,8 +137,28 @@ def _made(
         auth = ExecCredentials(user.exec, config.cluster, verify)
     else:
         auth = user_auth(user)
-    server = config.cluster.server.rstrip("/")
-    return Connection(_url(api_server) if api_server else server, verify, auth, proxy, server_name)
+    server = _url(api_server) if api_server else config.cluster.server.rstrip("/")
+
+    def renewed() -> Connection | None:
+        if _digest(files) == before:
+            return None
+        return _made(config, api_server, proxy, server_name)
+
+    return Connection(server, verify, auth, proxy, server_name, renewed)
+
+
+def _certificate_files(config: SingleConfig, user: User) -> list[str]:
+    named = [config.cluster.certificate_auth]
+    if not user.client_cert_data:
+        named.append(user.client_cert)
+    if not user.client_key_data:
+        named.append(user.client_key)
+    return [str(config.abs_file(path)) for path in named if path]
+
+
+def _digest(files: list[str]) -> list[bytes]:
+    """Of what they have, for some are made anew each hour with the same in them."""
+    return [hashlib.sha256(Path(path).read_bytes()).digest() for path in files]
 
 
 def _url(text: str) -> str:

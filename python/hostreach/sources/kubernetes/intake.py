@@ -12,11 +12,10 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
-from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Literal, NamedTuple
 
 from hostreach.errors import InvalidInput
-from hostreach.syntax import NAME_MAX, Protocol, parse_address, parse_networks, quote
+from hostreach.syntax import NAME_MAX, Protocol, quote
 
 from . import objects
 from .endpoints import (
@@ -29,6 +28,7 @@ from .endpoints import (
     THIS_NODE,
     THIS_ZONE,
 )
+from .sloppy import read_address, read_network
 
 PORTS_MAX = 4096
 """Of one object. Nobody needs so many, and a hostile API may send more."""
@@ -77,6 +77,8 @@ class KubeService(NamedTuple):
     internal_local: bool
     health_port: int
     source_ranges: tuple[str, ...]
+    shut: frozenset[Family] = frozenset()
+    """Families whose source ranges cannot be read, not one of them."""
     problems: tuple[Problem, ...] = ()
 
 
@@ -133,18 +135,22 @@ def take_service(service: objects.Service) -> KubeService | None:
     ]
     external = _addresses(spec.external_ips or (), "external IP", problems)
     balanced = _addresses(balancers, "load balancer address", problems)
+    balancer_ips = tuple(vip for vip in balanced if family_of(vip) in families)
+    ports, affinity = _ports(spec, problems), _affinity(spec)
+    ranges, shut = _ranges(spec, {family_of(vip) for vip in balancer_ips}, problems)
     local = spec.type == "LoadBalancer" and spec.external_policy == "Local"
     return KubeService(
         key=key,
         age=(service.metadata.created or "~", key, service.metadata.uid),
-        ports=_ports(spec, problems),
+        ports=ports,
         cluster_ips=vips,
         external_ips=tuple(vip for vip in external if family_of(vip) in families),
-        balancer_ips=tuple(vip for vip in balanced if family_of(vip) in families),
-        affinity_ms=_affinity(spec) * 1000,
+        balancer_ips=balancer_ips,
+        affinity_ms=affinity * 1000,
         internal_local=spec.internal_policy == "Local",
         health_port=(spec.health_port or 0) if local else 0,
-        source_ranges=_ranges(spec, problems),
+        source_ranges=ranges,
+        shut=shut,
         problems=tuple(problems),
     )
 
@@ -181,7 +187,7 @@ def _addresses(texts: Sequence[str], what: str, problems: list[Problem]) -> tupl
     good: dict[str, None] = {}
     for text in texts:
         try:
-            address = parse_address(text)
+            address = read_address(text)
             if address.startswith("127.") or address == "::1":
                 raise InvalidInput("a loopback address cannot be used", object=address)
             good[address] = None
@@ -231,32 +237,38 @@ def _affinity(spec: objects.ServiceSpec) -> int:
     return seconds
 
 
-def _ranges(spec: objects.ServiceSpec, problems: list[Problem]) -> tuple[str, ...]:
+def _ranges(
+    spec: objects.ServiceSpec, families: set[Family], problems: list[Problem]
+) -> tuple[tuple[str, ...], frozenset[Family]]:
+    """The readable ones, and the ``families`` that had some of which none is.
+
+    To leave out a range is to refuse its clients, which is the safe side. To leave out all of a
+    family would be to let in everyone: that is refused to everyone instead.
+    """
     if spec.type != "LoadBalancer":
-        return ()
-    ranges = []
+        return (), frozenset()
+    ranges: list[str] = []
+    bad: list[str] = []
+    meant: set[Family] = set()
     for text in spec.source_ranges or ():
         try:
-            ranges.append(parse_networks(_without_host_bits(text.strip()))[0])
+            ranges.append(read_network(text))
         except InvalidInput as error:  # noqa: PERF203 - there are few
-            # To leave out a range is to refuse its clients, which is the safe side.
-            problems.append(Problem("source-range", str(error)))
-    if spec.source_ranges and not ranges:
-        raise InvalidInput("none of its source ranges can be read")
-    return tuple(ranges)
+            bad.append(str(error))
+            meant |= _families_meant(text)
+    shut = frozenset(meant & families - {family_of(network) for network in ranges})
+    if bad:
+        more = f" ({len(bad)} such)" if len(bad) > 1 else ""
+        who = " and ".join(f"IPv{family}" for family in sorted(shut))
+        closed = f"; its {who} load balancer addresses refuse everyone" if shut else ""
+        problems.append(Problem("source-range", f"source range {bad[0]}{more}{closed}"))
+    return tuple(ranges), shut
 
 
-def _without_host_bits(text: str) -> str:
-    """10.0.0.7/24 means 10.0.0.0/24 to Kubernetes."""
-    address, slash, digits = text.partition("/")
-    family = AF_INET6 if ":" in address else AF_INET
-    try:
-        packed, length = inet_pton(family, address), int(digits)
-    except (OSError, ValueError):
-        return text
-    host = max(0, len(packed) * 8 - length)
-    number = int.from_bytes(packed, "big") >> host << host
-    return f"{inet_ntop(family, number.to_bytes(len(packed), 'big'))}{slash}{digits}"
+def _families_meant(text: str) -> set[Family]:
+    """What looks like neither may be either."""
+    signs: tuple[tuple[str, Family], ...] = ((".", 4), (":", 6))
+    return {family for sign, family in signs if sign in text} or {4, 6}
 
 
 def take_slice(piece: objects.EndpointSlice, place: Place) -> Slice | None:
@@ -301,7 +313,7 @@ def _endpoint_address(endpoint: objects.Endpoint, family: Family) -> str:
     """Its first address alone: the API promises that all are the same endpoint."""
     if not endpoint.addresses:
         raise InvalidInput("an endpoint has no address")
-    address = parse_address(endpoint.addresses[0])
+    address = read_address(endpoint.addresses[0])
     if family_of(address) != family:
         raise InvalidInput("an endpoint is not of the slice's family", object=address)
     if address.startswith("127.") or address == "::1":

@@ -174,7 +174,9 @@ def _outside(service: KubeService, rules: Rules, problems: list[Problem]) -> lis
     for vip in service.balancer_ips:
         family = family_of(vip)
         ranges = _ranges(service, family)
-        if not ranges or not ranges[0].prefixlen:
+        if family in service.shut:
+            found.append(_Outside(vip, refused=True))
+        elif not ranges or not ranges[0].prefixlen:
             found.append(_Outside(vip))
         elif not rules.source_ranges:
             left["this kernel does not tell clients apart (Linux 5.14 does)"] = None

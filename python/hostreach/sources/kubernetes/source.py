@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import random
 import threading
 import time
 from contextlib import suppress
@@ -31,7 +32,8 @@ from .news import Changed, Listed, Listing, News, Spoiled, Taken
 from .patience import Backoff, Patience
 from .services import Rules
 from .state import Kind, State
-from .watch import Resource, Watcher, quote_line
+from .telling import Resource
+from .watch import Watcher, is_older, quote_line
 
 log = logging.getLogger("hostreach.kubernetes")
 
@@ -41,7 +43,9 @@ SERVICES = "/api/v1/services"
 SLICES = "/apis/discovery.k8s.io/v1/endpointslices"
 PODS = "/api/v1/pods"
 NODE_SECONDS = 60.0
-"""How often this node is read again, for its zone and addresses."""
+"""How often, about, this node is read again for its zone and addresses."""
+NO_ZONE_SECONDS = 2.0
+"""And at first, while it has no zone: a cloud's controller gives it one soon after it has come."""
 _NO_NODE = "no such Node, so no endpoint counts as local to it; pass --node-name"
 _SERVED: tuple[Kind, ...] = ("Service", "EndpointSlice")
 _AT_ONCE = 5000
@@ -89,11 +93,12 @@ class KubernetesSource:
         *,
         pods: bool = False,
     ) -> None:
-        self.state = State(rules)
+        self.state = State(rules, time.time())
         self.exempt_pods: dict[str, ExemptPod] = {}
         self.pods_changed = False
         self._client = client
         self._place = Place(node)
+        self._node_version = ""
         self._patience = patience
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -270,9 +275,13 @@ class KubernetesSource:
     def _follow_node(self) -> None:
         started, told = False, ""
         backoff = Backoff(self._patience)
+        without_zone = Backoff(Patience(first=NO_ZONE_SECONDS, longest=2 * NODE_SECONDS))
         while not self._stop.is_set():
+            delay = NODE_SECONDS * random.uniform(0.8, 1.2)
             try:
                 seen = self._read_node()
+                if seen.zone is None:
+                    delay = min(delay, without_zone.take())
                 if not started:  # then the first slices are read rightly
                     self._place = self._place._replace(zone=seen.zone)
                 self._tell(seen)
@@ -298,11 +307,15 @@ class KubernetesSource:
                 started = True
                 self._spawn(self.watchers["EndpointSlice"].run)
             # One that is not there may be just coming, as its kubelet registers it.
-            self._stop.wait(backoff.take() if told == _NO_NODE else NODE_SECONDS)
+            self._stop.wait(backoff.take() if told == _NO_NODE else delay)
 
     def _read_node(self) -> NodeSeen:
-        body = self._client.get(f"/api/v1/nodes/{self._place.node}", {})
-        node = _node.decode(body)
+        """From the server's cache, unless that is behind what was seen of another one's before."""
+        path = f"/api/v1/nodes/{self._place.node}"
+        node = _node.decode(self._client.get(path, {"resourceVersion": "0"}))
+        if is_older(node.metadata.resource_version, self._node_version):
+            node = _node.decode(self._client.get(path, {}))
+        self._node_version = node.metadata.resource_version
         labels = node.metadata.labels
         given = (node.status and node.status.addresses) or []
         addresses = [a.address for a in given if a.type in ("InternalIP", "ExternalIP")]

@@ -21,6 +21,9 @@ Kind = Literal["Service", "EndpointSlice", "Pod"]
 """Of objects; what pods mean is kept elsewhere, but for their problems."""
 BATCH = 500
 """Services at a time: a first sync of a large cluster need not hold all entries at once."""
+SKEW = 2.0
+"""Seconds by which a change may seem older than it is: one for the whole seconds that it is told
+in, one for clocks that differ."""
 
 
 class Batch(NamedTuple):
@@ -40,13 +43,16 @@ class HealthPort(NamedTuple):
 class State:
     """Not for two threads at once.
 
+    ``since`` is when somebody began to follow the changes, in seconds since 1970: older ones waited
+    for nobody here.
+
     Attributes:
         health: the healthCheckNodePort of each service that has one.
         problems: what was left out of each object, and why.
         ranged: services with an entry that has source ranges.
     """
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, since: float = 0.0) -> None:
         self.rules = rules
         self.health: dict[str, HealthPort] = {}
         self.problems: dict[tuple[Kind, str], tuple[Problem, ...]] = {}
@@ -59,6 +65,7 @@ class State:
         self._waiting: dict[PlainFrontend, set[str]] = {}
         self._dirty: dict[str, None] = {}
         self._changed: list[float] = []
+        self._since = since - SKEW
 
     @property
     def pending(self) -> int:
@@ -104,8 +111,11 @@ class State:
         self._service_of[key] = piece.service
         if old is None or old._replace(changed=piece.changed) != piece:
             self._dirty[piece.service] = None
-            if piece.changed is not None:
-                self._changed.append(piece.changed)
+            # With the time of a change that was seen, it is only read in another way, as when this
+            # node has come into a zone.
+            began, seen = piece.changed, old.changed if old else None
+            if began is not None and began > self._since and began != seen:
+                self._changed.append(began)
 
     def refuse(self, kind: Kind, key: str, problem: Problem) -> None:
         """An object that cannot be used at all: as if it were gone, but reported."""

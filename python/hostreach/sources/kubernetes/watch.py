@@ -13,23 +13,22 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
-from hostreach.errors import InvalidInput
-
 from . import objects
-from .client import ApiClient, ApiError, Params, TooLarge, TooLong
-from .heads import page_of, text_of
-from .intake import Problem
-from .news import Changed, Listed, Listing, News, Spoiled, Taken
+from .abilities import Abilities
+from .client import ApiClient, ApiError, TooLarge, TooLong
+from .heads import page_of
+from .news import Listed, Listing, News
 from .patience import Backoff, Patience
-from .state import Kind
+from .telling import Resource, Teller
 
 log = logging.getLogger("hostreach.kubernetes")
 
 PAGE = 500
+WHOLE_MAX = 32 << 20
+"""Bytes of a list in one answer; larger ones are read page by page, to hold no more at a time."""
 GONE = 410
 # Made while there is one thread: msgspec describes a type to itself when it first meets it, and a
 # second thread that meets it meanwhile takes half a description for a whole one, and crashes.
@@ -37,23 +36,11 @@ _page = msgspec.json.Decoder(objects.Page)
 _raw = msgspec.json.Decoder(objects.Event[msgspec.Raw])
 _error = msgspec.json.Decoder(objects.Event[objects.Status])
 _mark = msgspec.json.Decoder(objects.Event[objects.Bookmark])
-_partial = msgspec.json.Decoder(objects.PartialObject)
 
 _MISSING = (400, 404, 422)
 """How servers without WatchList answer, or one that has it turned off."""
-
-
-@dataclass(frozen=True)
-class Resource:
-    """What to watch, and how to read it; ``take`` may raise `InvalidInput`."""
-
-    kind: Kind
-    path: str
-    params: Params
-    type: type
-    take: Callable[[Any], Taken | None]
-    spares: Params = field(default_factory=dict)
-    """Also asked, unless the server does not know it: what it spares us, ``take`` leaves out."""
+_NOT_SO_NEW = (400, 410, 422, 504)
+"""How those answer that have no list as new as was asked for, or do not know what that means."""
 
 
 @dataclass
@@ -96,11 +83,12 @@ class Watcher:
         self._backoff = Backoff(patience)
         self._connected_at = 0.0
         self._version: str | None = None
-        self._watch_list = True
+        self._known = self._cached = ""
+        self._abilities = Abilities()
         self._params = {**resource.params, **resource.spares}
         self._relist = False
         self._event = msgspec.json.Decoder(objects.Event[resource.type])  # type: ignore[name-defined]
-        self._object: msgspec.json.Decoder[Any] = msgspec.json.Decoder(resource.type)
+        self._objects = Teller(resource, tell)
 
     def relist(self) -> None:
         """List anew at the next event, as when objects are to be read in another way."""
@@ -114,7 +102,7 @@ class Watcher:
             except Exception:
                 # Ours to mend, but no reason to leave the node without news from now on.
                 log.exception("%s: unexpected failure", self._resource.path)
-                self._version = None
+                self._lose_place()
                 self._restarted("failure")
                 delay = self._backoff.take()
             self._stop.wait(delay)
@@ -123,16 +111,18 @@ class Watcher:
         """One list or watch to its end; the seconds to wait then."""
         began = time.monotonic()
         try:
-            if self._version is None and not self._watch_list:
-                self._list()
-                return 0.0
+            if self._version is None:
+                self._abilities.renew()
+                if not self._abilities.streams:
+                    self._list()
+                    return 0.0
             self._watch()
             self._restarted("ended")
             self._forgive()
             lasted = time.monotonic() - began
             return 0.0 if lasted > self._patience.first else self._backoff.take()
         except _Again:
-            self._version = None
+            self._lose_place()
             self._restarted("expired")
             self._forgive()
             return self._backoff.take()
@@ -153,34 +143,76 @@ class Watcher:
         if self.state.connected and lasted >= self._patience.settled:
             self._backoff.reset()
 
+    def _lose_place(self) -> None:
+        """There is nowhere to watch from: a list is needed, but none from before what we know."""
+        self._known = self._version or self._known
+        self._version = None
+
     # --- what the server says --------------------------------------------------------------------
 
     def _list(self) -> None:
-        """Page by page, each as large as can be taken."""
         self._tell(Listing(self._resource.kind))
-        limit, page = PAGE, ""
+        meta = self._whole()
+        if meta is None or meta.next_page:
+            meta = self._paged(meta.next_page or "" if meta else "")
+        self._complete(meta.resource_version)
+
+    def _whole(self) -> objects.ListMeta | None:
+        """In one answer, for so the server has it from its cache; None where that cannot be.
+
+        It is to be as new as what we know: the cache of a server that lags would take us back in
+        time. The first list is none of these, for the tables may know more than such a cache.
+        """
+        if not (self._known and self._abilities.whole):
+            return None
+        if self._known == self._cached:
+            return None  # the last one led nowhere: another server has forgotten what came after it
+        newer = {"resourceVersion": self._known, "resourceVersionMatch": "NotOlderThan"}
+        params = {**self._params, **newer}
+        try:
+            found = self._page_of(self._client.get(self._resource.path, params, WHOLE_MAX))
+        except TooLarge:
+            self._abilities.lacks_whole()
+            return None
+        except ApiError as error:
+            if error.code in _NOT_SO_NEW:
+                return None
+            raise
+        if is_older(found.metadata.resource_version, self._known):
+            return None  # it does not know what was asked for
+        self._items(found)
+        self._cached = found.metadata.resource_version
+        return found.metadata
+
+    def _paged(self, page: str) -> objects.ListMeta:
+        """As it is now, page by page, each as large as can be taken."""
+        limit = PAGE
         while True:
             params = {**self._params, "limit": str(limit)}
             if page:
                 params["continue"] = page
             try:
-                found = _page.decode(self._client.get(self._resource.path, params))
-                meta = self._meta(found)
-                for item in found.items or ():
-                    self._item(bytes(item))
-            except msgspec.DecodeError as error:
-                raise ApiError(0, f"no list was sent: {error}") from None
+                found = self._page_of(self._client.get(self._resource.path, params))
+                meta = found.metadata
+                self._items(found)
             except TooLarge as error:
                 if limit > 1:
                     limit = max(1, limit // 10)
                     continue
                 meta = self._meta(page_of(error.head))
-                self._too_large(error.head)
-            self._heard()
+                self._objects.too_large(error.head)
+                self._heard()
             page = meta.next_page or ""
             if not page:
-                break
-        self._complete(meta.resource_version)
+                return meta
+
+    def _page_of(self, body: bytes) -> objects.Page:
+        try:
+            found = _page.decode(body)
+        except msgspec.DecodeError as error:
+            raise ApiError(0, f"no list was sent: {error}") from None
+        self._meta(found)
+        return found
 
     def _meta(self, page: objects.PageHead) -> objects.ListMeta:
         """What is no list, or of nothing that can be watched, would count as an empty one."""
@@ -189,6 +221,11 @@ class Watcher:
         if not page.metadata.resource_version:
             raise ApiError(0, "no list was sent: it has no resourceVersion")
         return page.metadata
+
+    def _items(self, page: objects.Page) -> None:
+        for item in page.items or ():
+            self._objects.item(bytes(item))
+        self._heard()
 
     def _watch(self) -> None:
         """From where we are or, with WatchList, from nothing."""
@@ -209,7 +246,7 @@ class Watcher:
                 self._connected()
             for line in lines:
                 if isinstance(line, TooLong):
-                    self._too_large(line.head)
+                    self._objects.too_large(line.head)
                 elif line:
                     self._line(line)
                 self._heard()
@@ -232,7 +269,7 @@ class Watcher:
         elif event.type == "BOOKMARK":
             self._bookmark(line)
         elif self._is_news(event.object.metadata.resource_version):
-            self._object_changed(event.object, gone=event.type == "DELETED")
+            self._objects.changed(event.object, gone=event.type == "DELETED")
 
     def _refused(self, line: bytes) -> None:
         status = _error.decode(line).object
@@ -246,43 +283,25 @@ class Watcher:
         if not mark.resource_version:
             raise ApiError(0, "a bookmark has no resourceVersion")
         if self._version is not None:
-            self._version = mark.resource_version
+            if not is_older(mark.resource_version, self._version):
+                self._version = mark.resource_version
         elif mark.annotations and mark.annotations.value == "true":
             self._complete(mark.resource_version)
         else:
             # It does not know what was asked for, so that end would never come.
-            self._watch_list = False
+            self._abilities.lacks_streams()
             raise _Again
 
     def _is_news(self, version: str) -> bool:
         """A watch is in order: what it says twice, it says late."""
         if self._version is None:
             return True
-        if version.isdigit() and self._version.isdigit() and int(version) <= int(self._version):
+        if version == self._version or is_older(version, self._version):
             return False
-        self._version = version
+        self._version = version or self._version
         return True
 
     # --- what that means -------------------------------------------------------------------------
-
-    def _item(self, raw: bytes) -> None:
-        try:
-            self._object_changed(self._object.decode(raw), gone=False)
-        except msgspec.DecodeError as error:
-            self._spoiled(raw, str(error))
-
-    def _object_changed(self, found: Any, *, gone: bool) -> None:
-        kind, meta = self._resource.kind, found.metadata
-        key = f"{meta.namespace}/{meta.name}"
-        if gone:
-            self._tell(Changed(kind, key, None))
-            return
-        try:
-            value = self._resource.take(found)
-        except InvalidInput as error:
-            self._tell(Spoiled(kind, key, Problem("invalid", str(error))))
-            return
-        self._tell(Changed(kind, key, value))
 
     def _undecodable(self, line: bytes, error: msgspec.DecodeError) -> None:
         """Bad JSON is a bad connection; good JSON of the wrong types is a bad object."""
@@ -295,27 +314,8 @@ class Watcher:
         if event.type == "BOOKMARK":
             self._bookmark(line)
             return
-        raw = bytes(event.object)
-        self._spoiled(raw, str(error).replace("$.object", "$"), gone=event.type == "DELETED")
-
-    def _spoiled(self, raw: bytes, message: str, *, gone: bool = False) -> None:
-        try:
-            meta = _partial.decode(raw).metadata
-        except msgspec.DecodeError:
-            meta = objects.PartialMetadata()
-        if gone:
-            self._tell(Changed(self._resource.kind, f"{meta.namespace}/{meta.name}", None))
-        else:
-            problem = Problem("invalid", message.replace(" - at `", " at `"))
-            self._named(meta.namespace, meta.name, problem)
-
-    def _too_large(self, head: bytes) -> None:
-        namespace, name = (text_of(head, key) for key in ("namespace", "name"))
-        self._named(namespace, name, Problem("too-large", "it is too large to be read"))
-
-    def _named(self, namespace: str | None, name: str | None, problem: Problem) -> None:
-        key = f"{namespace or '?'}/{name or '?'}"
-        self._tell(Spoiled(self._resource.kind, key, problem))
+        message = str(error).replace("$.object", "$")
+        self._objects.spoiled(bytes(event.object), message, gone=event.type == "DELETED")
 
     def _complete(self, version: str) -> None:
         self._version = version
@@ -327,6 +327,7 @@ class Watcher:
         if self.state.trouble:
             log.info("%s: watched again", self._resource.path)
         self.state.connected, self.state.trouble = True, None
+        self._abilities.answered()
         self._connected_at = time.monotonic()
         self._heard()
 
@@ -337,16 +338,19 @@ class Watcher:
         self.state.restarts[why] += 1
 
     def _failed(self, error: ApiError) -> float:
-        if self._version is None and self._watch_list and error.code in _MISSING:
+        if self._version is None and self._abilities.streams and error.code in _MISSING:
             log.info("%s: no streamed lists here (%s)", self._resource.path, error)
-            self._watch_list = False
+            self._abilities.lacks_streams()
             return 0.0
         if error.code == 400 and self._params != self._resource.params:
             log.info("%s: not all selectors are known here (%s)", self._resource.path, error)
             self._params = {**self._resource.params}
             return 0.0
         if error.code == GONE:
-            self._version = None
+            self._lose_place()
+            self._abilities.answered()
+        else:
+            self._abilities.failed()
         known = {GONE: "expired", 401: "unauthorized", 403: "forbidden", 429: "throttled"}
         self._restarted(known.get(error.code) or ("server" if error.code >= 500 else "connection"))
         self._forgive()
@@ -355,6 +359,11 @@ class Watcher:
             log.warning("%s: %s; trying again", self._resource.path, quote_line(str(error)))
         self.state.trouble = str(error)
         return delay
+
+
+def is_older(version: str, than: str) -> bool:
+    """Of resourceVersions; those that are no numbers cannot be told."""
+    return version.isdecimal() and than.isdecimal() and int(version) < int(than)
 
 
 def quote_line(text: str) -> str:
