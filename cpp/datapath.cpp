@@ -98,7 +98,7 @@ void refuse_other_cgroup(const Place &place, const Cgroup &cgroup) {
                     "attached to " +
                         (other ? other->path() : "cgroup " + std::to_string(there->cgroup_id)) +
                         " already, not to " + cgroup.path() +
-                        "; detach first, or use another --pin",
+                        "; name that one by --cgroup, detach first, or use another --pin",
                     EBUSY);
     }
 }

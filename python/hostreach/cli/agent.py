@@ -16,7 +16,7 @@ from .completion import choices
 from .options import GrowBackends, GrowServices, GrowSlots, Owner, Pin, check_netns, open_node
 
 Cgroup = Annotated[str | None, typer.Option(metavar="PATH", help="As `attach` takes it.")]
-Protocols = Annotated[str, typer.Option(metavar="LIST", help="tcp, udp or both.")]
+Protocols = Annotated[str, typer.Option(metavar="LIST", help="tcp, udp or tcp,udp.")]
 HostNetns = Annotated[
     str | None, typer.Option(metavar="PATH", help="As `attach` takes it.", callback=check_netns)
 ]

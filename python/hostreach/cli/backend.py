@@ -31,9 +31,15 @@ Weight = Annotated[
 ]
 Active = Annotated[bool, typer.Option("--active", help="As it is unless said: it takes all.")]
 Drain = Annotated[
-    bool, typer.Option("--drain", help="It keeps its connections and takes no new ones.")
+    bool,
+    typer.Option(
+        "--drain", help="It keeps its connections and takes new ones only if no other can."
+    ),
 ]
-Down = Annotated[bool, typer.Option("--down", help="It takes and keeps none.")]
+Down = Annotated[
+    bool,
+    typer.Option("--down", help="It takes none; what becomes of its connections, on_removal says."),
+]
 
 
 @app.callback(invoke_without_command=True)

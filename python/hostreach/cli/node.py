@@ -24,7 +24,9 @@ def attach(
             metavar="PATH", help="Whose processes are served. Default: the cgroup v2 root."
         ),
     ] = None,
-    protocols: Annotated[str, typer.Option(metavar="LIST", help="tcp, udp or both.")] = "tcp,udp",
+    protocols: Annotated[
+        str, typer.Option(metavar="LIST", help="tcp, udp or tcp,udp.")
+    ] = "tcp,udp",
     protect_binds: Annotated[
         bool,
         typer.Option(
