@@ -46,7 +46,7 @@ _BY_FILE = {
     "order": ("whose_rewrite_wins[theirs, ours first]",),
     "without_links": ("found_again_and_taken_off",),
     "torture": ("one_writer_as_fast_as_it_can",),
-    "migration": ("sockets_keep_what_they_remember[2]",),
+    "migration": ("sockets_keep_what_they_remember[3]",),
     "cli": ("from_attach_to_purge", "doctor"),
 }
 
