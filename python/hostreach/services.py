@@ -256,7 +256,7 @@ class Services:
         dry_run: bool = False,
     ) -> Change | None:
         """Remove a backend; raises `NotFound`, or returns None with ``if_exists``."""
-        gone, key = _backend(address)[0], _key(frontend)
+        gone, key = format_endpoint(*parse_endpoint(address)), _key(frontend)
         with self._writing(dry_run, make=False):
             before = _owned(self._table.plain_get(key), key, owner)
             backends = [old for old in before[6] if old[0] != gone]

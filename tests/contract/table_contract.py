@@ -263,6 +263,8 @@ class TableContract:
         assert change is not None
         assert change.action == "set"
         assert services.remove_backend(vip, "10.0.0.2:80", if_exists=True) is None
+        with pytest.raises(InvalidInput):
+            services.remove_backend(vip, "10.0.0.1:80,weight=3")
         after = services.get(vip)
         assert [str(b) for b in after.backends] == ["10.0.0.1:80,weight=5", "10.0.0.3:80"]
         with pytest.raises(AlreadyExists, match=r"backend 10\.0\.0\.3:80 exists already"):
