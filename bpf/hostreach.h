@@ -191,8 +191,9 @@ struct hr_line {
 #define HR_NO_SERVICE 0xffffffffU
 
 /*
- * One backend of one service. Address, port and incarnation never change while
- * any program may still read them; the others are single stores.
+ * One backend of one service. Address, port and incarnation never change while a
+ * program that chose it may still read them; who closes a socket may see the incarnation
+ * change. The others are single stores.
  */
 struct hr_backend {
 	__u32 ip[4]; /* network byte order, IPv4 as IPv6-mapped */
