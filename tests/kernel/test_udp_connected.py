@@ -64,6 +64,13 @@ class Place:
         """The peer's address, of a socket that the first service sent to this server."""
         return kernel.shown(self.vip, self.direct(server))
 
+    def queue_answer(self, client: socket.socket) -> str:
+        """Connected to the first service; which server's answer waits to be received."""
+        connect(client, self.vip)
+        payload = fresh_payload()
+        client.send(payload.encode())
+        return self.servers.wait_for(payload)
+
     def once_connected(self, server: str) -> Seen:
         """Asked straight, after connect(AF_UNSPEC), by a socket that the first service sent there.
 
@@ -198,10 +205,7 @@ def test_answer_queued_before_the_disconnect(box: Box, node: Node, family: Famil
 
     def converse() -> None:
         with new_socket(family, UDP_CONNECTED) as client:
-            connect(client, place.vip)
-            payload = fresh_payload()
-            client.send(payload.encode())
-            server = place.servers.wait_for(payload)
+            server = place.queue_answer(client)
             linux.connect_raw(client.fileno(), RAW_UNSPEC)
             source = receive(client)[1][:2]
             assert source in (place.vip, place.direct(server))
@@ -217,10 +221,7 @@ def test_answer_queued_before_the_next_connect(box: Box, node: Node, family: Fam
 
     def converse() -> None:
         with new_socket(family, UDP_CONNECTED) as client:
-            connect(client, place.vip)
-            payload = fresh_payload()
-            client.send(payload.encode())
-            place.servers.wait_for(payload)
+            place.queue_answer(client)
             connect(client, place.other_vip)
             assert receive(client)[1][:2] == place.vip
             assert ask(client).peer == place.other_vip

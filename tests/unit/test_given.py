@@ -13,7 +13,6 @@ from hostreach.cli.given import backend_of, service_of
 from hostreach.errors import InvalidInput
 from hostreach.models import Backend, Service
 from hostreach.plain import plain_service
-from hostreach.sources.compiled import count_keys
 from hostreach.syntax import parse_backend
 
 frontends = st.sampled_from(
@@ -77,7 +76,7 @@ def test_backends(frontend: str, address: str, weight: int, state: str) -> None:
             Backend.parse(text)
 
 
-@pytest.mark.skipif(count_keys({}) < 0, reason="the compiled module is not here")
+@pytest.mark.usefixtures("compiled")
 def test_what_most_lines_say_needs_no_model() -> None:
     said = ["10.0.0.1:80", "10.0.0.2:80,weight=3,state=draining"]
     service = service_of("10.96.0.1:80/tcp", said, owner="web", algorithm="maglev", name=None)
