@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "staging.hpp"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <string>
+#include <utility>
+
+#include "counting.hpp"
+#include "error.hpp"
+#include "ports.hpp"
+#include "skeleton.hpp"
+
+namespace hr {
+
+namespace {
+
+void pin_next(const PinDirectory &pin, const Skeleton &skeleton,
+              const std::vector<std::string> &names) {
+    if (::mkdir(next_of(pin).path().c_str(), 0700) && errno != EEXIST)
+        raise_errno(next_of(pin).path(), "make the directory", errno);
+    for (const std::string &name : names)
+        pin_object(bpf_map__fd(skeleton.map(name.c_str())), next_of(pin).file(name));
+}
+
+void write_meta(const Skeleton &to, const hr_meta &meta) {
+    write_element(bpf_map__fd(to.map("meta")), 0, &meta, "meta");
+}
+
+template <typename T>
+void copy_array(const SharedArray<T> &from, const Skeleton &to, const char *name) {
+    SharedArray<T> target(Fd(::dup(bpf_map__fd(to.map(name)))), name);
+    for (std::size_t i = 0; i < from.size(); i++)
+        target.draft()[i] = from[i];
+    target.push(0, from.size());
+}
+
+void copy_tables(const Tables &from, const Skeleton &to) {
+    copy_array(from.records, to, "records");
+    copy_array(from.slots, to, "slots");
+    copy_array(from.backends, to, "backends");
+    std::vector<__u64> counts(static_cast<std::size_t>(libbpf_num_possible_cpus()));
+    const int services = bpf_map__fd(to.map("services"));
+    const int translations = bpf_map__fd(to.map("translations"));
+    from.for_each_service([&](const hr_key &key, __u32 index) {
+        if (bpf_map_update_elem(services, &key, &index, 0))
+            raise_errno("services", "copy the table", errno);
+        if (bpf_map_lookup_elem(from.translations.get(), &index, counts.data()) ||
+            bpf_map_update_elem(translations, &index, counts.data(), BPF_ANY))
+            raise_errno("translations", "copy the table", errno);
+    });
+}
+
+// Of whatever version it is; what a version does not have is 0.
+hr_meta read_older(const PinDirectory &pin) {
+    Fd fd = open_pinned(pin.file("meta"));
+    hr_meta meta = {};
+    if (abi_of(pin, fd) > 1) {
+        read_element(fd.get(), 0, &meta, "meta");
+        return meta;
+    }
+    const hr_meta_v1 old = read_v1(pin);
+    meta.max_services = old.max_services;
+    meta.max_backends = old.max_backends;
+    meta.max_slots = old.max_slots;
+    meta.generation = old.generation;
+    meta.host_netns = old.host_netns;
+    meta.services_mark = old.services_mark;
+    meta.backends_mark = old.backends_mark;
+    meta.slots_mark = old.slots_mark;
+    meta.exempt_levels = old.exempt_levels;
+    return meta;
+}
+
+// Of an older version, whose lines held other ports.
+void say_ports(const PinDirectory &pin, const Skeleton &to, __u32 services) {
+    SharedArray<hr_line> ports(Fd(::dup(bpf_map__fd(to.map("ports")))), "ports");
+    const Fd keys = open_pinned(pin.file("services"));
+    for_each_service(keys.get(), services,
+                     [&](const hr_key &key, __u32) { set_port(ports, key, true); });
+}
+
+} // namespace
+
+PinDirectory next_of(const PinDirectory &pin) { return PinDirectory(pin.file(kNextTables)); }
+
+CopiedCounts::CopiedCounts(const SharedArray<__u64> &from, Fd to, const char *name)
+    : from_(from), copied_(from.size()), to_(std::move(to), name) {
+    for (std::size_t i = 0; i < copied_.size(); i++)
+        if ((copied_[i] = from.load(i)))
+            to_.store(i, copied_[i]);
+}
+
+void CopiedCounts::settle() {
+    for (std::size_t i = 0; i < copied_.size(); i++)
+        add_count(to_, i, from_.load(i) - copied_[i]);
+}
+
+void stage_larger(const PinDirectory &pin, const Tables &tables, const Capacities &wanted,
+                  std::vector<CopiedCounts> *counts) {
+    const Features features = probe_features();
+    Skeleton skeleton(features);
+    skeleton.without_programs();
+    size_maps(skeleton, wanted, features);
+    lend_tables(pin, skeleton, Lend::fixed_size);
+    skeleton.load();
+    copy_tables(tables, skeleton);
+    counts->emplace_back(tables.active, Fd(::dup(bpf_map__fd(skeleton.map("active")))), "active");
+    counts->emplace_back(tables.refusals, Fd(::dup(bpf_map__fd(skeleton.map("refusals")))),
+                         "refusals");
+    hr_meta meta = tables.meta[0];
+    meta.max_services = wanted.services;
+    meta.max_backends = wanted.backends;
+    meta.max_slots = wanted.slots;
+    write_meta(skeleton, meta);
+    pin_next(
+        pin, skeleton,
+        {"services", "records", "slots", "backends", "active", "translations", "refusals", "meta"});
+}
+
+hr_meta_v1 read_v1(const PinDirectory &pin) {
+    Fd fd = open_pinned(pin.file("meta"));
+    if (map_info(fd.get(), "meta").value_size != sizeof(hr_meta_v1))
+        throw Error(Kind::abi_mismatch, pin.path(),
+                    "the tables are of version 1, but not of its size; `detach --purge` and start "
+                    "anew");
+    hr_meta_v1 old;
+    read_element(fd.get(), 0, &old, "meta");
+    return old;
+}
+
+// Of an older version all other tables have the same layout as now. The networks
+// that a node's addresses are in version 1 did not keep: attach says them anew.
+void stage_current(const PinDirectory &pin, __u32 version) {
+    hr_meta meta = read_older(pin);
+    meta.abi = HR_ABI_VERSION;
+    const Features features = probe_features();
+    Skeleton skeleton(features);
+    skeleton.without_programs();
+    size_maps(skeleton, {1, 1, 1}, features); // none of those is made
+    lend_tables(pin, skeleton, Lend::all, version);
+    skeleton.load();
+    write_meta(skeleton, meta);
+    if (version < 6)
+        say_ports(pin, skeleton, meta.max_services);
+    // a look too many until all are replaced, rather than one too few; since version 3
+    // both raise the same flags
+    const __u64 one = 1;
+    if (version < 3)
+        write_element(bpf_map__fd(skeleton.map("flags")), HR_OVERFLOW_USED, &one, "flags");
+    // so, too, those whose connections are in socket storage
+    if (version < 4 && skeleton.map("holders") && features.mmap) { // without, none is ever held
+        SharedArray<__u64> holders(Fd(::dup(bpf_map__fd(skeleton.map("holders")))), "holders");
+        std::fill_n(holders.draft(), holders.size(), HR_CROWDED);
+    }
+    std::vector<std::string> made = tables_since(version);
+    std::erase_if(made, [&](const std::string &name) { return !skeleton.map(name.c_str()); });
+    pin_next(pin, skeleton, made);
+}
+
+} // namespace hr
