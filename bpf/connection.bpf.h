@@ -23,8 +23,8 @@ static __always_inline bool find_connection(struct bpf_sock_addr *ctx, struct hr
 	return true;
 }
 
-static __always_inline struct hr_connection *connection_to_write(struct bpf_sock_addr *ctx,
-								 struct seat *seat)
+static __always_inline struct hr_connection *
+connection_to_write(struct bpf_sock_addr *ctx, struct seat *seat, bool *is_released)
 {
 	return NULL;
 }
@@ -52,21 +52,37 @@ static __always_inline bool find_connection(struct bpf_sock_addr *ctx, struct hr
 }
 
 /*
- * Where that helper is missing (below 5.19), is this a part of an MPTCP socket, of
- * whose end nothing would tell? The kernel's own struct says. The verifier lets
- * nothing be added to a socket's pointer; what was read from the stack is a number.
+ * The byte of the kernel's own struct that says whose socket it is; 0 if it cannot be read. The
+ * verifier lets nothing be added to a socket's pointer; what was read from the stack is a number.
  */
-SUBPROGRAM bool is_subflow(struct bpf_sock_addr *ctx)
+SUBPROGRAM int probe_kern_sock(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	__u64 address = 0;
-	bool is_mptcp = false;
+	__u8 byte = 0;
 
 	if (bpf_probe_read_kernel(&address, sizeof(address), &sk) || !address)
-		return false;
-	if (bpf_probe_read_kernel(&is_mptcp, 1, (void *)(address + knobs.mptcp_offset)))
-		return false;
-	return is_mptcp;
+		return 0;
+	if (bpf_probe_read_kernel(&byte, 1, (void *)(address + knobs.kern_sock_offset)))
+		return 0;
+	return byte;
+}
+
+/*
+ * Will a program be told of its end? Not of what the kernel itself connects, for NFS or Ceph,
+ * or as a part of an MPTCP socket (inet_release() in net/ipv4/af_inet.c).
+ */
+static __always_inline bool has_release(struct bpf_sock_addr *ctx)
+{
+	const void *socket;
+
+	if (!knobs.kern_sock_mask)
+		return true;
+	if (!knobs.sock_type)
+		return !(probe_kern_sock(ctx) & knobs.kern_sock_mask);
+	socket = kernel_socket(ctx->sk, knobs.sock_type);
+	return !socket ||
+	       !(*(const volatile __u8 *)(socket + knobs.kern_sock_offset) & knobs.kern_sock_mask);
 }
 
 /*
@@ -92,20 +108,16 @@ static __always_inline bool is_expected(const struct seat *seat)
 	return seat->holder;
 }
 
-static __always_inline bool may_sit(struct bpf_sock_addr *ctx)
-{
-	return !knobs.mptcp_offset || ctx->protocol != IPPROTO_TCP || !is_subflow(ctx);
-}
-
 /*
  * MPTCP connects a subflow, but getpeername and sock_release see the socket
- * that owns it: that one remembers.
+ * that owns it: that one remembers. `is_released`: will a program be told of its end?
  */
-static __always_inline struct hr_connection *connection_to_write(struct bpf_sock_addr *ctx,
-								 struct seat *seat)
+static __always_inline struct hr_connection *
+connection_to_write(struct bpf_sock_addr *ctx, struct seat *seat, bool *is_released)
 {
 	struct hr_connection *c;
 
+	*is_released = true;
 	if (ctx->protocol == IPPROTO_TCP) {
 		struct mptcp_sock *msk = bpf_skc_to_mptcp_sock(ctx->sk);
 
@@ -121,12 +133,15 @@ static __always_inline struct hr_connection *connection_to_write(struct bpf_sock
 			return NULL;
 		if (is_held(seat))
 			return &seat->place->connection;
+	}
+	*is_released = has_release(ctx);
+	if (knobs.has_places) {
 		if (unlikely(seat->held & HR_CROWDED)) {
 			c = bpf_sk_storage_get(&connections, ctx->sk, NULL, 0);
 			if (c)
 				return c;
 		}
-		if (may_sit(ctx) && likely(take_seat(seat))) {
+		if (likely(*is_released) && likely(take_seat(seat))) {
 			seat->place->netns = netns_of(ctx);
 			return &seat->place->connection;
 		}
@@ -138,20 +153,6 @@ static __always_inline struct hr_connection *connection_to_write(struct bpf_sock
 
 #endif
 
-static __always_inline bool may_count(struct bpf_sock_addr *ctx)
-{
-#ifdef HR_LEGACY
-	return false;
-#else
-	if (!knobs.has_sock_release)
-		return false;
-	if (may_sit(ctx))
-		return true;
-	raise_flag(HR_MOVED); /* so that it is looked for, though no count tells of it */
-	return false;
-#endif
-}
-
 /* A kernel that does not show the socket leaves it at what was remembered. */
 static __always_inline bool is_true(struct bpf_sock *sk, const struct hr_origin *origin)
 {
@@ -162,7 +163,8 @@ static __always_inline bool is_true(struct bpf_sock *sk, const struct hr_origin 
 static __always_inline int remember_connection(struct bpf_sock_addr *ctx, struct seat *seat,
 					       const struct hr_origin *origin)
 {
-	struct hr_connection *c = connection_to_write(ctx, seat);
+	bool is_released;
+	struct hr_connection *c = connection_to_write(ctx, seat, &is_released);
 
 	if (likely(c)) {
 		/* it counts elsewhere now, and stays where it is if that fails */
@@ -172,8 +174,12 @@ static __always_inline int remember_connection(struct bpf_sock_addr *ctx, struct
 		}
 		copy_origin(&c->latest, origin);
 		c->version = HR_STORAGE_VERSION;
-		if (may_count(ctx))
+		if (!knobs.has_sock_release)
+			return 0;
+		if (likely(is_released))
 			count_for(c, origin);
+		else
+			raise_flag(HR_MOVED); /* no count tells that it is to be looked for */
 		return 0;
 	}
 	count_lost_storage();

@@ -35,11 +35,12 @@ struct hr_knobs {
 	__u8 has_sock_release; /* count open connections */
 	__u8 checks_words; /* `records` is written by system calls: see hr_record.check */
 	__u8 has_places; /* keep connections in `places` where they fit */
-	__u16 mptcp_offset; /* of tcp_sock.is_mptcp; 0: unknown, or a helper does better */
+	__u8 has_hints; /* look at `hints` before `services`: where loads stay in order */
+	__u8 kern_sock_mask; /* the bit sock.sk_kern_sock; 0: unknown, or not to be read */
 	__u32 sock_type; /* number of the kernel's struct sock; 0: it is not to be read */
 	__u32 cookie_offset; /* of its sk_cookie */
 	__u32 storage_offset; /* of its sk_bpf_storage; 0: unknown, or not to be read */
-	__u32 has_hints; /* look at `hints` before `services`: where loads stay in order */
+	__u32 kern_sock_offset; /* of the byte that it is in */
 };
 
 /* hr_key.scope */

@@ -250,13 +250,16 @@ static __always_inline void lower_flag(__u32 flag)
 		*value = 0;
 }
 
-/* A store only where it changes something: the line is shared by all CPUs. */
+/*
+ * A store only where it changes something: the line is shared by all CPUs. Atomic, so that
+ * it is seen before what is loaded afterwards: a writer that marks a backend looks here then.
+ */
 static __always_inline void raise_flag(__u32 flag)
 {
-	volatile __u64 *value = bpf_map_lookup_elem(&flags, &flag);
+	__u64 *value = bpf_map_lookup_elem(&flags, &flag);
 
-	if (value && !*value)
-		*value = 1;
+	if (value && !*(volatile __u64 *)value)
+		__sync_fetch_and_add(value, 1);
 }
 
 #endif /* HR_MAPS_BPF_H */

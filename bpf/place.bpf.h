@@ -5,8 +5,8 @@
  * could be its own; whoever finds it taken uses storage, and marks the place, so
  * that nobody has to look at storage who finds it neither his nor marked.
  *
- * Only what is sure to be released may hold one: the socket that the process
- * itself has, and not a part of an MPTCP socket.
+ * Only what is sure to be released may hold one: a process's socket, and none of
+ * the kernel's own, which the parts of an MPTCP socket are as well.
  */
 #ifndef HR_PLACE_BPF_H
 #define HR_PLACE_BPF_H

@@ -44,7 +44,7 @@ _FEATURES = (
     ("ring_buffer", "5.8", "no `trace`"),
     ("sock_release", "5.9", "open connections are not counted: least-conn chooses as random does"),
     ("btf", "5.9", "sockets to be ended are found by a search of all processes"),
-    ("probe_read", "5.10", "and without mptcp: connections of MPTCP clients are counted too long"),
+    ("probe_read", "5.10", "and without sock_read: the kernel's own sockets are counted too long"),
     ("places", "5.12", "a new socket's connect takes longer, until it has memory of its own"),
     ("host_netns", "5.14", "no loopback for node: frontends, and nobody uses --host-only ones"),
     ("mptcp", "5.19", "getpeername(2) of MPTCP clients shows the backend; they are not counted"),

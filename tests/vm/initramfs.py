@@ -18,7 +18,10 @@ from .kernels import Kernel
 INIT = Path(__file__).parent / "init.sh"
 
 # For the guest's root, and for the tests, as nothing loads a module in the guest by itself.
-MODULES = ("virtio_pci", "virtiofs", "overlay", "ipv6", "veth", "tcp_diag", "udp_diag")
+MODULES = (
+    *("virtio_pci", "virtiofs", "overlay", "ipv6", "veth"),
+    *("tcp_diag", "udp_diag", "l2tp_netlink"),
+)
 
 
 def build(kernel: Kernel, argv: Sequence[str], environment: Mapping[str, str], cwd: Path) -> bytes:

@@ -28,6 +28,7 @@ _BY_FILE = {
     "node_frontends": ("loopback_is_shown_as_without_hostreach",),
     "binds": ("explicit_binds",),
     "mptcp": ("counted_once_and_released[ipv4]",),
+    "kernel_sockets": ("nothing_is_left_of_one",),
     "sockets_ended": (
         "ended_with_their_backend[tcp-ipv4-bpf]",
         "ended_with_their_backend[udp-connected-ipv6-sock_destroy]",

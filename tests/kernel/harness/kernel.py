@@ -169,6 +169,11 @@ def has_mptcp() -> bool:
     return Path("/proc/sys/net/mptcp/enabled").exists()
 
 
+def jits() -> bool:
+    """Programs are compiled, and not interpreted."""
+    return Path("/proc/sys/net/core/bpf_jit_enable").exists()
+
+
 def counts_memory() -> bool:
     """A map's: Linux 5.11 to 6.3 estimate it, and take arrays for larger, by their keys."""
     with RawMap.create("memory", Shape(ARRAY, 4, 8, 4096, 0)) as array:
