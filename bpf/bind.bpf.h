@@ -15,7 +15,10 @@ static __always_inline bool has_service(struct hr_key *key, __u32 scope)
 	return (scopes_of(key) & (1U << scope)) && find_key(key, hint_of(key), &service);
 }
 
-/* 0, or -EADDRINUSE. Ports that the kernel chooses itself do not come here. */
+/*
+ * 0, or -EADDRINUSE. What the kernel chose for a bind to port 0 comes here, too, and looks like
+ * any other; what it chooses without a bind, for listen, connect or sendto, does not.
+ */
 static __always_inline int check_bind(struct bpf_sock *sk, bool v6)
 {
 	const struct hr_meta *m = get_meta();

@@ -327,7 +327,7 @@ def kernel_mounts(addresses: Iterable[str], mountinfo: str = "/proc/1/mountinfo"
 # ---- ports ----
 
 
-def ports(risky: Sequence[int], reserved: str) -> Finding:
+def ports(risky: Sequence[int], reserved: str, *, protect_binds: bool = False) -> Finding:
     """Ports of services that any socket may be given; ``reserved`` is what is so by now."""
     if not risky:
         return Finding("reserved ports", "ok", "no service has a port that the kernel gives away")
@@ -337,7 +337,8 @@ def ports(risky: Sequence[int], reserved: str) -> Finding:
     return Finding(
         "reserved ports",
         "note",
-        f"{', '.join(map(str, risky[:8]))}{many} of this node's own may be given to any socket",
+        f"{', '.join(map(str, risky[:8]))}{many} of this node's own may be given to any socket"
+        f"{'; then its bind to port 0 fails' if protect_binds else ''}",
         f"sysctl -w net.ipv4.ip_local_reserved_ports={wanted}",
     )
 

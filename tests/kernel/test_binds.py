@@ -211,7 +211,7 @@ def test_a_server_from_before_stays(box: Box, node: Node) -> None:
 
 
 def test_port_0(box: Box, host: Node) -> None:
-    """The kernel keeps off reserved ports, and no bind to port 0 fails for ours."""
+    """The kernel keeps off reserved ports, so that no bind to port 0 fails for ours."""
     host.services.apply(
         Service.of(f"node:{port}/{protocol}") for port in range(30000, 30010)
         for protocol in ("tcp", "udp")
@@ -231,6 +231,17 @@ def test_port_0(box: Box, host: Node) -> None:
         return results
 
     assert box.call(attempt) == {(FREE, True)}
+
+
+def test_port_0_where_nothing_is_reserved(box: Box, host: Node) -> None:
+    """Refused as any other: a server there would not hear its local clients."""
+    host.services.apply(Service.of(f"node:{port}/tcp") for port in range(30000, 30010))
+
+    def attempt() -> str:
+        Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("30000 30009")
+        return bind(IN, STREAM, "0.0.0.0", 0)
+
+    assert box.call(attempt) == IN_USE
 
 
 def test_ports_that_the_kernel_chooses_later(box: Box, host: Node) -> None:

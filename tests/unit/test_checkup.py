@@ -130,4 +130,5 @@ def test_ports() -> None:
     found = checkup.ports([32000, 32001], "8080,9000-9010")
     assert found.fix == ("sysctl -w net.ipv4.ip_local_reserved_ports=8080,9000-9010,32000,32001")
     assert checkup.ports([*range(40000, 40020)], "").text.startswith("40000, ")
+    assert checkup.ports([40000], "", protect_binds=True).text.endswith("bind to port 0 fails")
     assert "and 12 more" in checkup.ports([*range(40000, 40020)], "").text

@@ -85,7 +85,7 @@ def _findings(
         checkup.tagging(host.tagging()),
         checkup.sandboxes(),
         checkup.kernel_mounts(parse_frontend(frontend)[0] for frontend in frontends),
-        checkup.ports(risky, host.reserved()),
+        checkup.ports(risky, host.reserved(), protect_binds=status.protect_binds),
     ]
 
 
