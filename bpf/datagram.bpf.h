@@ -330,7 +330,7 @@ static __always_inline void forget_datagram(struct bpf_sock_addr *ctx, const str
 /* Which service was this source last addressed as? Stored to `asked`. */
 static __always_inline bool recall_source(struct bpf_sock_addr *ctx, struct hr_key *source)
 {
-	struct hr_datagrams *d = datagrams_of(ctx, 0);
+	const struct hr_datagrams *d = may_have_storage(ctx) ? datagrams_of(ctx, 0) : NULL;
 	const struct hr_origin *spilt;
 	struct hr_key asked = {};
 	bool overflowed = true;
