@@ -69,20 +69,29 @@ SUBPROGRAM int probe_kern_sock(struct bpf_sock_addr *ctx)
 }
 
 /*
- * Will a program be told of its end? Not of what the kernel itself connects, for NFS or Ceph,
- * or as a part of an MPTCP socket (inet_release() in net/ipv4/af_inet.c).
+ * A process's socket, as far as that is seen by one load. Of others' ends no program is told: those
+ * that the kernel itself connects, for NFS or Ceph, or as a part of an MPTCP socket (inet_release()
+ * in net/ipv4/af_inet.c).
  */
-static __always_inline bool has_release(struct bpf_sock_addr *ctx)
+static __always_inline bool is_process_socket(struct bpf_sock_addr *ctx)
 {
 	const void *socket;
 
+	if (!knobs.kern_sock_mask || !knobs.sock_type)
+		return false;
+	socket = kernel_socket(ctx->sk, knobs.sock_type);
+	return socket &&
+	       !(*(const volatile __u8 *)(socket + knobs.kern_sock_offset) & knobs.kern_sock_mask);
+}
+
+/* Will a program be told of its end? */
+static __always_inline bool has_release(struct bpf_sock_addr *ctx)
+{
 	if (!knobs.kern_sock_mask)
 		return true;
-	if (!knobs.sock_type)
-		return !(probe_kern_sock(ctx) & knobs.kern_sock_mask);
-	socket = kernel_socket(ctx->sk, knobs.sock_type);
-	return !socket ||
-	       !(*(const volatile __u8 *)(socket + knobs.kern_sock_offset) & knobs.kern_sock_mask);
+	if (knobs.sock_type)
+		return is_process_socket(ctx);
+	return !(probe_kern_sock(ctx) & knobs.kern_sock_mask);
 }
 
 /*
@@ -93,7 +102,7 @@ static __always_inline void expect_connection(struct bpf_sock_addr *ctx, struct 
 {
 	if (!knobs.has_places)
 		return;
-	find_seat(seat, ctx);
+	find_seat(seat, ctx, ctx->sk);
 	seat->place = place_at(seat);
 	if (!seat->place || !seat->holder) {
 		*seat = (struct seat){};
@@ -118,7 +127,7 @@ connection_to_write(struct bpf_sock_addr *ctx, struct seat *seat, bool *is_relea
 	struct hr_connection *c;
 
 	*is_released = true;
-	if (ctx->protocol == IPPROTO_TCP) {
+	if (ctx->protocol == IPPROTO_TCP && !is_process_socket(ctx)) {
 		struct mptcp_sock *msk = bpf_skc_to_mptcp_sock(ctx->sk);
 
 		if (unlikely(msk)) {

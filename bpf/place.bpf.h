@@ -66,11 +66,6 @@ static __always_inline void find_seat_by(struct seat *seat, __u64 cookie)
 		seat->held |= HR_CROWDED; /* it looks at storage always */
 }
 
-static __always_inline void find_seat(struct seat *seat, void *ctx)
-{
-	find_seat_by(seat, bpf_get_socket_cookie(ctx));
-}
-
 /*
  * The kernel's own struct of a socket (bpf_rdonly_cast). Written out, for the programs
  * name no type of the kernel's: cpp/fitting.cpp puts in the function's number, or takes
@@ -94,26 +89,31 @@ static __always_inline const void *kernel_socket(const struct bpf_sock *sk, __u6
 	return found;
 }
 
+/* The cookie that the socket has by now, where programs may look; 0 if none. */
+static __always_inline __u64 cookie_there(const struct bpf_sock *sk)
+{
+	const void *socket = kernel_socket(sk, knobs.sock_type);
+
+	return socket ? *(const volatile __u64 *)(socket + knobs.cookie_offset) : 0;
+}
+
+/* `sk` is the socket that `ctx` stands for. To look is quicker than to call the helper. */
+static __always_inline void find_seat(struct seat *seat, void *ctx, const struct bpf_sock *sk)
+{
+	__u64 cookie = knobs.sock_type ? cookie_there(sk) : 0;
+
+	find_seat_by(seat, cookie ? cookie : bpf_get_socket_cookie(ctx));
+}
+
 /*
  * False if the socket cannot hold one, for it has no cookie yet. To ask for it would
  * make one, which takes as long as all else that a connect to no service needs.
- * `sk` is the socket that `ctx` stands for.
  */
 static __always_inline bool find_old_seat(struct seat *seat, void *ctx, const struct bpf_sock *sk)
 {
-	const __u32 type = knobs.sock_type;
-	const void *socket;
-	__u64 cookie;
+	__u64 cookie = knobs.sock_type ? cookie_there(sk) : bpf_get_socket_cookie(ctx);
 
-	if (!type) {
-		find_seat(seat, ctx);
-		return true;
-	}
-	socket = kernel_socket(sk, type);
-	if (!socket)
-		return false;
-	cookie = *(const volatile __u64 *)(socket + knobs.cookie_offset);
-	if (!cookie)
+	if (!cookie && knobs.sock_type)
 		return false;
 	find_seat_by(seat, cookie);
 	return true;
