@@ -36,6 +36,7 @@ COLD_CALLS = (
     *CALLS[:2],
     Call("sendmsg", "a socket for each", "send_reused", UDP, 5_000, 4000),
 )
+PROTOCOLS = {"tcp": TCP, "udp": UDP}
 CALLED = 500
 """Services of each protocol; as many as there are of it in 1,000 services of both."""
 CHANGES = 200
@@ -45,16 +46,16 @@ _SECONDS = 300
 class Effort(NamedTuple):
     """How long it may take."""
 
-    services: Sequence[int]  # of `AXIS_BACKENDS` each; even numbers
+    services: Sequence[int]  # of `AXIS_BACKENDS` each; even numbers, and 1
     backends: Sequence[int]  # of `AXIS_SERVICES` each
     rounds: int
     connections: int
 
 
 AXIS_BACKENDS, AXIS_SERVICES = 10, 100
-FULL = Effort((2, 10, 100, 1_000, 10_000, 50_000, 60_000), (1, 10, 100, 1_000), 9, 2_000)
-QUICK = Effort((2, 1_000, 50_000), (1, 1_000), 3, 500)
-SMOKE = Effort((10,), (2,), 1, 100)
+FULL = Effort((1, 10, 100, 1_000, 10_000, 50_000, 60_000), (1, 10, 100, 1_000), 9, 2_000)
+QUICK = Effort((1, 1_000, 50_000), (1, 1_000), 3, 500)
+SMOKE = Effort((1, 10), (2,), 1, 100)
 
 
 class Filled(NamedTuple):
@@ -85,12 +86,18 @@ def measure(effort: Effort, say: Callable[[str], None]) -> tuple[list[Size], lis
     library = Library()
     done: dict[Shape, Size] = {}
 
-    def at(services: int, backends: int) -> Size:
-        shape = Shape(services // 2, backends, families=(4,))  # each for TCP, and for UDP
+    def of(shape: Shape) -> Size:
         if shape not in done:
-            say(f"{services:,} services of {backends:,} backends")
+            number = shape.services * len(shape.protocols)
+            say(f"{number:,} services of {shape.backends:,} backends")
             done[shape] = _measure(shape, library, effort)
         return done[shape]
+
+    def at(services: int, backends: int) -> Size:
+        if services > 1:
+            return of(Shape(services // 2, backends, (4,)))  # each for TCP, and for UDP
+        tcp, udp = (of(Shape(1, backends, (4,), (protocol,))) for protocol in PROTOCOLS)
+        return udp._replace(latencies=tcp.latencies + udp.latencies, costs=tcp.costs + udp.costs)
 
     return (
         [at(services, AXIS_BACKENDS) for services in effort.services],
@@ -119,7 +126,9 @@ def _measure(shape: Shape, library: Library, effort: Effort) -> Size:
             rawbpf.attach(box.bare, hook)
 
         def costs(calls: Sequence[Call], called: int) -> list[Cost]:
-            arguments = (box, library, effort.rounds, shape, calls, called)
+            kinds = {PROTOCOLS[protocol] for protocol in shape.protocols}
+            served = [call for call in calls if call.kind in kinds]
+            arguments = (box, library, effort.rounds, shape, served, called)
             return box.call(hooks.measure, *arguments, timeout=_SECONDS)
 
         warm = costs(CALLS, CALLED)

@@ -49,8 +49,8 @@ def _calls(sizes: Sequence[Size]) -> list[dict[str, Any]]:
             if not costs:
                 continue
             row = {**_count(size), "called": which}
-            for cost in hook_rows(costs):
-                row[_NAMES[cost["call"]]] = cost["service"]
+            by_name = {_NAMES[cost["call"]]: cost["service"] for cost in hook_rows(costs)}
+            row |= {name: by_name[name] for name in HOOKS}
             if which == SOME:
                 for latency in latency_rows(size.latencies):
                     if latency["way"] == WAYS[-1].text:
