@@ -6,9 +6,11 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from kernel.harness import Box
+from kernel.harness.host import move_to
 from kernel.harness.rawprog import Program
 
 from .load import (
@@ -119,11 +121,15 @@ def time_calls(
     contestant: Contestant,
     family: int,
     targets: Sequence[tuple[str, int]],
+    callers: Path | None = None,
 ) -> float:
-    """Nanoseconds of the hook's program in each call, its caller's and its frame's left out."""
+    """Nanoseconds of the hook's program in each call, its caller's and its frame's left out.
+
+    Where the contestant is not the empty program, the calls may come from a cgroup below its own.
+    """
     cgroup = box.bare if contestant.empty else box.cgroup
     program: Program = attached(cgroup, f"{call.hook}{family}")
-    with _sockets(box, call, contestant, family, targets) as made:
+    with _sockets(box, call, contestant, family, targets, callers) as made:
         # a socket's first send makes its storage
         library.call(call.function, made.load, max(WARM, call.sockets))
         before = program.info()
@@ -142,12 +148,15 @@ def _sockets(
     contestant: Contestant,
     family: int,
     targets: Sequence[tuple[str, int]],
+    callers: Path | None,
 ) -> Iterator[Sockets]:
     if call.sockets and call.hook != "connect":  # each of them has a target of its own
         targets = [targets[n % len(targets)] for n in range(call.sockets)]
     box.enter(bare=not contestant.empty)  # the server's calls are not to count
     with sockets(family, call.kind, targets) as made:
         box.enter(bare=contestant.empty)
+        if callers and not contestant.empty:
+            move_to(callers)
         pool = made.open(call.sockets)
         if call.connected:
             made.connect(pool)

@@ -8,21 +8,22 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 from kernel.harness import Box, rawbpf
+from kernel.harness.host import attach_inside
 
 import hostreach
 from hostreach import Service
 
-from .hooks import CONTESTANTS, SERVICE, TCP, UDP, Call, Contestant, Cost, time_calls
+from . import forms
+from .hooks import UDP, Cost
 from .load import (
     Library,
     Shape,
-    allow_many_files,
     backend_addresses,
     check,
     compiled,
@@ -30,7 +31,6 @@ from .load import (
     service_address,
     sockets,
 )
-from .programs import statistics
 from .traffic import PROCESSOR, own_server
 
 _SECONDS = 120
@@ -100,7 +100,7 @@ def measure(effort: Effort, say: Callable[[str], None]) -> Measured:
     library = Library()
     with closing(Box()) as box, hostreach.open(str(box.pin)) as node:
         node.services.apply([*Shape().made(), *_shared()])
-        node.attach(cgroup=str(box.cgroup))
+        attach_inside(box, node)  # so that its addresses are the node's
         say("many processes")
         crowds = _crowds(box, library, effort)
         say("short-lived processes")
@@ -108,16 +108,7 @@ def measure(effort: Effort, say: Callable[[str], None]) -> Measured:
         for hook in rawbpf.ATTACH_TYPES:  # last: until now the way past hostreach was bare
             rawbpf.attach(box.bare, hook)
         say("forms of addresses")
-        forms = box.call(_forms, box, library, effort.rounds, FORMS, timeout=_SECONDS)
-        node.services.apply(_at_the_backends_port())
-        forms += box.call(_forms, box, library, effort.rounds, (BESIDE,), timeout=_SECONDS)
-        return Measured(crowds, lives, forms)
-
-
-def _at_the_backends_port() -> list[Service]:
-    """So that one look at the ports does not tell what is no service."""
-    host, port = backend_addresses(4)[0]
-    return [Service.of(f"10.97.0.3:{port}/{each}", f"{host}:{port}") for each in ("tcp", "udp")]
+        return Measured(crowds, lives, forms.measure(box, node, library, effort.rounds))
 
 
 def _shared() -> list[Service]:
@@ -217,39 +208,3 @@ def _live(box: Box, program: str, count: int) -> list[Lives]:
                 if n >= 0:
                     each.took.append(took)
     return lives
-
-
-# ---- IPv4, IPv6, and IPv4 as IPv6 sockets write it ----
-
-FORMS = ("IPv4", "IPv6", "v4-mapped")
-BESIDE = "IPv4, a service's port"
-_FORM_CALLS = (
-    Call("connect", "UDP, new sockets", "connect_new", UDP, 0, 1000),
-    Call("connect", "TCP, new sockets", "connect_new", TCP, 0, 1000),
-)
-
-
-def _forms(box: Box, library: Library, rounds: int, forms: Sequence[str]) -> list[Cost]:
-    allow_many_files()
-    costs: dict[tuple[str, str, str], list[float]] = {}
-    with statistics():
-        for number in range(rounds):
-            for form in forms:
-                for call in _FORM_CALLS:
-                    first = number % len(CONTESTANTS)
-                    for contestant in CONTESTANTS[first:] + CONTESTANTS[:first]:
-                        took = time_calls(
-                            box, library, call, contestant, *_targets(form, contestant)
-                        )
-                        costs.setdefault((form, call.text, contestant.text), []).append(took)
-    return [Cost(*key, took) for key, took in costs.items()]
-
-
-def _targets(form: str, contestant: Contestant) -> tuple[int, list[tuple[str, int]]]:
-    """The sockets' family, and whom they call."""
-    family = 6 if form == "IPv6" else 4
-    service = contestant is SERVICE
-    called = Shape().service_addresses(family) if service else backend_addresses(family)
-    if form == "v4-mapped":
-        return 6, [(f"::ffff:{host}", port) for host, port in called]
-    return family, called
