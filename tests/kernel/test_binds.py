@@ -100,7 +100,7 @@ def bind_all(cases: Iterable[Case] = CASES) -> dict[str, str]:
     return {str(case): bind(*case[:4]) for case in cases}
 
 
-NO_PROTECTION = "hook that can refuse a bind"  # test_cli tells what attach says then
+NO_PROTECTION = "hook that can refuse a bind"  # test_cli_refusals tells what attach says
 
 
 @pytest.fixture

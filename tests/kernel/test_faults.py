@@ -21,10 +21,10 @@ from hostreach import Service
 from .harness import Box, cli, linux, wait_until
 from .harness.agents import AgentProcess, Notified, running
 from .harness.bpf import attached
+from .harness.cli import one_line
 from .harness.compiled import c_library
 from .harness.timing import scaled
 from .test_agent_file import text
-from .test_cli import one_line
 
 LONG = os.environ.get("HOSTREACH_LONG") == "1"
 FRONTEND, OTHER = "10.96.0.10:80/tcp", "10.96.0.11:80/tcp"

@@ -15,7 +15,7 @@ import pytest
 from hostreach.running import alone, path_of
 
 from .harness import Box, cli, rawbpf
-from .test_cli import as_nobody, one_line
+from .harness.cli import as_nobody, one_line
 
 if TYPE_CHECKING:
     from hostreach.node import Node
