@@ -3,17 +3,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import signal
 import socket
 import struct
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,19 +19,26 @@ import hostreach
 from hostreach import Capacities, Service, errors
 from hostreach.tracing import Traced, Tracer, Wanted
 
-from .harness import Box, cli, kernel, scaled, wait_until
-from .harness.clients import FAMILIES, KINDS, TCP, V4, Family, exchange, outcome, protocol_of
+from .harness import Box, kernel, scaled
+from .harness.clients import FAMILIES, KINDS, Family, exchange, outcome, protocol_of
 from .harness.host import HOST_V4, attach_inside, give_addresses, opened
 from .harness.rawmap import RawMap
+from .harness.traced import (
+    EMPTY,
+    EMPTY_VIP,
+    FRONTEND,
+    LISTENED,
+    OTHER,
+    OTHER_VIP,
+    SERVER,
+    VIP,
+    add_services,
+    call,
+    is_listened,
+)
 
 if TYPE_CHECKING:
     from hostreach.node import Node
-
-FRONTEND, VIP = "10.96.0.10:80/tcp", ("10.96.0.10", 80)
-OTHER, OTHER_VIP = "10.96.0.11:80/tcp", ("10.96.0.11", 80)
-EMPTY, EMPTY_VIP = "10.96.0.12:80/tcp", ("10.96.0.12", 80)
-SERVER = "10.0.0.2:8080"
-LISTENED = 3  # HR_LISTENED, an index of `flags`
 
 
 @pytest.fixture(autouse=True)
@@ -44,15 +48,8 @@ def tracing() -> None:
 
 @pytest.fixture
 def services(box: Box, node: Node) -> Node:
-    box.serve(f"{SERVER}/tcp")
-    node.services.add(Service.of(FRONTEND, SERVER, name="shop/web:http"))
-    node.services.add(Service.of(OTHER, SERVER))
-    node.services.add(Service.of(EMPTY))
+    add_services(box, node)
     return node
-
-
-def call(vip: tuple[str, int]) -> tuple[int, object]:
-    return os.getpid(), outcome(exchange, V4, TCP, vip)
 
 
 def connect(times: int) -> None:
@@ -68,11 +65,6 @@ def heard(tracer: Tracer) -> list[Traced]:
     while more := tracer.read(0):
         found += more
     return found
-
-
-def is_listened(box: Box) -> bool:
-    with RawMap.pinned(box.pin / "flags") as flags:
-        return flags[LISTENED] != bytes(8)
 
 
 def test_who_asked_for_what_and_got_it(box: Box, services: Node) -> None:
@@ -278,137 +270,3 @@ def test_tables_gone(services: Node) -> None:
         services.detach(purge=True)
         with pytest.raises(errors.NotFound):
             tracer.read(0)
-
-
-# ---- the command ----
-
-
-@contextmanager
-def tracing_by(box: Box, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [cli.SCRIPT, "trace", *arguments, "--pin", str(box.pin)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        wait_until(lambda: is_listened(box) or process.poll() is not None, "trace listens")
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-@pytest.mark.usefixtures("services")
-def test_lines(box: Box) -> None:
-    with tracing_by(box) as process:
-        pid, _ = box.call(call, VIP)
-        box.call(call, EMPTY_VIP)
-        assert process.stdout
-        lines = [process.stdout.readline() for _ in range(2)]
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=scaled(10)) == ("", "")
-        assert process.returncode == 0
-    assert f"[{pid}]" in lines[0]
-    for part in (FRONTEND, f"-> {SERVER}", "shop/web:http", f"/{box.cgroup.name}"):
-        assert part in lines[0]
-    assert f"{EMPTY}     refused: no usable backend" in lines[1]
-    box.call(call, VIP)
-    assert not is_listened(box)
-
-
-@pytest.mark.usefixtures("services")
-def test_a_cgroup_of_any_name(box: Box) -> None:
-    """Whoever has a subtree of his own names his as he likes; it is root's terminal."""
-    named = box.cgroup / os.fsdecode(b"e\x1b[31m\xff")
-
-    def call_from_there() -> None:
-        named.mkdir()
-        (named / "cgroup.procs").write_text(str(os.getpid()))
-        call(VIP)
-
-    try:
-        for options in ((), ("--json",)):
-            with tracing_by(box, *options) as process:
-                box.call(call_from_there)
-                assert process.stdout
-                line = process.stdout.readline()
-                process.send_signal(signal.SIGINT)
-                assert process.communicate(timeout=scaled(10)) == ("", "")
-            assert "\x1b[31m" not in line
-            assert "xff" in line
-            named.rmdir()
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            named.rmdir()
-
-
-@pytest.mark.usefixtures("services")
-def test_json_lines_for_a_while(box: Box) -> None:
-    with tracing_by(box, "--json", "--duration=1500ms", "--verdict=translated") as process:
-        box.call(call, VIP)
-        box.call(call, EMPTY_VIP)
-        out, err = process.communicate(timeout=scaled(20))
-        assert (process.returncode, err) == (0, "")
-    (seen,) = map(json.loads, out.splitlines())
-    assert seen["schema"] == 1
-    assert (seen["service"], seen["backend"], seen["verdict"]) == (FRONTEND, SERVER, "translated")
-
-
-@pytest.mark.usefixtures("services")
-@pytest.mark.parametrize("calls", [0, 3])
-def test_nobody_reads_on(box: Box, calls: int) -> None:
-    """As in `trace | head`: it ends in quiet, and even if nothing more comes."""
-    with tracing_by(box) as process:
-        assert process.stdout
-        process.stdout.close()
-        for _ in range(calls):
-            box.call(call, VIP)
-        assert process.wait(timeout=scaled(10)) == 0
-        assert process.stderr
-        assert process.stderr.read() == ""
-        process.stdout = None
-
-
-@pytest.mark.usefixtures("services")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_ended_by_signals(box: Box, number: signal.Signals) -> None:
-    with tracing_by(box) as process:
-        process.send_signal(number)
-        assert process.wait(timeout=scaled(10)) == 0
-    box.call(call, VIP)
-    assert not is_listened(box)
-
-
-def test_what_it_refuses(box: Box) -> None:
-    def said(status: int, *arguments: str) -> str:
-        found = cli.run(box.pin, "trace", "--duration=10ms", *arguments)
-        assert (found.status, found.stdout, found.stderr.count("\n")) == (status, "", 1), found
-        return found.stderr
-
-    assert "no tables here" in said(1)
-    assert cli.run(box.pin, "svc", "add", FRONTEND, "--backend", SERVER).status == 0
-    assert "nothing is attached" in said(0)
-    for wrong in (
-        ["--service=10.96.0.10:80"],
-        ["--pid=0"],
-        ["--pid=4294967296"],
-        ["--cgroup=system.slice"],
-        ["--cgroup=/proc"],
-        ["--verdict=odd"],
-        ["--duration=1"],
-    ):
-        said(2, *wrong)
-
-
-def test_without_a_ring_buffer(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not there, and all else is."""
-    for without in ("ring_buffer", "sk_storage"):
-        kernel.switch_off(monkeypatch, without)
-        assert cli.run(box.pin, "attach", "--cgroup", str(box.cgroup)).status == 0
-        assert cli.run(box.pin, "svc", "add", FRONTEND, "--backend", SERVER).status == 0
-        found = cli.run(box.pin, "trace")
-        assert (found.status, found.stdout, found.stderr.count("\n")) == (1, "", 1), found
-        assert "Linux 5.8" in found.stderr
-        assert cli.run(box.pin, "detach", "--purge").status == 0
-        monkeypatch.undo()
