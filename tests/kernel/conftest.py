@@ -132,6 +132,18 @@ def running(box: Box, api: Cluster, tmp_path: Path) -> Iterator[Agent]:
 
 
 @pytest.fixture
+def tree(box: Box) -> Iterator[dict[str, Path]]:
+    """Cgroups below the box's own, which is ""."""
+    from .harness.host import cgroups
+    from .harness.subtrees import NO_CGROUPS
+
+    kernel.need(kernel.knows_cgroups(), NO_CGROUPS)
+    names = ["a", "a/b", "a/b/c", "d"]
+    with cgroups(box.cgroup, *names) as paths:
+        yield {"": box.cgroup, **dict(zip(names, paths, strict=True))}
+
+
+@pytest.fixture
 def counting() -> None:
     """For tests of what counts connections; test_algorithms says what happens without."""
     kernel.need(kernel.counts_connections(), "hook at a socket's last close")

@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from hostreach import Service
+
 from . import Box
 from .clients import TCP, V4, exchange, outcome
 from .rawmap import RawMap
@@ -21,8 +23,6 @@ LISTENED = 3  # HR_LISTENED, an index of `flags`
 
 
 def add_services(box: Box, node: Node) -> None:
-    from hostreach import Service
-
     box.serve(f"{SERVER}/tcp")
     node.services.add(Service.of(FRONTEND, SERVER, name="shop/web:http"))
     node.services.add(Service.of(OTHER, SERVER))
