@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,6 +30,7 @@ from .harness.clients import (
     outcome,
     wait_writable,
 )
+from .harness.connections import SERVERS, VIPS, check, connected, counts, place
 
 if TYPE_CHECKING:
     from hostreach.node import Node
@@ -38,39 +38,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("counting")
 
 CONNECTED = pytest.mark.parametrize("kind", [TCP, UDP_CONNECTED])
-SERVERS = ["10.0.0.2:8080", "10.0.0.3:8080", "10.0.0.4:8080"]
-VIPS = [(f"10.96.0.{n}", 80) for n in (10, 11, 12)]
-
-
-def place(box: Box, node: Node, kind: str = TCP) -> None:
-    """Three services, with one backend each; and one whose backend refuses, and an empty one."""
-    protocol = kind.partition("-")[0]
-    box.serve(*(f"{server}/{protocol}" for server in SERVERS))
-    for (host, port), server in zip(VIPS, SERVERS, strict=True):
-        node.services.add(Service.of(f"{host}:{port}/{protocol}", server))
-    node.services.add(Service.of(f"10.96.0.20:80/{protocol}", "10.0.0.2:9"))
-    node.services.add(Service.of(f"10.96.0.21:80/{protocol}"))
-
-
-def counts(node: Node) -> list[int]:
-    """Of all services' backends, in their order."""
-    return [n for each in node.services for n in node.services.active(each.frontend)]
-
-
-def check(box: Box, node: Node, function: Callable[[Line], object], *expected: list[int]) -> None:
-    """function(line) calls line.ask() wherever the counts are expected to be the next ones."""
-    with box.talk(function) as client:
-        for number, each in enumerate(expected):
-            client.recv()
-            assert counts(node) == each, f"at {number}"
-            client.send()
-    wait_until(lambda: not any(counts(node)), "nothing counted after the client's end")
-
-
-def connected(kind: str, vip: tuple[str, int] = VIPS[0]) -> socket.socket:
-    client = new_socket(V4, kind)
-    connect(client, vip)
-    return client
 
 
 @CONNECTED
@@ -331,117 +298,3 @@ def test_an_unconnected_socket_that_connects(box: Box, node: Node) -> None:
 
     none, one = [0] * 4, [0, 1, 0, 0]
     check(box, node, converse, none, one, one, none)
-
-
-def test_counts_stay_with_the_backend(box: Box, node: Node) -> None:
-    """Through changes to its service; they are gone with it, and a new one starts at none."""
-    place(box, node)
-    frontend = "10.96.0.10:80/tcp"
-
-    def converse(test: Line) -> None:
-        first = [connected(TCP) for _ in range(2)]
-        test.ask()
-        second = connected(TCP)
-        test.ask()
-        for client in (*first, second):
-            client.close()
-        test.ask()
-
-    with box.talk(converse) as client:
-        client.recv()
-        for change in (
-            Service.of(frontend, "10.0.0.9:1", SERVERS[0], on_removal="keep"),
-            Service.of(frontend, f"{SERVERS[0]},weight=7", algorithm="maglev", on_removal="keep"),
-            Service.of(frontend, f"{SERVERS[0]},state=draining", on_removal="keep"),
-            Service.of(frontend, SERVERS[0], on_removal="keep"),
-        ):
-            node.services.set(change)
-            index = [backend.address for backend in change.backends].index(SERVERS[0])
-            assert node.services.active(frontend)[index] == 2
-        node.services.set(Service.of(frontend, "10.0.0.9:1", on_removal="keep"))
-        node.services.set(Service.of(frontend, SERVERS[0], on_removal="keep"))
-        assert node.services.active(frontend) == [0]
-        client.ask()
-        assert node.services.active(frontend) == [1]
-        client.ask()
-        # the old one's sockets must not be taken from the new one's
-        assert node.services.active(frontend) == [0]
-        client.send()
-
-
-def test_recounted_at_attach(box: Box, node: Node) -> None:
-    """What was opened or closed while nobody looked; see test_sockets_counted."""
-    place(box, node)
-
-    def converse(test: Line) -> None:
-        clients = [connected(TCP) for _ in range(5)]
-        test.ask()
-        for client in clients[:3]:
-            client.close()
-        test.ask()
-        for client in clients[3:]:
-            client.close()
-        test.ask()
-
-    with box.talk(converse) as client:
-        client.recv()
-        assert counts(node) == [5, 0, 0, 0]
-        node.detach()
-        client.ask()
-        node.attach(cgroup=str(box.cgroup))
-        stale = 0 if kernel.counts_sockets() else 3
-        assert counts(node) == [2 + stale, 0, 0, 0]
-        client.ask()
-        assert counts(node) == [stale, 0, 0, 0]
-        client.send()
-
-
-def test_an_upgrade_keeps_counts(box: Box, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs that are replaced under open connections."""
-    place(box, node)
-
-    def converse(test: Line) -> None:
-        clients = [connected(TCP) for _ in range(5)]
-        test.ask()
-        for client in clients:
-            client.close()
-        test.ask()
-
-    with box.talk(converse) as client:
-        client.recv()
-        # at least the second is in every kernel that counts
-        kernel.switch_off(monkeypatch, "set_retval", "netns_cookie")
-        assert node.attach(cgroup=str(box.cgroup)).changes
-        assert counts(node) == [5, 0, 0, 0]
-        client.ask()
-        assert counts(node) == [0] * 4
-        client.send()
-
-
-def test_many_that_come_and_go(box: Box, node: Node) -> None:
-    """Processes that connect and close beside a writer that takes backends away: none is left."""
-    box.serve(*(f"{server}/tcp" for server in SERVERS))
-    frontend = "10.96.0.10:80/tcp"
-    node.services.add(Service.of(frontend, *SERVERS, on_removal="keep", algorithm="least-conn"))
-
-    def churn(seconds: float) -> int:
-        deadline, done = time.monotonic() + seconds, 0
-        held: list[socket.socket] = []
-        while time.monotonic() < deadline:
-            held.append(connected(TCP))
-            if len(held) > 10:
-                held.pop(done % 10).close()
-            done += 1
-        return done
-
-    clients = [box.start(churn, scaled(1.5)) for _ in range(4)]
-    deadline = time.monotonic() + scaled(1.4)
-    number = 0
-    while time.monotonic() < deadline:
-        number += 1
-        left = [server for n, server in enumerate(SERVERS) if n != number % 3]
-        node.services.set(Service.of(frontend, *left, on_removal="keep", algorithm="least-conn"))
-        assert max(node.services.active(frontend)) < 1 << 32
-    assert all(client.result() for client in clients)
-    node.services.set(Service.of(frontend, *SERVERS, on_removal="keep"))
-    assert node.services.active(frontend) == [0] * 3
