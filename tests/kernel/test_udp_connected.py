@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connected UDP sockets: connecting again, disconnecting, and sends that name an address."""
+"""Connected UDP sockets: connecting again, failed connects, and sends that name an address."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import pytest
 
 from hostreach import Service
 
-from .harness import Box, Line, Servers, kernel, linux
+from .harness import Box, Line, kernel, linux
 from .harness.clients import (
     FAMILIES,
     LOST,
     MAPPED,
-    RAW_UNSPEC,
     UDP_CONNECTED,
     UDP_UNCONNECTED,
     V4,
@@ -32,57 +31,17 @@ from .harness.clients import (
     raw_sockaddr_in,
     receive,
 )
+from .harness.two_services import PORT, TwoServices
 
 if TYPE_CHECKING:
     from hostreach.node import Node
 
 FAMILY = pytest.mark.parametrize("family", FAMILIES, ids=str)
-PORT = 53
-BACKENDS = 8  # so that a new choice differs from the old one 7 times of 8
-
-
-class Place:
-    """Two services with BACKENDS servers each, and one more server without a service."""
-
-    def __init__(self, box: Box, node: Node, family: Family) -> None:
-        endpoints = [family.endpoint(family.backend(n), 8053) for n in range(2, 3 + 2 * BACKENDS)]
-        self.first, self.second = endpoints[:BACKENDS], endpoints[BACKENDS:-1]
-        self.lone_server = endpoints[-1]
-        self.servers: Servers = box.serve(*(f"{endpoint}/udp" for endpoint in endpoints))
-        for number, backends in ((10, self.first), (11, self.second)):
-            frontend = f"{family.endpoint(family.vip(number), PORT)}/udp"
-            node.services.add(Service.of(frontend, *backends))
-        self.vip = family.sockaddr(family.vip(10), PORT)
-        self.other_vip = family.sockaddr(family.vip(11), PORT)
-        self.lone = family.sockaddr(family.backend(2 + 2 * BACKENDS), 8053)
-        self.family = family
-
-    def direct(self, server: str) -> tuple[str, int]:
-        return self.family.sockaddr_of(server)
-
-    def shown(self, server: str) -> tuple[str, int]:
-        """The peer's address, of a socket that the first service sent to this server."""
-        return kernel.shown(self.vip, self.direct(server))
-
-    def queue_answer(self, client: socket.socket) -> str:
-        """Connected to the first service; which server's answer waits to be received."""
-        connect(client, self.vip)
-        payload = fresh_payload()
-        client.send(payload.encode())
-        return self.servers.wait_for(payload)
-
-    def once_connected(self, server: str) -> Seen:
-        """Asked straight, after connect(AF_UNSPEC), by a socket that the first service sent there.
-
-        Where no hook sees what a socket is connected to, it still is shown the service.
-        """
-        knows = kernel.remembers_on_sockets()
-        return Seen(server, self.direct(server) if knows else self.vip)
 
 
 @FAMILY
 def test_stays_with_its_backend(box: Box, node: Node, family: Family) -> None:
-    place = Place(box, node, family)
+    place = TwoServices(box, node, family)
 
     def converse() -> None:
         with new_socket(family, UDP_CONNECTED) as client:
@@ -97,7 +56,7 @@ def test_stays_with_its_backend(box: Box, node: Node, family: Family) -> None:
 @FAMILY
 def test_connects_again_elsewhere(box: Box, node: Node, family: Family) -> None:
     """To another service, to a plain address, to the first service: each shown as itself."""
-    place = Place(box, node, family)
+    place = TwoServices(box, node, family)
 
     def converse() -> None:
         with new_socket(family, UDP_CONNECTED) as client:
@@ -120,104 +79,9 @@ def test_connects_again_elsewhere(box: Box, node: Node, family: Family) -> None:
 
 
 @FAMILY
-def test_disconnected_then_straight_to_the_backend(box: Box, node: Node, family: Family) -> None:
-    """No hook runs on connect(AF_UNSPEC): what the socket remembers must not lie afterwards."""
-    place = Place(box, node, family)
-
-    def converse() -> None:
-        with new_socket(family, UDP_CONNECTED) as client:
-            connect(client, place.vip)
-            server = ask(client).server
-            linux.connect_raw(client.fileno(), RAW_UNSPEC)
-            assert outcome(client.getpeername) == "ENOTCONN"
-            assert ask(client, place.direct(server)) == place.once_connected(server)
-            connect(client, place.vip)
-            seen = ask(client)
-            assert client.getpeername()[:2] == place.shown(seen.server)
-            assert seen.peer == place.vip
-
-    box.call(converse)
-
-
-@FAMILY
-def test_disconnected_then_to_the_service_again(box: Box, node: Node, family: Family) -> None:
-    """An IPv6 socket still hears nobody but its former peer, so that is where it must be sent."""
-    place = Place(box, node, family)
-
-    def converse() -> None:
-        for _ in range(3):
-            with new_socket(family, UDP_CONNECTED) as client:
-                connect(client, place.vip)
-                first = ask(client)
-                linux.connect_raw(client.fileno(), RAW_UNSPEC)
-                for _ in range(3):
-                    seen = ask(client, place.vip)
-                    assert seen.peer == place.vip
-                    assert seen.server in place.first
-                direct = place.direct(seen.server)
-                assert ask(client, direct) == place.once_connected(seen.server)
-                assert ask(client, place.vip) == seen
-                assert first.peer == place.vip
-
-    box.call(converse)
-
-
-@pytest.mark.parametrize("family", [V4, MAPPED], ids=str)
-def test_disconnected_then_elsewhere(box: Box, node: Node, family: Family) -> None:
-    place = Place(box, node, family)
-
-    def converse() -> None:
-        with new_socket(family, UDP_CONNECTED) as client:
-            connect(client, place.vip)
-            server = ask(client).server
-            linux.connect_raw(client.fileno(), RAW_UNSPEC)
-            for _ in range(2):
-                assert ask(client, place.other_vip).peer == place.other_vip
-                assert ask(client, place.lone) == Seen(place.lone_server, place.lone)
-                assert ask(client, place.direct(server)) == place.once_connected(server)
-                assert ask(client, place.vip).peer == place.vip
-
-    box.call(converse)
-
-
-@FAMILY
-def test_disconnected_then_connected_straight_to_the_backend(
-    box: Box, node: Node, family: Family
-) -> None:
-    place = Place(box, node, family)
-
-    def converse() -> None:
-        with new_socket(family, UDP_CONNECTED) as client:
-            connect(client, place.vip)
-            server = ask(client).server
-            linux.connect_raw(client.fileno(), RAW_UNSPEC)
-            connect(client, place.direct(server))
-            assert client.getpeername()[:2] == place.direct(server)
-            assert ask(client) == Seen(server, place.direct(server))
-
-    box.call(converse)
-
-
-@FAMILY
-def test_answer_queued_before_the_disconnect(box: Box, node: Node, family: Family) -> None:
-    """Whatever is shown is the service or the backend, and later sends are shown rightly."""
-    place = Place(box, node, family)
-
-    def converse() -> None:
-        with new_socket(family, UDP_CONNECTED) as client:
-            server = place.queue_answer(client)
-            linux.connect_raw(client.fileno(), RAW_UNSPEC)
-            source = receive(client)[1][:2]
-            assert source in (place.vip, place.direct(server))
-            assert ask(client, place.direct(server)) == place.once_connected(server)
-
-    box.call(converse)
-
-
-@FAMILY
 def test_answer_queued_before_the_next_connect(box: Box, node: Node, family: Family) -> None:
     """It is the former service's, though the socket is another one's by now."""
-    place = Place(box, node, family)
+    place = TwoServices(box, node, family)
 
     def converse() -> None:
         with new_socket(family, UDP_CONNECTED) as client:
@@ -232,7 +96,7 @@ def test_answer_queued_before_the_next_connect(box: Box, node: Node, family: Fam
 @FAMILY
 def test_naming_the_connected_service(box: Box, node: Node, family: Family) -> None:
     """sendto with the service's address on a socket connected to it: its connected backend."""
-    place = Place(box, node, family)
+    place = TwoServices(box, node, family)
 
     def converse() -> None:
         with new_socket(family, UDP_CONNECTED) as client:
@@ -251,7 +115,7 @@ def test_naming_the_connected_service_after_a_set(box: Box, node: Node, family: 
     Where no hook sees the peer, a send that names the service leaves for a new backend, whose
     answer the kernel drops.
     """
-    place = Place(box, node, family)
+    place = TwoServices(box, node, family)
     frontend = f"{family.endpoint(family.vip(10), PORT)}/udp"
 
     def converse(test: Line) -> None:
@@ -279,7 +143,7 @@ def test_naming_the_connected_service_after_a_set(box: Box, node: Node, family: 
 @FAMILY
 def test_naming_another_address(box: Box, node: Node, family: Family) -> None:
     """sendto elsewhere on a connected socket goes there; its answers the kernel drops."""
-    place = Place(box, node, family)
+    place = TwoServices(box, node, family)
 
     def converse() -> None:
         with new_socket(family, UDP_CONNECTED) as client:
@@ -301,7 +165,7 @@ def test_naming_another_address(box: Box, node: Node, family: Family) -> None:
 @FAMILY
 def test_naming_the_backend(box: Box, node: Node, family: Family) -> None:
     """Connected to the service: the peer's answers are the service's, however it was named."""
-    place = Place(box, node, family)
+    place = TwoServices(box, node, family)
 
     def converse() -> None:
         with new_socket(family, UDP_CONNECTED) as client:
@@ -316,7 +180,7 @@ def test_naming_the_backend(box: Box, node: Node, family: Family) -> None:
 @FAMILY
 def test_connected_straight_to_a_backend(box: Box, node: Node, family: Family) -> None:
     """Nobody asked for the service, so nobody sees it; a v4-mapped peer runs sendmsg4 here."""
-    place = Place(box, node, family)
+    place = TwoServices(box, node, family)
     server = place.first[0]
     direct = place.direct(server)
 
@@ -337,7 +201,7 @@ def test_connected_straight_to_a_backend(box: Box, node: Node, family: Family) -
 @pytest.mark.parametrize("target", ["service", "plain"])
 def test_failed_connect_keeps_the_peer(box: Box, node: Node, family: Family, target: str) -> None:
     """A UDP connect without a route fails after the hook, and the old peer stays."""
-    place = Place(box, node, family)
+    place = TwoServices(box, node, family)
     unroutable = {V6: "fd00:77::1"}.get(family, "10.77.0.1")
     frontend = f"{family.endpoint(family.vip(12), PORT)}/udp"
     node.services.add(Service.of(frontend, family.endpoint(unroutable, 8053)))
@@ -358,7 +222,7 @@ def test_failed_connect_keeps_the_peer(box: Box, node: Node, family: Family, tar
 @FAMILY
 def test_refused_connect_keeps_the_peer(box: Box, node: Node, family: Family) -> None:
     """Where the kernel cannot refuse it, the peer is lost, and the second send says so."""
-    place = Place(box, node, family)
+    place = TwoServices(box, node, family)
     node.services.add(Service.of(f"{family.endpoint(family.vip(12), PORT)}/udp"))
     empty = family.sockaddr(family.vip(12), PORT)
 
@@ -403,7 +267,7 @@ def test_closed_backend_answers_with_refusal(box: Box, node: Node, family: Famil
 
 def test_ipv4_sockaddr_on_an_ipv6_socket(box: Box, node: Node) -> None:
     """connect and sendto with struct sockaddr_in on AF_INET6: the kernel runs the IPv4 hooks."""
-    place = Place(box, node, V4)
+    place = TwoServices(box, node, V4)
     shown = ("::ffff:10.96.0.10", PORT)
     raw = raw_sockaddr_in("10.96.0.10", PORT)
 
@@ -428,29 +292,9 @@ def test_ipv4_sockaddr_on_an_ipv6_socket(box: Box, node: Node) -> None:
     box.call(converse)
 
 
-@FAMILY
-def test_unconnected_use_before_the_connect(box: Box, node: Node, family: Family) -> None:
-    place = Place(box, node, family)
-
-    def converse() -> None:
-        with new_socket(family, UDP_UNCONNECTED) as client:
-            early = ask(client, place.vip)
-            connect(client, place.vip)
-            connected = {ask(client) for _ in range(10)}
-            assert len(connected) == 1
-            assert connected.pop().peer == place.vip
-            linux.connect_raw(client.fileno(), RAW_UNSPEC)
-            if family is V6:
-                return  # hears nobody but its former peer, with or without hostreach
-            late = {ask(client, place.vip) for _ in range(10)}
-            assert late == {early}, "an unconnected socket keeps its backend"
-
-    box.call(converse)
-
-
 def test_direct_and_service_sockets_side_by_side(box: Box, node: Node) -> None:
     """What one socket remembers says nothing about another."""
-    place = Place(box, node, V4)
+    place = TwoServices(box, node, V4)
     node.services.set(Service.of("10.96.0.10:53/udp", place.first[0]))
 
     def converse() -> None:
