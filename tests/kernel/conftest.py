@@ -132,6 +132,17 @@ def running(box: Box, api: Cluster, tmp_path: Path) -> Iterator[Agent]:
 
 
 @pytest.fixture
+def host(box: Box) -> Iterator[Node]:
+    """The node, whose host network namespace is the box's."""
+    from .harness.host import attach_inside, give_addresses, opened
+
+    give_addresses(box)
+    with opened(box) as node:
+        attach_inside(box, node)
+        yield node
+
+
+@pytest.fixture
 def tree(box: Box) -> Iterator[dict[str, Path]]:
     """Cgroups below the box's own, which is ""."""
     from .harness.host import cgroups

@@ -27,7 +27,7 @@ _BY_FILE = {
     "scopes": ("host_only",),
     "exempt": ("exempt_at_once[udp-unconnected]",),
     "source_ranges": ("who_is_inside_and_who_is_not[ipv4-tcp]",),
-    "node_frontends": ("loopback_is_shown_as_without_hostreach",),
+    "node_addresses": ("loopback_is_shown_as_without_hostreach",),
     "binds": ("explicit_binds",),
     "mptcp": ("counted_once_and_released[ipv4]",),
     "kernel_sockets": ("nothing_is_left_of_one",),
