@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from . import rawbpf
 from .box import environment
-from .timing import scaled
+from .timing import scaled, wait_until
 
 BPFTOOL = shutil.which("bpftool", path=environment()["PATH"]) or "bpftool"
 
@@ -61,3 +63,20 @@ def pinned_maps(pin: Path) -> dict[str, dict[str, Any]]:
             except subprocess.CalledProcessError:
                 continue  # a link or a program
     return found
+
+
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    """The kernel has no more programs, links and maps afterwards than before."""
+
+    def everything() -> tuple[set[int], ...]:
+        return program_ids(), link_ids(), map_ids()
+
+    before = everything()
+    yield
+    # The kernel frees maps a little later than the last one lets go of them.
+    wait_until(
+        lambda: all(now <= was for now, was in zip(everything(), before, strict=True)),
+        "no program, link or map left",
+        seconds=30,  # whoever else uses BPF on this machine meanwhile may need a while
+    )
