@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from contract.examples import BACKENDS, SERVICES, SLOTS
 from contract.exempt_contract import ExemptContract
-from contract.table_contract import BACKENDS, SERVICES, SLOTS, TableContract
+from contract.table_contract import TableContract
 
 from hostreach import Capacities
 from hostreach.datapath import KernelTable

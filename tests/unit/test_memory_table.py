@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import pytest
+from contract.examples import BACKENDS, SERVICES, SLOTS
 from contract.exempt_contract import ExemptContract
-from contract.table_contract import BACKENDS, SERVICES, SLOTS, TableContract
+from contract.table_contract import TableContract
 
 from hostreach.errors import InvalidInput, TableFull
 from hostreach.exempt import ExemptTable
