@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -33,6 +35,23 @@ def compiled() -> None:
     if count_keys({}) < 0:
         assert os.environ.get("HOSTREACH_NO_SKIP") != "1", "the compiled module is not here"
         pytest.skip("the compiled module is not here")
+
+
+@pytest.fixture(scope="session")
+def helm() -> str:
+    """Comes by `scripts/fetch-helm`.
+
+    Where it is missing its tests are skipped, but never where HOSTREACH_NO_SKIP=1 or
+    HOSTREACH_RELEASE=1 says that all must run.
+    """
+    from .chart import ROOT
+
+    found = shutil.which("helm") or str(ROOT / "build/tools/helm")
+    if not Path(found).exists():
+        if "1" in (os.environ.get("HOSTREACH_NO_SKIP"), os.environ.get("HOSTREACH_RELEASE")):
+            pytest.fail("there is no helm here, and a release must have been rendered by it")
+        pytest.skip("there is no helm here: run scripts/fetch-helm")
+    return found
 
 
 class Result(NamedTuple):
