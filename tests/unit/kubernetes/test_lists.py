@@ -15,7 +15,7 @@ from hostreach.sources.kubernetes.abilities import Abilities
 from hostreach.sources.kubernetes.source import SERVICES
 from hostreach.sources.kubernetes.watch import is_older
 
-from .test_watch import NODE, Follower
+from .follower import NODE, Follower
 
 BOTH = {"10.96.0.10": "10.0.0.1:8080", "10.96.0.11": ""}
 
