@@ -7,9 +7,9 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,6 +21,9 @@ from hostreach.exempt import Exemptions
 from hostreach.services import Change, Services
 from hostreach.sources.compiled import count_keys
 from hostreach.testing import MemoryTable
+
+if TYPE_CHECKING:
+    from .followed import Followed
 
 # The first text drawn takes a second, on a loaded machine more: times say nothing here.
 settings.register_profile(
@@ -52,6 +55,27 @@ def helm() -> str:
             pytest.fail("there is no helm here, and a release must have been rendered by it")
         pytest.skip("there is no helm here: run scripts/fetch-helm")
     return found
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    made = tmp_path / "services.d"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture
+def followed(directory: Path) -> Iterator[Followed]:
+    """Of two files there, with three services."""
+    from .followed import follow, write
+
+    write(directory / "a.yaml", 1, 2)
+    write(directory / "b.yaml", 3)
+    found = follow(directory)
+    assert found.frontends == ["10.96.0.1:80/tcp", "10.96.0.2:80/tcp", "10.96.0.3:80/tcp"]
+    assert found.files.whole
+    yield found
+    found.files.close()
 
 
 class Result(NamedTuple):

@@ -5,119 +5,17 @@ from __future__ import annotations
 
 import os
 import random
-import select
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from hostreach.models import Frontend
 from hostreach.sources.file import load_entries
-from hostreach.sources.files import Changes, Files
+from hostreach.sources.files import Changes
 from hostreach.sources.reader import Entry
 from hostreach.sources.watching import Heard
 
-
-class Followed:
-    """Files, and what has become of their services."""
-
-    def __init__(self, *paths: Path) -> None:
-        self.files = Files([str(path) for path in paths], "file")
-        self.first = self.files.look(Heard(everything=True))
-        self.read = 0
-
-    def wait(self, seconds: float = 10) -> Changes:
-        """What the next news change; settles what is unsettled, as the agent does."""
-        found: Changes = {}
-        deadline = time.monotonic() + seconds
-        poll = select.poll()
-        poll.register(self.files.tree.watching, select.POLLIN)
-        while time.monotonic() < deadline and not found:
-            heard = Heard()
-            if poll.poll(50 if self.files.unsettled else 1000 * (deadline - time.monotonic())):
-                time.sleep(0.02)
-                heard = self.files.tree.watching.hear()
-            if heard or self.files.unsettled:
-                found = self.files.look(heard)
-                if self.files.problems:
-                    break
-        return found
-
-    def hears_nothing(self) -> bool:
-        """For a moment, in which all would be heard that was done before."""
-        time.sleep(0.02)
-        return not self.files.look(self.files.tree.watching.hear() or Heard())
-
-    @property
-    def frontends(self) -> list[str]:
-        return sorted(map(str, self.files.entries))
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    made = tmp_path / "services.d"
-    made.mkdir()
-    return made
-
-
-def text(*numbers: int, backend: str = "10.0.0.2:80") -> str:
-    """A file of these services."""
-    lines = ["version: 1", "services:" if numbers else "services: []"]
-    for number in numbers:
-        lines += [f"- frontend: 10.96.0.{number}:80/tcp", f"  backends: [address: '{backend}']"]
-    return "\n".join(lines) + "\n"
-
-
-def write(path: Path, *numbers: int, backend: str = "10.0.0.2:80", age: float = 10) -> None:
-    """As nobody writes who is heard of: settled long ago."""
-    path.write_text(text(*numbers, backend=backend))
-    os.utime(path, times=(time.time() - age,) * 2)
-
-
-def replace(path: Path, *numbers: int, backend: str = "10.0.0.2:80") -> None:
-    """As careful programs do."""
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(text(*numbers, backend=backend))
-    new.replace(path)
-
-
-def at(number: int) -> Frontend:
-    return Frontend.parse(f"10.96.0.{number}:80/tcp")
-
-
-def follow(*paths: Path) -> Followed:
-    """Once the files are settled, whatever their times say."""
-    found = Followed(*paths)
-    while found.files.unsettled:
-        time.sleep(0.05)
-        found.first.update(found.files.look(Heard()))
-    return found
-
-
-@pytest.fixture
-def followed(directory: Path) -> Iterator[Followed]:
-    write(directory / "a.yaml", 1, 2)
-    write(directory / "b.yaml", 3)
-    found = follow(directory)
-    assert found.frontends == ["10.96.0.1:80/tcp", "10.96.0.2:80/tcp", "10.96.0.3:80/tcp"]
-    assert found.files.whole
-    yield found
-    found.files.close()
-
-
-def is_whole(followed: Followed) -> bool:
-    return followed.files.whole  # a call: type checkers would take it for constant
-
-
-def services(changes: Changes) -> dict[int, str | None]:
-    """By the address's last number: the first backend, or None for what is gone."""
-
-    def shown(entry: Entry | None) -> str | None:
-        return entry and entry.service.backends[0].address
-
-    return {int(str(f).split(".")[3].split(":")[0]): shown(e) for f, e in changes.items()}
-
+from .followed import Followed, at, follow, is_whole, replace, services, text, write
 
 # --- how files change --------------------------------------------------------------------------
 
@@ -293,93 +191,6 @@ def test_a_file_elsewhere_says_nothing_of_a_directory_without(
     assert services(followed.wait()) == {2: None}
     assert followed.files.whole
     followed.files.close()
-
-
-# --- files that are wrong ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("said", "problem"),
-    [
-        ("version: 1\nservices:\n- frontend: nonsense\n", "a.yaml:3: 'nonsense' has no protocol"),
-        ("", "a.yaml: is empty"),
-        ("version: 2\nservices: []\n", "a.yaml:1: version must be 1"),
-        ("version: 1\nservices:\n- {frontend: 'node:1/tcp', owner: me}\n", "a.yaml:3: owner 'me'"),
-    ],
-)
-def test_a_wrong_file_keeps_what_was_right(
-    directory: Path, followed: Followed, said: str, problem: str
-) -> None:
-    (directory / "a.yaml").write_text(said)
-    assert not followed.wait()
-    assert problem in followed.files.problems[0]
-    assert len(followed.files.entries) == 3
-    (directory / "b.yaml").write_text(text(7))  # others go on
-    deadline = time.monotonic() + 10
-    while at(7) not in followed.files.entries and time.monotonic() < deadline:
-        followed.files.look(followed.files.tree.watching.hear())
-    assert at(1) in followed.files.entries
-    replace(directory / "a.yaml", 1)
-    found: Changes = {}
-    while not found and time.monotonic() < deadline:
-        found = followed.files.look(followed.files.tree.watching.hear())
-    assert services(found) == {2: None}
-    assert not followed.files.problems
-
-
-def test_wrong_from_the_beginning(directory: Path) -> None:
-    """Who starts beside a wrong file does not know what it said before."""
-    write(directory / "a.yaml", 1)
-    (directory / "b.yaml").write_text("nonsense")
-    os.utime(directory / "b.yaml", times=(1, 1))
-    followed = follow(directory)
-    assert followed.frontends == ["10.96.0.1:80/tcp"]
-    assert not is_whole(followed)
-    (directory / "b.yaml").unlink()
-    followed.wait(0.2)
-    assert is_whole(followed)
-    followed.files.close()
-
-
-def test_what_is_no_regular_file(directory: Path, followed: Followed) -> None:
-    os.mkfifo(directory / "c.yaml")  # opening it would wait for ever
-    followed.wait()
-    assert followed.files.problems == [f"{directory}/c.yaml: is no regular file"]
-
-
-def test_one_service_in_two_files(directory: Path, followed: Followed) -> None:
-    """Who had it first keeps it, until it lets go."""
-    (directory / "0.yaml").write_text(text(1, 8, backend="10.0.0.8:80"))
-    assert not followed.wait()
-    (problem,) = followed.files.problems
-    assert problem == f"{directory}/0.yaml: 10.96.0.1:80/tcp is in {directory}/a.yaml too"
-    assert at(8) not in followed.files.entries
-    (directory / "a.yaml").write_text(text(2))
-    deadline = time.monotonic() + 10
-    found: Changes = {}
-    while not found and time.monotonic() < deadline:
-        found = followed.files.look(followed.files.tree.watching.hear())
-    assert services(found) == {1: "10.0.0.8:80", 8: "10.0.0.8:80"}
-    assert not followed.files.problems
-
-
-def test_two_new_files_with_one_service(directory: Path) -> None:
-    """The first by name has it: it must not depend on the order of anything."""
-    for name in ("b.yaml", "a.yaml", "c.yaml"):
-        write(directory / name, 1, backend=f"10.0.0.{ord(name[0])}:80")
-    followed = follow(directory)
-    assert services(followed.first) == {1: "10.0.0.97:80"}
-    assert len(followed.files.problems) == 2
-    followed.files.close()
-
-
-def test_services_change_places(directory: Path, followed: Followed) -> None:
-    """Each takes what the other gives up."""
-    for name, numbers in (("a.yaml", (3,)), ("b.yaml", (1, 2))):
-        replace(directory / name, *numbers)
-    assert followed.hears_nothing()
-    assert not followed.files.problems
-    assert len(followed.files.entries) == 3
 
 
 # --- whatever is done ---------------------------------------------------------------------------
