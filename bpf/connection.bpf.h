@@ -5,9 +5,6 @@
 
 #ifdef HR_LEGACY
 
-struct seat {
-};
-
 static __always_inline void expect_connection(struct bpf_sock_addr *ctx, struct seat *seat)
 {
 }
@@ -41,7 +38,8 @@ static __always_inline bool find_connection(struct bpf_sock_addr *ctx, struct hr
 		if (!find_old_seat(&seat, ctx, ctx->sk))
 			return false;
 		if (is_held(&seat)) {
-			*c = (struct hr_connection *)place_at(&seat);
+			if (!(seat.held & HR_UNCONNECTED))
+				*c = (struct hr_connection *)place_at(&seat);
 			return true;
 		}
 		if (!(seat.held & HR_CROWDED))
@@ -49,49 +47,6 @@ static __always_inline bool find_connection(struct bpf_sock_addr *ctx, struct hr
 	}
 	*c = bpf_sk_storage_get(&connections, ctx->sk, NULL, 0);
 	return true;
-}
-
-/*
- * The byte of the kernel's own struct that says whose socket it is; 0 if it cannot be read. The
- * verifier lets nothing be added to a socket's pointer; what was read from the stack is a number.
- */
-SUBPROGRAM int probe_kern_sock(struct bpf_sock_addr *ctx)
-{
-	struct bpf_sock *sk = ctx->sk;
-	__u64 address = 0;
-	__u8 byte = 0;
-
-	if (bpf_probe_read_kernel(&address, sizeof(address), &sk) || !address)
-		return 0;
-	if (bpf_probe_read_kernel(&byte, 1, (void *)(address + knobs.kern_sock_offset)))
-		return 0;
-	return byte;
-}
-
-/*
- * A process's socket, as far as that is seen by one load. Of others' ends no program is told: those
- * that the kernel itself connects, for NFS or Ceph, or as a part of an MPTCP socket (inet_release()
- * in net/ipv4/af_inet.c).
- */
-static __always_inline bool is_process_socket(struct bpf_sock_addr *ctx)
-{
-	const void *socket;
-
-	if (!knobs.kern_sock_mask || !knobs.sock_type)
-		return false;
-	socket = kernel_socket(ctx->sk, knobs.sock_type);
-	return socket &&
-	       !(*(const volatile __u8 *)(socket + knobs.kern_sock_offset) & knobs.kern_sock_mask);
-}
-
-/* Will a program be told of its end? */
-static __always_inline bool has_release(struct bpf_sock_addr *ctx)
-{
-	if (!knobs.kern_sock_mask)
-		return true;
-	if (knobs.sock_type)
-		return is_process_socket(ctx);
-	return !(probe_kern_sock(ctx) & knobs.kern_sock_mask);
 }
 
 /*
@@ -140,8 +95,11 @@ connection_to_write(struct bpf_sock_addr *ctx, struct seat *seat, bool *is_relea
 	if (knobs.has_places) {
 		if (!seat->holder)
 			return NULL;
-		if (is_held(seat))
-			return &seat->place->connection;
+		if (is_held(seat)) {
+			if (likely(!(seat->held & HR_UNCONNECTED)))
+				return &seat->place->connection;
+			give_up_only(ctx, seat);
+		}
 	}
 	*is_released = has_release(ctx);
 	if (knobs.has_places) {
@@ -150,7 +108,7 @@ connection_to_write(struct bpf_sock_addr *ctx, struct seat *seat, bool *is_relea
 			if (c)
 				return c;
 		}
-		if (likely(*is_released) && likely(take_seat(seat))) {
+		if (likely(*is_released) && likely(take_seat(seat, 0))) {
 			seat->place->netns = netns_of(ctx);
 			return &seat->place->connection;
 		}

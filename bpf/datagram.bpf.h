@@ -1,19 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What an unconnected UDP socket remembers: one origin for each service that it has sent to. */
+/*
+ * What an unconnected UDP socket remembers: one origin for each service that it has sent to; the
+ * only one in its place (bpf/only.bpf.h), several in storage.
+ */
 #ifndef HR_DATAGRAM_BPF_H
 #define HR_DATAGRAM_BPF_H
 
 #ifdef HR_LEGACY
-
-static __always_inline bool may_have_storage(struct bpf_sock_addr *ctx)
-{
-	return false;
-}
-
-static __always_inline struct hr_datagrams *datagrams_of(struct bpf_sock_addr *ctx, __u64 flags)
-{
-	return NULL;
-}
 
 static __always_inline bool recall_more(struct bpf_sock_addr *ctx, const struct hr_key *asked,
 					struct hr_origin *origin, __u64 clock)
@@ -39,22 +32,6 @@ static __always_inline __u64 latest_more(struct bpf_sock_addr *ctx, const struct
 }
 
 #else
-
-/* To look at the kernel's own pointer takes less than to call its helper, and most have none. */
-static __always_inline bool may_have_storage(struct bpf_sock_addr *ctx)
-{
-	const void *socket;
-
-	if (!knobs.storage_offset)
-		return true;
-	socket = kernel_socket(ctx->sk, knobs.sock_type);
-	return !socket || *(const volatile __u64 *)(socket + knobs.storage_offset);
-}
-
-static __always_inline struct hr_datagrams *datagrams_of(struct bpf_sock_addr *ctx, __u64 flags)
-{
-	return bpf_sk_storage_get(&datagrams, ctx->sk, NULL, flags);
-}
 
 static __always_inline struct hr_more_datagrams *more_of(struct bpf_sock_addr *ctx, __u64 flags)
 {
@@ -213,7 +190,13 @@ WALKED_ONCE int silence_by(struct bpf_sock_addr *ctx, __u64 high, __u64 low, __u
 
 static __always_inline void silence(struct bpf_sock_addr *ctx, const struct hr_key *backend)
 {
-	silence_by(ctx, high_of(backend), low_of(backend), backend->port);
+	struct seat seat;
+	const struct hr_origin *only = only_of(ctx, &seat);
+
+	if (only && was_given(only, backend))
+		silence_only(ctx, &seat);
+	else if (!only)
+		silence_by(ctx, high_of(backend), low_of(backend), backend->port);
 }
 
 /* The LRU's origin names its backend from now on. */
@@ -236,13 +219,20 @@ static __always_inline int name_by_overflow(struct bpf_sock_addr *ctx,
 SUBPROGRAM bool recall_datagram(struct bpf_sock_addr *ctx, const struct hr_key *asked,
 				struct hr_origin *origin)
 {
-	struct hr_datagrams *d = datagrams_of(ctx, 0);
+	struct seat seat;
+	const struct hr_origin *only = only_of(ctx, &seat);
 	const struct hr_backend *backend;
 	const struct hr_origin *spilt;
+	struct hr_datagrams *d;
 	bool overflowed = true;
 	bool found = false;
 	int i;
 
+	if (only && was_asked(only, asked)) {
+		copy_origin(origin, only);
+		return true;
+	}
+	d = only ? NULL : stored_of(ctx);
 	if (d) {
 		for (i = 0; i < HR_DATAGRAM_ORIGINS; i++) {
 			if (!d->stamp[i])
@@ -288,6 +278,8 @@ SUBPROGRAM int remember_datagram(struct bpf_sock_addr *ctx, const struct hr_key 
 	bool kept = false;
 	int i;
 
+	if (keep_only(ctx, asked, origin))
+		return 0;
 	d = datagrams_of(ctx, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!d) {
 		count_lost_storage();
@@ -319,10 +311,14 @@ SUBPROGRAM int remember_datagram(struct bpf_sock_addr *ctx, const struct hr_key 
  */
 static __always_inline void forget_datagram(struct bpf_sock_addr *ctx, const struct hr_key *to)
 {
-	const struct hr_datagrams *d = may_have_storage(ctx) ? datagrams_of(ctx, 0) : NULL;
+	struct seat seat;
+	const struct hr_origin *only = only_of(ctx, &seat);
+	const struct hr_datagrams *d = only ? NULL : stored_of(ctx);
 
+	if (only && was_given(only, to))
+		silence_only(ctx, &seat);
 	if (d)
-		silence(ctx, to);
+		silence_by(ctx, high_of(to), low_of(to), to->port);
 	if ((!d || d->overflowed) && overflow_used())
 		overflow_drop(ctx, to, HR_BY_GIVEN);
 }
@@ -330,13 +326,21 @@ static __always_inline void forget_datagram(struct bpf_sock_addr *ctx, const str
 /* Which service was this source last addressed as? Stored to `asked`. */
 static __always_inline bool recall_source(struct bpf_sock_addr *ctx, struct hr_key *source)
 {
-	const struct hr_datagrams *d = may_have_storage(ctx) ? datagrams_of(ctx, 0) : NULL;
+	struct seat seat;
+	const struct hr_origin *only = only_of(ctx, &seat);
+	const struct hr_datagrams *d;
 	const struct hr_origin *spilt;
 	struct hr_key asked = {};
 	bool overflowed = true;
 	__u64 latest = 0;
 	int i;
 
+	if (only && was_given(only, source)) {
+		copy_ip(source->ip, only->asked_ip);
+		source->port = only->asked_port;
+		return true;
+	}
+	d = only ? NULL : stored_of(ctx);
 	if (d) {
 		for (i = 0; i < HR_DATAGRAM_ORIGINS; i++) {
 			if (!d->stamp[i])

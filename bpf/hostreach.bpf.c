@@ -32,7 +32,9 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #include "origin.bpf.h"
 #ifndef HR_LEGACY
 #include "place.bpf.h"
+#include "release.bpf.h"
 #endif
+#include "only.bpf.h"
 #include "connection.bpf.h"
 #include "datagram.bpf.h"
 #include "bind.bpf.h"

@@ -22,7 +22,7 @@
  * Changes with any layout below. `attach` brings tables of an older version to
  * this one (cpp/replacement.cpp); those of a newer are refused.
  */
-#define HR_ABI_VERSION 6
+#define HR_ABI_VERSION 7
 
 /*
  * What programs are told when they are loaded: the whole of .rodata, or where
@@ -274,6 +274,11 @@ struct hr_connection {
  */
 #define HR_PLACES 65536
 #define HR_CROWDED (1ULL << 63) /* of a holder: some socket's is in storage instead */
+/*
+ * Of a holder: it is an unconnected UDP socket, and has no connection; `latest` is the one
+ * service that it has sent to. Who has sent to more keeps them in storage.
+ */
+#define HR_UNCONNECTED (1ULL << 62)
 
 struct hr_place {
 	struct hr_connection connection; /* the kernel's programs take it for one in storage */

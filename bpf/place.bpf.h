@@ -12,6 +12,7 @@
 #define HR_PLACE_BPF_H
 
 #define IPPROTO_MPTCP_SOCKET 262
+#define HR_MARKS (HR_CROWDED | HR_UNCONNECTED)
 
 /*
  * Compare and swap; what was there before. Written out, for clang knows it only
@@ -121,7 +122,7 @@ static __always_inline bool find_old_seat(struct seat *seat, void *ctx, const st
 
 static __always_inline bool is_held(const struct seat *seat)
 {
-	return seat->holder && (seat->held & ~HR_CROWDED) == seat->cookie;
+	return seat->holder && (seat->held & ~HR_MARKS) == seat->cookie;
 }
 
 static __always_inline struct hr_place *place_at(const struct seat *seat)
@@ -132,12 +133,12 @@ static __always_inline struct hr_place *place_at(const struct seat *seat)
 /* How often to try again what another processor was quicker at. */
 #define SEAT_TRIES 4
 
-/* Takes it if it is free. */
-static __always_inline bool take_seat(const struct seat *seat)
+/* Takes it if it is free; `as` is 0 or HR_UNCONNECTED. */
+static __always_inline bool take_seat(const struct seat *seat, __u64 as)
 {
 	if (has_no_place(seat) || (seat->held & ~HR_CROWDED))
 		return false;
-	return swap_if(seat->holder, seat->held, seat->held | seat->cookie) == seat->held;
+	return swap_if(seat->holder, seat->held, seat->held | seat->cookie | as) == seat->held;
 }
 
 /*

@@ -102,7 +102,7 @@ WALKED_ONCE int is_exempt(void)
 	__u32 levels = exempt_levels();
 	int level;
 
-	for (level = 0; level < 32; level++) {
+	for (level = 0; level < 32 && levels >> level; level++) {
 		__u64 id;
 
 		if (!(levels & (1U << level)))

@@ -16,7 +16,7 @@ namespace hr {
 
 namespace {
 
-constexpr __u64 kCookie = ~HR_CROWDED;
+constexpr __u64 kCookie = ~(HR_CROWDED | HR_UNCONNECTED);
 constexpr __u64 kNobody = kCookie; // no socket's cookie: those that are so high have no places
 // A connect that has taken its place is in the kernel's tables after as long, unless it fails.
 constexpr auto kOnItsWay = std::chrono::milliseconds(20);
@@ -74,19 +74,26 @@ Places::Places(const PinDirectory &pin) {
 
 std::vector<HeldPlace>
 Places::held(const std::function<bool(const hr_connection &)> &is_wanted) const {
+    return find([&](__u64, const hr_connection &connection) {
+        return connection.version && (!is_wanted || is_wanted(connection));
+    });
+}
+
+// Of unconnected sockets too, whose `connection` is none.
+std::vector<HeldPlace>
+Places::find(const std::function<bool(__u64 holder, const hr_connection &)> &is_wanted) const {
     std::vector<HeldPlace> found;
     for (std::size_t at = 0; at < holders_.size(); at++) {
         if (at % 8 == 0 && is_free(at, 8)) { // nearly all: a line at a time
             at += 7;
             continue;
         }
-        const __u64 cookie = holders_.load(at) & kCookie;
+        const __u64 holder = holders_.load(at), cookie = holder & kCookie;
         if (!cookie || cookie == kNobody)
             continue;
         const hr_place place = places_.load(at);
         __atomic_thread_fence(__ATOMIC_ACQUIRE);
-        if ((holders_.load(at) & kCookie) == cookie && place.connection.version &&
-            (!is_wanted || is_wanted(place.connection)))
+        if ((holders_.load(at) & kCookie) == cookie && is_wanted(holder, place.connection))
             found.push_back({cookie, place.netns, place.connection});
     }
     return found;
@@ -149,7 +156,9 @@ bool Places::sweep() {
 
 // Those of sockets that nobody has, and those of which that cannot be told.
 Places::Dead Places::find_dead() const {
-    const std::vector<HeldPlace> all = held();
+    const std::vector<HeldPlace> all = find([](__u64 holder, const hr_connection &connection) {
+        return connection.version || holder & HR_UNCONNECTED;
+    });
     std::set<__u64> missing = namespaces_of(all), alive, seen;
     const Namespaces namespaces = find_namespaces_by_cookie(missing);
     const std::set<std::uint32_t> closed = visit_namespaces(namespaces, [&](std::uint32_t) {

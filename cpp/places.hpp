@@ -49,6 +49,8 @@ class Places {
         std::set<__u64> sure, unsure; // cookies
     };
 
+    std::vector<HeldPlace>
+    find(const std::function<bool(__u64 holder, const hr_connection &)> &is_wanted) const;
     bool is_free(std::size_t first, std::size_t count) const;
     Dead find_dead() const;
     void leave(__u64 cookie);

@@ -181,7 +181,7 @@ class Box:
         holders = self.pin / "holders"
         if holders.exists():
             with RawMap.pinned(holders) as every, every.mapped(writable=True) as words:
-                words[:] = struct.pack("=Q", 1 << 62) * every.shape.entries
+                words[:] = struct.pack("=Q", 1 << 61) * every.shape.entries
 
         def limit() -> bool:
             if _OPTMEM.exists():

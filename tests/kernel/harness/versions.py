@@ -13,7 +13,7 @@ from .rawmap import ARRAY, MMAPABLE, RawMap, Shape
 META = struct.Struct("=4I4I Q 3I 3I Q 2I")
 _META_2 = struct.Struct("=4I 2Q 4I")
 _FLAG = struct.Struct("=Q")
-CURRENT, OLDER = 6, (1, 2, 3, 4, 5)
+CURRENT, OLDER = 7, (1, 2, 3, 4, 5, 6)
 TRIED = OLDER if os.environ.get("HOSTREACH_LONG") == "1" else OLDER[::2]
 """By each test that is about them all."""
 _SINCE_2 = ("flags", "node_networks", "allowed", "more_datagrams")
@@ -30,7 +30,7 @@ def turn_back(pin: Path, to: int) -> None:
 
     Before version 4 there were no places: sockets that hold one are to be told apart, or not there.
     """
-    gone = {5: (), 4: _SINCE_5, 3: _SINCE_4 + _SINCE_5}.get(to, _SINCE_3 + _SINCE_4 + _SINCE_5)
+    gone = {6: (), 5: (), 4: _SINCE_5, 3: _SINCE_4 + _SINCE_5}.get(to, _SINCE_3 + _SINCE_4 + _SINCE_5)
     for name in gone:
         (pin / name).unlink(missing_ok=True)
     with RawMap.pinned(pin / "meta") as now, RawMap.pinned(pin / "flags") as all_flags:
@@ -40,7 +40,8 @@ def turn_back(pin: Path, to: int) -> None:
         flags = [_FLAG.unpack(all_flags[n])[0] for n in range(3)]
     if to == 5 and (pin / "hints").exists():
         _replace(pin, "hints", _HINTS_5)
-    _replace(pin, "ports", _PORTS_5._replace(flags=mapped))  # to be made anew, so it may be empty
+    if to < 6:  # to be made anew, so it may be empty
+        _replace(pin, "ports", _PORTS_5._replace(flags=mapped))
     if to > 1:
         with RawMap.pinned(pin / "meta") as now:
             now[0] = struct.pack("=I", to) + meta[4:]

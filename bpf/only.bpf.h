@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The only service that an unconnected UDP socket has sent to. Most have no other, and many
+ * send once and are closed, as the resolver of musl does: so it is kept in the socket's place,
+ * if that is free, for to make a socket's storage takes longer than all else that a send does.
+ * Who sends to another service, or straight to the backend, or connects, takes it to storage.
+ *
+ * While the place has it, storage has none of this socket's.
+ */
+#ifndef HR_ONLY_BPF_H
+#define HR_ONLY_BPF_H
+
+#ifdef HR_LEGACY
+
+struct seat {
+};
+
+static __always_inline struct hr_datagrams *datagrams_of(struct bpf_sock_addr *ctx, __u64 flags)
+{
+	return NULL;
+}
+
+static __always_inline struct hr_datagrams *stored_of(struct bpf_sock_addr *ctx)
+{
+	return NULL;
+}
+
+static __always_inline const struct hr_origin *only_of(struct bpf_sock_addr *ctx, struct seat *seat)
+{
+	return NULL;
+}
+
+static __always_inline bool keep_only(struct bpf_sock_addr *ctx, const struct hr_key *asked,
+				      const struct hr_origin *origin)
+{
+	return false;
+}
+
+static __always_inline void silence_only(struct bpf_sock_addr *ctx, struct seat *seat)
+{
+}
+
+#else
+
+/* To look at the kernel's own pointer takes less than to call its helper, and most have none. */
+static __always_inline bool may_have_storage(struct bpf_sock_addr *ctx)
+{
+	const void *socket;
+
+	if (!knobs.storage_offset)
+		return true;
+	socket = kernel_socket(ctx->sk, knobs.sock_type);
+	return !socket || *(const volatile __u64 *)(socket + knobs.storage_offset);
+}
+
+static __always_inline struct hr_datagrams *datagrams_of(struct bpf_sock_addr *ctx, __u64 flags)
+{
+	return bpf_sk_storage_get(&datagrams, ctx->sk, NULL, flags);
+}
+
+/* What there is by now; null if nothing. */
+static __always_inline struct hr_datagrams *stored_of(struct bpf_sock_addr *ctx)
+{
+	return may_have_storage(ctx) ? datagrams_of(ctx, 0) : NULL;
+}
+
+static __always_inline bool is_only(const struct seat *seat)
+{
+	return is_held(seat) && (seat->held & HR_UNCONNECTED);
+}
+
+/* Null if the place has none of this socket's. */
+static __always_inline struct hr_origin *only_of(struct bpf_sock_addr *ctx, struct seat *seat)
+{
+	struct hr_place *place;
+
+	if (!knobs.has_places || !find_old_seat(seat, ctx, ctx->sk) || !is_only(seat))
+		return NULL;
+	place = place_at(seat);
+	return place ? &place->connection.latest : NULL;
+}
+
+/* To storage, where there is room for more, and the place is free; null if there is no memory. */
+SUBPROGRAM struct hr_datagrams *take_to_storage(struct bpf_sock_addr *ctx, struct seat *seat)
+{
+	struct hr_datagrams *d = datagrams_of(ctx, BPF_SK_STORAGE_GET_F_CREATE);
+	struct hr_place *place = place_at(seat);
+
+	if (!d || !place)
+		return NULL;
+	d->version = HR_STORAGE_VERSION;
+	d->stamp[0] = ++d->clock;
+	d->origin[0] = place->connection.latest;
+	leave_seat(seat, &place->connection);
+	return d;
+}
+
+/* It names its backend no more; without memory it is forgotten. */
+static __always_inline void silence_only(struct bpf_sock_addr *ctx, struct seat *seat)
+{
+	struct hr_datagrams *d = take_to_storage(ctx, seat);
+	struct hr_place *place;
+
+	if (d) {
+		d->silent = 1;
+		return;
+	}
+	place = place_at(seat);
+	if (place)
+		leave_seat(seat, &place->connection);
+}
+
+/* The socket sends to another service, or needs the place for a connection. */
+SUBPROGRAM int give_up_only(struct bpf_sock_addr *ctx, struct seat *seat)
+{
+	struct hr_place *place;
+
+	if (take_to_storage(ctx, seat))
+		goto given_up;
+	place = place_at(seat);
+	if (!place)
+		return 0;
+	count_lost_storage();
+	spill(ctx, &place->connection.latest, HR_BY_ASKED, HR_BY_GIVEN);
+	leave_seat(seat, &place->connection);
+given_up:
+	seat->held = *(volatile __u64 *)seat->holder;
+	return 0;
+}
+
+/* False if it has to be kept in storage: there are others, or the place is taken, or was. */
+static __always_inline bool keep_only(struct bpf_sock_addr *ctx, const struct hr_key *asked,
+				      const struct hr_origin *origin)
+{
+	struct hr_place *place;
+	struct seat seat;
+
+	if (!knobs.has_places)
+		return false;
+	find_seat(&seat, ctx, ctx->sk);
+	place = place_at(&seat);
+	if (!seat.holder || !place)
+		return false;
+	if (is_only(&seat)) {
+		if (!was_asked(&place->connection.latest, asked)) {
+			give_up_only(ctx, &seat);
+			return false;
+		}
+	} else {
+		/* crowded: a connection of before may be in storage, where it is looked for then */
+		if ((seat.held & HR_CROWDED) || is_held(&seat) || stored_of(ctx) ||
+		    !has_release(ctx) || !take_seat(&seat, HR_UNCONNECTED))
+			return false;
+		place->netns = netns_of(ctx);
+	}
+	copy_origin(&place->connection.latest, origin);
+	return true;
+}
+
+#endif
+
+#endif /* HR_ONLY_BPF_H */
