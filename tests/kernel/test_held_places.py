@@ -4,10 +4,6 @@
 from __future__ import annotations
 
 import os
-import socket
-import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,44 +11,17 @@ import pytest
 from .harness import Box, Line, kernel, wait_until
 from .harness.clients import TCP, UDP_CONNECTED, V4, connect
 from .harness.fates import ENDED, Place, fate
-from .harness.rawmap import RawMap
+from .harness.held import PLACES, cookie, holders_of
 
 if TYPE_CHECKING:
     from hostreach.node import Node
 
 KIND = pytest.mark.parametrize("kind", [TCP, UDP_CONNECTED])
-PLACES, CROWDED = 65536, 1 << 63
-_SO_COOKIE = 57
 
 
 @pytest.fixture(autouse=True)
 def places(node: Node) -> None:  # noqa: ARG001 - it says what the kernel lacks, if it does
     kernel.need(kernel.holds_places(), "places for connections")
-
-
-def cookie(client: socket.socket) -> int:
-    return int(struct.unpack("=Q", client.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8))[0])
-
-
-class Holders:
-    """Who has which place."""
-
-    def __init__(self, map_: RawMap) -> None:
-        self._map = map_
-
-    def __getitem__(self, of: int) -> tuple[int, bool]:
-        """Of the place where that cookie belongs: the holder's cookie; has anybody found it so?"""
-        (word,) = struct.unpack("=Q", self._map[of % PLACES])
-        return word & ~CROWDED, bool(word & CROWDED)
-
-    def __setitem__(self, of: int, holder: tuple[int, bool]) -> None:
-        self._map[of % PLACES] = struct.pack("=Q", holder[0] | CROWDED * holder[1])
-
-
-@contextmanager
-def holders_of(box: Box) -> Iterator[Holders]:
-    with RawMap.pinned(box.pin / "holders") as found:
-        yield Holders(found)
 
 
 def count(node: Node, place: Place) -> int:

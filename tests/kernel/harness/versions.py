@@ -30,7 +30,9 @@ def turn_back(pin: Path, to: int) -> None:
 
     Before version 4 there were no places: sockets that hold one are to be told apart, or not there.
     """
-    gone = {6: (), 5: (), 4: _SINCE_5, 3: _SINCE_4 + _SINCE_5}.get(to, _SINCE_3 + _SINCE_4 + _SINCE_5)
+    gone = {6: (), 5: (), 4: _SINCE_5, 3: _SINCE_4 + _SINCE_5}.get(
+        to, _SINCE_3 + _SINCE_4 + _SINCE_5
+    )
     for name in gone:
         (pin / name).unlink(missing_ok=True)
     with RawMap.pinned(pin / "meta") as now, RawMap.pinned(pin / "flags") as all_flags:
