@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from . import cgroup
 from .box import Place
 from .bpf import attached
+from .rawmap import MMAPABLE, RawMap
 from .timing import wait_until
 
 if TYPE_CHECKING:
@@ -62,7 +63,18 @@ class Kept:
             return False
         wait_until(lambda: cgroup.empty(path), "the test's processes gone", seconds=10)
         with hostreach.open(str(place.pin)) as node:
-            return _emptied(node)
+            return _emptied(node) and not _is_held(place.pin / "holders")
+
+
+def _is_held(holders: Path) -> bool:
+    """Is any place a socket's, or marked?"""
+    if not holders.exists():
+        return False
+    with RawMap.pinned(holders) as every:
+        if not every.shape.flags & MMAPABLE:
+            return False
+        with every.mapped() as words:
+            return any(words[:])
 
 
 def _emptied(node: Node) -> bool:
