@@ -45,8 +45,7 @@ def turn_back(pin: Path, to: int) -> None:
     if to < 6:  # to be made anew, so it may be empty
         _replace(pin, "ports", _PORTS_5._replace(flags=mapped))
     if to > 1:
-        with RawMap.pinned(pin / "meta") as now:
-            now[0] = struct.pack("=I", to) + meta[4:]
+        _write(pin, struct.pack("=I", to) + meta[4:], mapped)
     if to >= 3:
         return
     if to == 2:
@@ -92,8 +91,8 @@ def begin_growth(pin: Path, larger: Path) -> None:
         (larger / name).rename(pin / "next" / name)
 
 
-def _write(pin: Path, meta: bytes) -> None:
-    with RawMap.create("meta", Shape(ARRAY, 4, META.size, 1, MMAPABLE)) as old:
+def _write(pin: Path, meta: bytes, flags: int = MMAPABLE) -> None:
+    with RawMap.create("meta", Shape(ARRAY, 4, len(meta), 1, flags)) as old:
         old[0] = meta
         (pin / "meta").unlink()
         old.pin(pin / "meta")
