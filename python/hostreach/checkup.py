@@ -19,6 +19,7 @@ from .cgroup import MOUNTINFO, OWN_MOUNT, find_mounts
 
 if TYPE_CHECKING:
     from .node import Status
+    from .running import Running
 
 State = Literal["ok", "note", "broken"]
 
@@ -68,9 +69,23 @@ def cgroup_root(root: str, mountinfo: str = MOUNTINFO) -> Finding:
     return Finding("cgroup root", "ok", root)
 
 
-def attachment(status: Status, expected: Iterable[str] = ()) -> Finding:
-    """Whether our programs are where they were put, and on all hooks that are expected."""
+def attachment(
+    status: Status, expected: Iterable[str] = (), agents: Iterable[Running] = ()
+) -> Finding:
+    """Whether our programs are where they were put, and on all hooks that are expected.
+
+    ``agents`` are those that run: what they keep in step is meant to be served.
+    """
     if status.cgroup is None:
+        # One that was never in step is just starting, and attaches first.
+        if agent := next((each for each in agents if each.synced is not None), None):
+            return Finding(
+                "attachment",
+                "broken",
+                f"nothing is attached, though agent '{agent.source}', pid {agent.pid}, keeps the "
+                "tables in step",
+                "start the agent again, which attaches; or end it, if nothing is to be served",
+            )
         return Finding("attachment", "note", "nothing is attached")
     if status.cgroup.startswith("cgroup "):  # no path leads to it
         return Finding(

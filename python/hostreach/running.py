@@ -189,6 +189,11 @@ def read(pin: str) -> list[Running]:
     return [each for each in found if each is not None]
 
 
+def alive(pin: str) -> list[Running]:
+    """Those of them that run."""
+    return [each for each in read(pin) if each.alive]
+
+
 def forget(pin: str) -> None:
     """What killed agents left of an instance goes, and what nobody can read; the rest stays."""
     for path in (*_noted(pin, "agent-"), *_noted(pin, "checks-")):

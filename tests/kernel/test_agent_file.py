@@ -307,6 +307,34 @@ def test_purge_forgets_one_that_was_killed(box: Box, tmp_path: Path) -> None:
     assert not notes(box)
 
 
+@pytest.mark.parametrize("purge", [(), ("--purge",)])
+def test_detach_tells_of_an_agent(box: Box, tmp_path: Path, purge: tuple[str, ...]) -> None:
+    """It goes on, and would bring the programs back; until then doctor says what is missing."""
+    file = tmp_path / "one.yaml"
+    file.write_text(text(["10.0.0.2:80"]))
+    with follow(box, tmp_path, str(file)) as agent:
+        wait_until(lambda: "in step" in status(box) and "not in" not in status(box), "its sync")
+        said = cli.run(box.pin, "detach", *purge)
+        assert said.status == 0
+        assert said.stdout.startswith("removed ")
+        who = f"hostreach: warning: agent 'file', pid {agent.process.pid}, "
+        assert said.stderr.startswith(who + ("ran still" if purge else "still runs"))
+        assert said.stderr.count("\n") == 1
+        if purge:
+            wait_until(lambda: agent.process.poll() == 1, "the agent's end")
+        else:
+            checks = cli.run(box.pin, "doctor", "--no-probe", "--json").json["checks"]
+            (found,) = (each for each in checks if each["name"] == "attachment")
+            assert found["state"] == "broken"
+            assert f"'file', pid {agent.process.pid}, keeps" in found["text"]
+            agent.stop()
+        assert not cli.run(box.pin, "detach").stderr
+
+
+def status(box: Box) -> str:
+    return cli.run(box.pin, "status").stdout
+
+
 def notes(box: Box) -> list[Path]:
     return [*Path(DIRECTORY).glob(f"{Path(path_of(str(box.pin), '')).stem}*")]
 

@@ -9,6 +9,7 @@ import pytest
 
 from hostreach import checkup
 from hostreach.cgroup import find_mounts
+from hostreach.running import Running
 
 MOUNTS = """\
 21 1 0:20 / /sys/fs/bpf rw - bpf bpf rw,mode=700
@@ -50,6 +51,17 @@ def test_bpffs_not_mounted(tmp_path: Path) -> None:
     (tmp_path / "none").write_text("")
     assert checkup.bpffs("/sys/fs/bpf/x", str(tmp_path / "none")).state == "note"
     assert checkup.bpffs("/run/x", str(tmp_path / "none")).fix == "mount -t bpf bpf /run"
+
+
+def test_nothing_attached_beside_an_agent() -> None:
+    """Only one that was in step: who is just starting attaches next."""
+    node = pytest.importorskip("hostreach.node", reason="a status is the compiled module's")
+    status = node.Status("/sys/fs/bpf/x")
+    starting = Running("file", 7, True, None, [])
+    assert checkup.attachment(status, (), [starting]).state == "note"
+    found = checkup.attachment(status, (), [starting, Running("kubernetes", 8, True, 2.0, [])])
+    assert found.state == "broken"
+    assert "agent 'kubernetes', pid 8" in found.text
 
 
 def test_cgroup_root(mountinfo: str) -> None:

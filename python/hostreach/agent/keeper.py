@@ -183,8 +183,8 @@ class Keeper:
         # Where it never came to attach, they are another's: of the agent that has the port, say.
         if not self._is_pinned():
             return
-        others = (each for each in running.read(self._node.pin) if each.alive)
-        if other := next((each for each in others if each.source != self.source_name), None):
+        others = (a for a in running.alive(self._node.pin) if a.source != self.source_name)
+        if other := next(others, None):
             log.info("not detached: agent '%s', pid %d, is still there", other.source, other.pid)
             return
         gone = self._node.detach().programs

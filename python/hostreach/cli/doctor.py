@@ -69,7 +69,7 @@ def doctor(
 def _findings(
     node: Node, risky: Sequence[int], frontends: Sequence[str], has: set[str]
 ) -> list[Finding]:
-    from hostreach import checkup
+    from hostreach import checkup, running
     from hostreach import doctor as host
     from hostreach.syntax import parse_frontend
 
@@ -77,7 +77,7 @@ def _findings(
     return [
         checkup.bpffs(status.pin),
         checkup.cgroup_root(host.cgroup_root()),
-        checkup.attachment(status, _expected(status.protocols, has)),
+        checkup.attachment(status, _expected(status.protocols, has), running.alive(status.pin)),
         checkup.others(status),
         checkup.tables(status),
         checkup.memory_limit(status.services is not None),

@@ -9,11 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .options import GrowBackends, GrowServices, GrowSlots, Json, Pin, check_netns, open_node
-from .output import print_columns, print_json
+from .output import print_columns, print_json, warn
 
 if TYPE_CHECKING:
     from hostreach.node import OtherProgram, ProgramStatus, Status
     from hostreach.running import Running
+
+
+_GOES_ON = {
+    False: "still runs: it keeps the tables in step, and attaches again when it is next started or "
+    "the tables grow; end it to stay detached",
+    True: "ran still: it ends without its tables, and makes all of it anew if something starts it "
+    "again; end it where it was started (systemctl disable --now, kubectl), then purge again",
+}
+"""What an agent does after a detach, by whether the tables went too."""
 
 
 def attach(
@@ -109,12 +118,15 @@ def detach(
     pin: Pin = None,
 ) -> None:
     """Take the programs off their hooks."""
+    from hostreach import running
+
     with open_node(context, pin) as node:
+        agents = running.alive(node.pin)  # before: without tables they end
         result = node.detach(purge)
     if purge:
-        from hostreach import running
-
         running.forget(node.pin)
+    for agent in agents:
+        warn(f"agent '{agent.source}', pid {agent.pid}, {_GOES_ON[purge]}")
     if as_json:
         print_json(programs=result.programs, purged=result.purged, sockets=result.sockets)
         return
