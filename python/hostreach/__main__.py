@@ -3,6 +3,6 @@
 
 import sys
 
-from hostreach.cli import main
+from hostreach.start import main
 
 sys.exit(main())

@@ -255,6 +255,11 @@ class Node:
         return self._table.survey()
 
     @property
+    def wrote(self) -> bool:
+        """Whether anything was changed through this object, whatever was raised since."""
+        return self._table.wrote
+
+    @property
     def last_ended(self) -> EndResult | None:
         """What became of the sockets of those backends that the last change took away.
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import socket
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from hostreach.cli import main
 from hostreach.datapath import kernel_features, socket_features
 
-from .harness import Box, cli, kernel, linux
+from .harness import Box, cli, kernel, linux, wait_until
 from .harness.bpf import attached
 from .harness.cli import one_line
 from .harness.clients import TCP, V4, Seen, exchange, outcome
@@ -94,6 +95,78 @@ services:
     assert cli.run(box.pin, "apply", "-f", "-", "--prune", stdin="version: 1\n").status in (0, 2)
     assert cli.run(box.pin, "apply", "-f", "-", "--prune", stdin=as_json).status == 0
     assert cli.run(box.pin, "export").stdout == exported
+
+
+@pytest.mark.parametrize("lost", ["full disk", "closed pipe"])
+def test_a_change_whose_output_is_lost(box: Box, lost: str) -> None:
+    """The change stands all the same, and whoever reads the message knows."""
+
+    def said(*arguments: str) -> tuple[int, str]:
+        reader, writer = os.pipe()
+        os.close(reader)
+        with open("/dev/full" if lost == "full disk" else writer, "w") as output:  # noqa: PTH123
+            if lost == "full disk":
+                os.close(writer)
+            done = subprocess.run(
+                [cli.SCRIPT, *arguments, f"--pin={box.pin}"],
+                stdout=output,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        return done.returncode, done.stderr
+
+    status = 1 if lost == "full disk" else 141
+    why = "no space left on device" if lost == "full disk" else "broken pipe"
+    made = (status, f"hostreach: standard output: {why}; the change is made\n")
+    add = ("svc", "add", FRONTEND, "--backend", "10.0.0.2:8080")
+    assert said(*add, *SMALL) == made
+    assert cli.run(box.pin, "svc", "show", FRONTEND).status == 0
+    nothing = "" if lost == "closed pipe" else f"hostreach: standard output: {why}\n"
+    for unchanged in ((*add, "--if-missing"), ("svc", "ls"), ("svc", "rm", FRONTEND, "--dry-run")):
+        assert said(*unchanged) == (status, nothing)
+    assert said("attach", f"--cgroup={box.cgroup}") == made
+    assert said("exempt", "add", str(box.bare)) == made
+    assert said("detach") == made
+    assert said("detach", "--purge") == made
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("svc", "add", FRONTEND), "hostreach: interrupted; the change is made\n"),
+        (("svc", "ls"), ""),
+    ],
+)
+def test_an_interrupt_behind_the_change(box: Box, arguments: tuple[str, ...], message: str) -> None:
+    """Here while its output waits for a reader that does not read."""
+    assert cli.run(box.pin, "svc", "add", "10.96.0.9:80/tcp", *SMALL).status == 0
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+    os.set_blocking(writer, True)
+    process = subprocess.Popen(
+        [cli.SCRIPT, *arguments, f"--pin={box.pin}"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until(lambda: "pipe_write" in waits_in(process.pid), "the output being stuck")
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=20)[1] == message
+    finally:
+        process.kill()
+        os.close(reader)
+        os.close(writer)
+    assert process.returncode == 130
+
+
+def waits_in(pid: int) -> str:
+    """The kernel's function that a process sleeps in; "" if it does not say."""
+    return Path(f"/proc/{pid}/wchan").read_text()
 
 
 def test_attach_twice(box: Box) -> None:

@@ -38,6 +38,22 @@ def test_closed_pipe_is_quiet() -> None:
     assert process.returncode == 141
 
 
+def test_interrupt_while_all_is_loaded_is_quiet() -> None:
+    """The script's own first import is followed by no other before an interrupt is expected."""
+    code = (
+        "import sys; from hostreach.start import main\n"
+        "assert 'typing' not in sys.modules\n"
+        "class Interrupted:\n"
+        "    def find_spec(name, *_): raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted)\n"
+        "sys.exit(main())"
+    )
+    command = [sys.executable, "-S", "-c", code]  # what site does is nobody's here
+    environment = {**os.environ, "PYTHONPATH": str(Path(package.__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 def test_full_disk_is_one_line() -> None:
     with Path("/dev/full").open("w") as full:
         process = hostreach("--help", stdout=full)

@@ -17,11 +17,15 @@ from typing import TextIO
 
 from hostreach.errors import HostreachError
 
+from . import made
+
 __all__ = ["main"]
 
 _SIGPIPE = 128 + 13
 _SIGINT = 128 + 2
 _TRACEBACK = "HOSTREACH_TRACEBACK"
+_OUTPUT = "standard output"
+_MADE = "; the change is made"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     # Imported here so that an interrupt while they load is quiet too.
     try:
+        made.begin()
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout = _Output(sys.stdout)
         code = _run(sys.argv[1:] if argv is None else [*argv])
@@ -47,12 +52,16 @@ def _main(argv: Sequence[str] | None) -> int:
     except HostreachError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _SIGINT
-    except BrokenPipeError:
-        return _SIGPIPE  # nobody reads on
+        _drop(sys.stdout)
+        return _fail(f"interrupted{_MADE}", _SIGINT) if made.anything() else _SIGINT
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{what}{(error.strerror or str(error)).lower()}", 1)
+        what += (error.strerror or str(error)).lower()
+        if error.filename == _OUTPUT and made.anything():
+            what += _MADE
+        elif isinstance(error, BrokenPipeError):
+            return _SIGPIPE  # nobody reads on
+        return _fail(what, _SIGPIPE if isinstance(error, BrokenPipeError) else 1)
     except Exception as error:
         if os.environ.get(_TRACEBACK):
             raise
@@ -93,7 +102,7 @@ def _named_output() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = "standard output"
+        error.filename = _OUTPUT
         raise
 
 
@@ -123,7 +132,13 @@ def _give_up_unwritten() -> None:
     """The interpreter tries once more at its end, complains, and makes the exit status 120."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         if not _flushed(stream):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            _drop(stream)
+
+
+def _drop(stream: TextIO) -> None:
+    """What is yet to be written there goes nowhere: whoever should read it may never do so."""
+    with suppress(OSError):  # of a test there is no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _flushed(stream: TextIO) -> bool:

@@ -9,6 +9,7 @@ import typer
 
 from hostreach.errors import InvalidInput
 
+from . import made
 from .completion import backends, frontends
 
 if TYPE_CHECKING:
@@ -126,4 +127,4 @@ def open_node(
     if pin == "":
         raise InvalidInput("--pin is empty")
     capacities = hostreach.Capacities(services, backends, slots)
-    return hostreach.open(pin, capacities=capacities, at_least=at_least)
+    return made.watch(hostreach.open(pin, capacities=capacities, at_least=at_least))

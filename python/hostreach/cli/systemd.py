@@ -9,6 +9,7 @@ import typer
 
 from hostreach.errors import InvalidInput
 
+from . import made
 from .completion import choices
 from .options import Json, Pin
 from .output import print_json
@@ -75,6 +76,7 @@ def install(
     if not directory:
         raise InvalidInput("--directory is empty")
     done = systemd.install(wanted, directory, force)
+    made.note("units")
     if as_json:
         print_json(units=[each._asdict() for each in done])
         return

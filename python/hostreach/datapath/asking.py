@@ -142,7 +142,9 @@ class AskedTable(ServiceTable):
         with self.thread:
             with self.locked(exclusive=True):
                 pass  # opens the tables, and mends them; writers need not wait for the rest
-            return self._end_sockets(dry_run)
+            ended = self._end_sockets(dry_run)
+            self.wrote |= bool(ended.sockets) and not dry_run
+            return ended
 
     def would_end(self, going: Sequence[tuple[PlainFrontend, Sequence[str]]]) -> EndResult:
         """See `hostreach.node.Node.would_end`: services and the addresses of backends that go."""

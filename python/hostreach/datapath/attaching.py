@@ -60,6 +60,7 @@ class AttachedTable(LockedTable):
             except HostreachError:
                 self._core.set_host(*before, addresses)
                 raise
+            self.wrote = True
             return changes, self._grown, self._migrated
 
     def detach(self, purge: bool) -> tuple[list[str], int | None]:
@@ -72,9 +73,11 @@ class AttachedTable(LockedTable):
             self._retry(lambda: self._core.lock_only())
             try:
                 hooks = _core.detach(self._core)
+                self.wrote |= bool(hooks)
                 sockets = _count_sockets(self._core) if hooks else 0
                 if purge:
                     self._core.purge()
+                    self.wrote = True
             finally:
                 self._core.unlock()
         return hooks, sockets

@@ -96,6 +96,7 @@ class LockedTable:
         self.depth = 0
         self._exclusive = False
         self.last_ended: EndResult | None = None
+        self.wrote = False
 
     @property
     def _sizes(self) -> tuple[int, int, int]:

@@ -100,6 +100,7 @@ class ServiceTable(LockedTable):
         with self.exclusive():
             self._refresh_addresses(put)
             self._core.write([*put], [*remove])
+            self.wrote = True
 
     def plain_check_room(
         self, put: Sequence[PlainService], remove: Sequence[PlainFrontend] = ()
@@ -168,7 +169,7 @@ class ServiceTable(LockedTable):
             for other in self._core.exempted():  # pods come and go: theirs must not pile up
                 if _core.cgroup_path(other, root) is None:
                     self._core.unexempt(other)
-            return self._core.exempt(cgroup_id, level)
+            return self._note(self._core.exempt(cgroup_id, level))
 
     def unexempt(self, cgroup: str) -> bool:
         """False if it was not exempt, or is gone."""
@@ -178,9 +179,13 @@ class ServiceTable(LockedTable):
             return False
         try:
             with self.locked(exclusive=True):
-                return self._core.unexempt(cgroup_id)
+                return self._note(self._core.unexempt(cgroup_id))
         except NotFound:
             return False
+
+    def _note(self, changed: bool) -> bool:
+        self.wrote |= changed
+        return changed
 
     def exempted(self) -> Paths:
         """Paths of the cgroups that are exempt, sorted; those that are gone are left out."""
