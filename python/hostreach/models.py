@@ -7,7 +7,7 @@ The constructors raise `pydantic.ValidationError`, as pydantic's do; `Frontend.p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -46,6 +46,7 @@ from .syntax import (
 )
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
     from typing_extensions import Self
 
 WEIGHT_MAX = 65535
@@ -293,7 +294,7 @@ class Service(_Model):
 
 _EXPECTED = {
     "address": "a string such as 10.0.0.2:53",
-    "affinity": "a duration such as 3h",
+    "affinity": "a duration such as 3h (leave it out for none)",
     "algorithm": "random, maglev or least-conn",
     "backends": f"a list of at most {BACKENDS_MAX} backends",
     "from_cgroup": "a string such as /sys/fs/cgroup/system.slice",
@@ -330,7 +331,7 @@ def explain(
 
     ``fields`` says what each field is to be.
     """
-    problem = error.errors(include_url=False)[0]
+    problem = _to_tell(error.errors(include_url=False))
     path = problem["loc"]
     kind = problem["type"]
     cause = problem.get("ctx", {}).get("error")
@@ -350,3 +351,13 @@ def explain(
     if expected == "a string" and not isinstance(problem["input"], (dict, list, type(None))):
         message += "; write it in quotes"
     return path, message
+
+
+def _to_tell(problems: Sequence[ErrorDetails]) -> ErrorDetails:
+    """The first; but a key that is missing is mostly there, with a slip in it."""
+    first = problems[0]
+    if first["type"] == "missing":
+        for other in problems:
+            if other["type"] == "extra_forbidden" and other["loc"][:-1] == first["loc"][:-1]:
+                return other
+    return first

@@ -43,7 +43,7 @@ def test_refused_by_name(box: Box, path: Path, file: Path, dry: tuple[str, ...])
     said = cli.run(box.pin, "apply", "-f", str(file), *dry)
     assert said == (
         *(2, ""),
-        f"hostreach: {SCOPED}: from_cgroup {path}: no such cgroup v2 directory\n",
+        f"hostreach: {file}:5: {SCOPED}: from_cgroup {path}: no such cgroup v2 directory\n",
     )
     assert listed(box) == []
     for command in ("add", "set"):

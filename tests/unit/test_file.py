@@ -174,6 +174,13 @@ NAMED = [
     ),
     ("port 0", HEAD + "- name: x\n  frontend: 10.0.0.1:0/udp\n", "f.yaml:4: '10.0.0.1:0': '0' is"),
     ("sctp", HEAD + "- frontend: 10.0.0.1:1/sctp\n", "f.yaml:3: '10.0.0.1:1/sctp': 'sctp' is no"),
+    ("frontend's key", HEAD + "- fronted: 10.0.0.1:1/tcp\n", "f.yaml:3: unknown key 'fronted'"),
+    ("address's key", BACKENDS + "  - adress: 10.0.0.1:1\n", "f.yaml:5: unknown key 'adress'"),
+    (
+        "affinity 0",
+        SERVICE + "  affinity: 0\n",
+        "f.yaml:4: affinity must be a duration such as 3h (leave it",
+    ),
     ("service's key", SERVICE + "  nmae: x\n", "f.yaml:4: unknown key 'nmae'"),
     ("merge key", SERVICE + "  <<: {}\n", "f.yaml:4: unknown key '<<'"),
     (
@@ -199,7 +206,7 @@ NAMED = [
     (
         "bare affinity",
         SERVICE + "  affinity: 30\n",
-        "f.yaml:4: affinity must be a duration such as 3h, not 30",
+        "f.yaml:4: affinity must be a duration such as 3h (leave it out for none), not 30",
     ),
     ("affinity 0", SERVICE + "  affinity: 0s\n", "f.yaml:4: affinity must be at least 1ms; leave"),
     ("affinity 50d", SERVICE + "  affinity: 50d\n", "f.yaml:4: affinity '50d' is too long; at mo"),

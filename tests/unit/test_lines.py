@@ -50,7 +50,8 @@ def test_a_document_is_no_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "why"),
     [
-        (ONE + ONE, 2, "10.96.0.1:80/tcp is given twice"),
+        (ONE + "\n" + ONE, 3, "10.96.0.1:80/tcp is given twice; first on line 1"),
+        ('{"fronted": "10.96.0.1:80/tcp"}\n' + ONE, 1, "unknown key 'fronted'"),
         (ONE + '{"remove": "10.96.0.1:80/tcp"}', 2, "10.96.0.1:80/tcp is given twice"),
         (f"{ONE}\n[]", 3, "a service must be a mapping, not an empty list"),
         (f"{ONE}\n{{", 3, "is no JSON: Expecting property name enclosed in double quotes"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hostreach.errors import InvalidInput
 from hostreach.syntax import format_frontend
 
 from .options import (
@@ -69,14 +70,17 @@ def apply(
         missing.append((frontend, cgroup))
 
     with open_node(context, pin, max_services, max_backends, max_slots) as node:
-        changes = node.services.apply(
-            found.services,
-            owner=owner,
-            prune=prune,
-            dry_run=dry_run,
-            remove=found.removed,
-            on_missing_cgroup=leave if skip_missing_cgroups else None,
-        )
+        try:
+            changes = node.services.apply(
+                found.services,
+                owner=owner,
+                prune=prune,
+                dry_run=dry_run,
+                remove=found.removed,
+                on_missing_cgroup=leave if skip_missing_cgroups else None,
+            )
+        except InvalidInput as error:  # that of this machine which the file has wrong
+            found.refuse(error)
         ended = ended_by(node, changes, dry_run=dry_run)
     if not dry_run:
         warn_about(changes, node)

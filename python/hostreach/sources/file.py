@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from hostreach import collector
 from hostreach.errors import InvalidInput
@@ -42,7 +42,7 @@ from hostreach.syntax import OWNER_MAX, check_label, describe, quote
 from .document import Path, Tick, find_line, nothing, parse
 from .dump import dump, dump_json
 from .lines import line_numbers, parse_lines
-from .reader import Changes, Decoded, Entry, Reader
+from .reader import Changes, Decoded, Entry, Places, Reader, shown
 
 if TYPE_CHECKING:
     from hostreach.models import Service
@@ -75,7 +75,7 @@ def load_changes(path: str, *, owner: str = "manual", tick: Tick = nothing) -> C
     text, where = _read(path, owner)
     with collector.paused():
         decoded = _decoded(text, where, lambda done: tick(done / 2))
-        if decoded.first_at is None:  # lines, which are decoded in no time
+        if decoded.removes:  # lines, which are decoded in no time
             return Reader(decoded, owner, alone=False, tick=tick).changes()
         return Reader(decoded, owner, alone=False, tick=lambda done: tick((1 + done) / 2)).changes()
 
@@ -83,7 +83,7 @@ def load_changes(path: str, *, owner: str = "manual", tick: Tick = nothing) -> C
 def _read(path: str, owner: str) -> tuple[str, str]:
     """The text and what to call it."""
     check_label(owner, "owner", OWNER_MAX)
-    where = "standard input" if path == "-" else _shown(path)
+    where = "standard input" if path == "-" else shown(path)
     try:
         if path == "-":
             data = sys.stdin.buffer.read(SIZE_MAX + 1)
@@ -111,17 +111,9 @@ def _read(path: str, owner: str) -> tuple[str, str]:
 
 def _decoded(text: str, where: str, tick: Tick) -> Decoded:
     if lines := parse_lines(text, where):
-
-        def refuse_line(path: Path, message: str) -> NoReturn:
-            assert isinstance(path[0], int)
-            raise InvalidInput(message, object=f"{where}:{line_numbers(text)[path[0]]}")
-
-        return Decoded(lines, (), refuse_line, None)
-
-    def refuse(path: Path, message: str) -> NoReturn:
-        line = find_line(text, path)
-        raise InvalidInput(message, object=f"{where}:{line}" if line else where + _steps(path))
-
+        return Decoded(lines, Places(where, partial(_line_of, text), ()), removes=True)
+    places = Places(where, partial(find_line, text), ("services",))
+    refuse = places.refuse
     document = parse(text, where, tick)
     if not isinstance(document, dict):
         refuse((), f"must be a mapping with version and services, not {describe(document)}")
@@ -136,18 +128,9 @@ def _decoded(text: str, where: str, tick: Tick) -> Decoded:
         refuse(("version",), f"version must be 1, not {describe(version)}")
     if not isinstance(entries, list):
         refuse(("services",), f"services must be a list ([] for none), not {describe(entries)}")
-    return Decoded(entries, ("services",), refuse, partial(_first_line, text))
+    return Decoded(entries, places, removes=False)
 
 
-def _first_line(text: str, at: Path) -> str:
-    first = find_line(text, at)
-    return f"; first on line {first}" if first else ""
-
-
-def _steps(path: Path) -> str:
-    steps = "".join(f"[{step}]" if isinstance(step, int) else f".{_shown(step)}" for step in path)
-    return f": {steps.lstrip('.')}" if steps else ""
-
-
-def _shown(path: str) -> str:
-    return path if path.isprintable() and path else quote(path)
+def _line_of(text: str, path: Path) -> int:
+    assert isinstance(path[0], int)
+    return line_numbers(text)[path[0]]

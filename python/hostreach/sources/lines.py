@@ -14,7 +14,7 @@ from hostreach.errors import InvalidInput
 from .document import parse_json, quick_decode, quickly
 
 KEYS = ("frontend", "remove")
-"""One of them is in each line, and tells such lines from a document in JSON."""
+"""One of them is in each line, and tells a line from a document in JSON."""
 # Neither YAML nor the beginning of a document, all of which may stand in one line.
 _MAY_BE_LINES = re.compile(r'\s*\{(?!\s*"(version|services)")')
 
@@ -24,7 +24,7 @@ def parse_lines(text: str, where: str) -> list[object] | None:
     if not _MAY_BE_LINES.match(text):
         return None
     lines = [line for line in text.split("\n") if line and not line.isspace()]
-    if not lines or not _is_entry(lines[0]):
+    if not lines or not _is_entry(lines[0], alone=len(lines) == 1):
         return None
     entries = quickly(text, lambda: [quick_decode(line) for line in lines])
     if entries is None:
@@ -42,9 +42,10 @@ def line_numbers(text: str) -> list[int]:
     return [number for number, line in lines if line and not line.isspace()]
 
 
-def _is_entry(line: str) -> bool:
+def _is_entry(line: str, *, alone: bool) -> bool:
+    """A document may be in one line too; but behind its end there is no other."""
     try:
         found = parse_json(line, "")
     except InvalidInput:
         return False
-    return isinstance(found, dict) and any(key in found for key in KEYS)
+    return isinstance(found, dict) and (not alone or any(key in found for key in KEYS))

@@ -33,6 +33,23 @@ class Entry(NamedTuple):
     check: Check | None
 
 
+class Places(NamedTuple):
+    """Where things stand in a file: for messages."""
+
+    file: str
+    line: Callable[[Path], int | None]
+    above: Path
+    """Where the services are in the document."""
+
+    def refuse(self, path: Path, message: str) -> NoReturn:
+        """What stands there, from the top of the document."""
+        raise InvalidInput(message, object=self._name(path))
+
+    def _name(self, path: Path) -> str:
+        line = self.line(path)
+        return f"{self.file}:{line}" if line else self.file + _steps(path)
+
+
 class Changes(NamedTuple):
     """What a file asks `apply` for."""
 
@@ -40,17 +57,26 @@ class Changes(NamedTuple):
     removed: list[PlainFrontend]
     checked: int
     """How many of the services say how their backends are checked."""
+    places: Places
+    numbers: dict[PlainFrontend, int]
+    """Which entry of the file each service is."""
+
+    def refuse(self, error: InvalidInput) -> NoReturn:
+        """Raise it with its place in the file, if it is about a service there."""
+        shown = error.object or ""
+        for frontend, i in self.numbers.items():
+            if format_frontend(*frontend) == shown:
+                self.places.refuse((*self.places.above, i), f"{shown}: {error.message}")
+        raise error
 
 
 class Decoded(NamedTuple):
     """What stands in a file, not yet looked at."""
 
     entries: list[Any]
-    above: Path
-    """Where they are in the document."""
-    refuse: Callable[[Path, str], NoReturn]
-    first_at: Callable[[Path], str] | None
-    """Names the line of what stands there; None: these are lines, which may remove too."""
+    places: Places
+    removes: bool
+    """These are lines, which may remove services too."""
 
 
 class Reader:
@@ -75,7 +101,7 @@ class Reader:
     def changes(self) -> Changes:
         """In plain values where they need no more looking at."""
         entries = self._decoded.entries
-        found = Changes([], [], 0)
+        found = Changes([], [], 0, self._decoded.places, self._seen)
         checked = 0
         for i, plain in enumerate(common_form(entries, self._owner)):
             if plain is not None:
@@ -95,13 +121,14 @@ class Reader:
             self._tick(i / len(self._decoded.entries))
 
     def _refuse(self, path: Path, message: str) -> NoReturn:
-        self._decoded.refuse((*self._decoded.above, *path), message)
+        places = self._decoded.places
+        places.refuse((*places.above, *path), message)
 
     def _mapping(self, i: int, entry: object, no_removals: str = "") -> dict[str, Any]:
         if not isinstance(entry, dict):
             self._refuse((i,), f"a service must be a mapping, not {describe(entry)}")
         if "remove" in entry:
-            if self._decoded.first_at is not None:
+            if not self._decoded.removes:
                 self._refuse((i, "remove"), "unknown key 'remove'")
             if no_removals:
                 self._refuse((i,), no_removals)
@@ -159,6 +186,17 @@ class Reader:
     def _once(self, i: int, frontend: PlainFrontend) -> None:
         first = self._seen.setdefault(frontend, i)
         if first != i:
-            named = self._decoded.first_at
-            before = named((*self._decoded.above, first)) if named else ""
+            places = self._decoded.places
+            line = places.line((*places.above, first))
+            before = f"; first on line {line}" if line else ""
             self._refuse((i,), f"{format_frontend(*frontend)} is given twice{before}")
+
+
+def _steps(path: Path) -> str:
+    steps = "".join(f"[{step}]" if isinstance(step, int) else f".{shown(step)}" for step in path)
+    return f": {steps.lstrip('.')}" if steps else ""
+
+
+def shown(name: str) -> str:
+    """As it is, where that can be printed."""
+    return name if name.isprintable() and name else quote(name)
