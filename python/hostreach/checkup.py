@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from .cgroup import MOUNTINFO, OWN_MOUNT, find_mounts
 
 if TYPE_CHECKING:
+    from .explain import Lost
     from .node import Status
     from .running import Running
 
@@ -177,6 +178,28 @@ def tables(status: Status) -> Finding:
             "raise net.core.optmem_max",
         )
     return Finding("tables", "ok", ", ".join(f"{u.used} {name}" for name, u in used.items()))
+
+
+def scopes(lost: Sequence[tuple[str, str, Lost]], pin: str) -> Finding:
+    """Services for a cgroup that is another one by now, or not there: `Node.lost_cgroups`."""
+    anew = [f"{frontend} (from {path})" for frontend, path, how in lost if how == "anew"]
+    if anew:
+        at = f"--pin {shlex.quote(pin)}"
+        return Finding(
+            "scopes",
+            "broken",
+            f"{_some(anew)}: the cgroup was made anew since, so nobody is served",
+            f"hostreach export {at} | hostreach apply {at} --skip-missing-cgroups -f -",
+        )
+    if lost:
+        gone = [f"{frontend} (from {path})" for frontend, path, _ in lost]
+        return Finding("scopes", "note", f"{_some(gone)}: there is no such cgroup")
+    return Finding("scopes", "ok", "each service's cgroup is there")
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 # ---- memory ----

@@ -2,36 +2,25 @@
 """What a connect from somewhere would do, and why: `Node.explain`.
 
 The order is the programs' own (bpf/service.bpf.h): the exact address before the node's ports, who
-may use the service, who is let in, who is remembered, and what is drawn. Nothing here does I/O, but
-for finding out who the caller is.
+may use the service, who is let in, who is remembered, and what is drawn. Nothing here does I/O.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from .errors import InvalidInput
+from .caller import Caller
 from .plain import PlainFrontend, PlainService
-from .syntax import format_duration, format_frontend
+from .syntax import NODE, format_duration, format_frontend
 
 if TYPE_CHECKING:
     from .models import Service
 
 Outcome = Literal["translated", "refused", "untouched"]
-
-
-class Caller(NamedTuple):
-    """Who connects. ``netns`` is a cookie; 0: it is not known, as where there are no tasks."""
-
-    cgroup: str | None
-    netns: int
-    netns_of: int | None = None
-    """The process that the network namespace is of; None: our own."""
-    namespaces: int = 1
-    """How many the cgroup's tasks are in."""
+Lost = Literal["gone", "anew"]
+"""Of a cgroup: it is not there, or another one by the same path."""
 
 
 class Found(NamedTuple):
@@ -44,6 +33,8 @@ class Found(NamedTuple):
     """The backend of the caller's affinity, and seconds since it was there."""
     shares: list[int]
     active: list[int]
+    lost: Lost | None = None
+    """What became of the cgroup that it is for."""
 
 
 class Facts(NamedTuple):
@@ -54,7 +45,7 @@ class Facts(NamedTuple):
     protocols: tuple[str, ...]
     exact: Found | None
     node: Found | None
-    """The ``node`` service of this port, if the address is one of the node's."""
+    """The ``node`` service of this port, if the address is, or may be, one of the node's."""
     is_host: bool
     """The caller's network namespace is the host's."""
     knows_host: bool
@@ -98,12 +89,15 @@ class Explanation:
     goes_to: str | None = None
     """The one backend, if affinity has it fixed or there is no other."""
     backends: list[BackendShare] = field(default_factory=list)
+    certain: bool = True
+    """Whether it is so for all tasks; else their network namespace decides, and there is none."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON shows it."""
         return {
             "asked": self.asked,
             "outcome": self.outcome,
+            "certain": self.certain,
             "caller": self.caller._asdict(),
             "reasons": [{"topic": topic, "text": text} for topic, text in self.reasons],
             "service": self.service and self.service.model_dump(mode="json"),
@@ -120,14 +114,14 @@ def explain(asked: PlainFrontend, caller: Caller, facts: Facts) -> Explanation:
     outside = _outside(caller, facts, asked[2])
     if outside:
         reasons.append(outside)
-    found, scope = _choose(caller, facts)
+    found, scope, doubted = _choose(asked, caller, facts)
     if found is None:
         reasons.append(("service", f"there is none at {shown}: the call goes where it says"))
         return Explanation(shown, "untouched", caller, reasons)
     service = _model(found.service)
     reasons.append(("service", _named(found.service)))
-    if scope:
-        reasons.append(("scope", scope))
+    if scope or doubted:
+        reasons.append(("scope", scope or doubted))
     v4 = ":" not in asked[0] and (asked[0] != "node" or _has_v4(service))
     shares = [*_shares(service, found, v4)]
     usable = [each for each in shares if each.share]
@@ -138,11 +132,12 @@ def explain(asked: PlainFrontend, caller: Caller, facts: Facts) -> Explanation:
         reasons.append(("source ranges", f"{text} in {service.source_ranges}"))
     goes_to = None
     if not refused and service.affinity:
-        goes_to, text = _stuck(service, found)
+        goes_to, text = _stuck(service, found, caller)
         reasons.append(("affinity", text))
+    returns = bool(service.affinity and not caller.namespaces and len(shares) > len(usable))
     if not usable:
         reasons.append(("backends", _none_usable(service, v4)))
-    elif len(usable) == 1 and not refused:
+    elif len(usable) == 1 and not refused and not returns:
         goes_to = goes_to or usable[0].address
     if usable:
         reasons.append(("algorithm", _algorithm(service)))
@@ -151,6 +146,11 @@ def explain(asked: PlainFrontend, caller: Caller, facts: Facts) -> Explanation:
         outcome = "untouched"
     elif refused or not (usable or goes_to):
         outcome = "refused"
+    ranged = bool(service.source_ranges and not caller.namespaces)
+    certain = bool(outside) or not (doubted or ranged or (returns and not usable))
+    if not certain:
+        text = "that of the task decides, and there is none"
+        reasons.append(("namespace", text))
     return Explanation(
         shown,
         outcome,
@@ -160,6 +160,7 @@ def explain(asked: PlainFrontend, caller: Caller, facts: Facts) -> Explanation:
         not scope,
         goes_to if outcome == "translated" else None,
         shares,
+        certain,
     )
 
 
@@ -177,30 +178,56 @@ def _outside(caller: Caller, facts: Facts, protocol: str) -> tuple[str, str] | N
     return None
 
 
-def _choose(caller: Caller, facts: Facts) -> tuple[Found | None, str]:
-    """The service that answers, or else the first that would if the caller were in its scope."""
-    first: tuple[Found | None, str] = (None, "")
+def _choose(asked: PlainFrontend, caller: Caller, facts: Facts) -> tuple[Found | None, str, str]:
+    """The service that answers, or else the first that would if the caller were in its scope.
+
+    Why it is out of it; and of which one it is not known whether the caller is.
+    """
+    first: Found | None = None
+    why = doubted = ""
     for found in (facts.exact, facts.node):
         if found is None:
             continue
-        scope = _out_of_scope(found.service, caller, facts)
+        scope = _out_of_scope(asked, found, caller, facts)
+        if scope.startswith(_PERHAPS):
+            doubted = f"perhaps {_named(found.service)} instead, for the host's namespace alone"
         if not scope:
-            return found, ""
-        first = first if first[0] else (found, scope)
-    return first
+            return found, "", doubted
+        first, why = (first, why) if first else (found, scope)
+    return first, why, doubted
 
 
-def _out_of_scope(service: PlainService, caller: Caller, facts: Facts) -> str:
+_PERHAPS = "perhaps "
+_LOST = {
+    "gone": "which is not there",
+    "anew": "which was made anew since: so nobody is in the one that is meant; write it again",
+}
+
+
+def _out_of_scope(asked: PlainFrontend, found: Found, caller: Caller, facts: Facts) -> str:
+    service = found.service
     host_only, subtree = service[8], service[9]
-    if host_only and not facts.knows_host:
-        return "out of it: for the host alone, which this kernel cannot tell (Linux 5.14 can)"
-    if host_only and not caller.netns:
-        return "perhaps out of it: for the host's network namespace alone, and whose is not known"
-    if host_only and not facts.is_host:
-        return "out of it: for the host's network namespace alone"
+    if subtree and found.lost:
+        return f"out of it: for tasks below {subtree[0]} alone, {_LOST[found.lost]}"
     if subtree and caller.cgroup is not None and not _is_below(caller.cgroup, subtree[0]):
         return f"out of it: for tasks below {subtree[0]} alone"
+    if host_only and not facts.knows_host:
+        return "out of it: for the host alone, which this kernel cannot tell (Linux 5.14 can)"
+    if (host_only or _on_loopback(service, asked)) and not caller.netns:
+        return f"{_PERHAPS}out of it: for the host's network namespace alone"
+    if host_only and not facts.is_host:
+        return "out of it: for the host's network namespace alone"
     return ""
+
+
+def _on_loopback(service: PlainService, asked: PlainFrontend) -> bool:
+    """As a NodePort, which nobody but the host has there."""
+    return service[0] == NODE and is_loopback(asked[0])
+
+
+def is_loopback(address: str) -> bool:
+    """Of 127.0.0.0/8, or ::1."""
+    return address == "::1" or address.startswith("127.")
 
 
 def _is_below(cgroup: str, above: str) -> bool:
@@ -253,7 +280,9 @@ def _none_usable(service: Service, v4: bool) -> str:
     return "none is usable: refused"
 
 
-def _stuck(service: Service, found: Found) -> tuple[str | None, str]:
+def _stuck(service: Service, found: Found, caller: Caller) -> tuple[str | None, str]:
+    if not caller.namespaces:
+        return None, f"a client that was here within {service.affinity} goes to its backend again"
     lasts = service.affinity_ms / 1000
     if found.stuck_to and found.stuck_to[1] < lasts:
         backend, ago = found.stuck_to
@@ -271,50 +300,3 @@ _ALGORITHMS = {
 
 def _algorithm(service: Service) -> str:
     return _ALGORITHMS[service.algorithm]
-
-
-# ---- who calls ----
-
-
-def caller(from_cgroup: str | None, root: str, cookie: Callable[[str | None], int]) -> Caller:
-    """This process, or a task of a cgroup; ``cookie`` tells that of a network namespace's path.
-
-    Raises `InvalidInput` for what is no directory.
-    """
-    if from_cgroup is None:
-        return Caller(own_cgroup(root), cookie(None))
-    path = os.path.realpath(from_cgroup)
-    if not os.path.isfile(f"{path}/cgroup.procs"):  # noqa: PTH113 - as short
-        raise InvalidInput("no cgroup v2 directory", object=from_cgroup)
-    spaces: dict[int, int] = {}
-    for pid in _tasks(path):
-        try:
-            spaces.setdefault(os.stat(f"/proc/{pid}/ns/net").st_ino, pid)  # noqa: PTH116
-        except OSError:  # noqa: PERF203 - it has ended
-            continue
-    for pid in spaces.values():
-        try:
-            return Caller(path, cookie(f"/proc/{pid}/ns/net"), pid, len(spaces))
-        except InvalidInput:  # noqa: PERF203 - the same
-            continue
-    return Caller(path, 0, None, 0)
-
-
-def own_cgroup(root: str, proc: str = "/proc/self/cgroup") -> str | None:
-    """This process's, as a path; None where it cannot be seen from here."""
-    with open(proc, encoding="utf-8", errors="surrogateescape") as lines:  # noqa: PTH123 - short
-        for line in lines:
-            number, _, path = line.rstrip("\n").split(":", 2)
-            if number == "0" and root and not path.startswith("/.."):
-                return root + path.rstrip("/") if path != "/" else root
-    return None
-
-
-def _tasks(path: str) -> Iterator[int]:
-    """Of the cgroup and all below it."""
-    for directory, _, _ in os.walk(path):
-        try:
-            with open(f"{directory}/cgroup.procs", encoding="ascii") as file:  # noqa: PTH123
-                yield from (pid for line in file if (pid := int(line)))
-        except OSError:  # noqa: PERF203 - a threaded one, or it is gone
-            continue

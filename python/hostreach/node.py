@@ -23,7 +23,7 @@ from .syntax import parse_frontend
 from .table import PlainTable
 
 if TYPE_CHECKING:
-    from .explain import Explanation
+    from .explain import Explanation, Lost
     from .rates import Survey
     from .tracing import Tracer, Wanted
 
@@ -246,6 +246,18 @@ class Node:
         """
         return self._table.networks()
 
+    def lost_cgroups(self) -> list[tuple[str, str, Lost]]:
+        """Services whose cgroup is not there, or was made anew: their frontends, its path, which.
+
+        A cgroup that is made anew is another one: nobody uses the service until it is written
+        again.
+        """
+        return self._table.lost_cgroups()
+
+    def lost_cgroup(self, frontend: str) -> Lost | None:
+        """What became of the cgroup of one service; None also if it is for none."""
+        return self._table.lost_cgroup(parse_frontend(frontend))
+
     def traffic(self, frontends: Sequence[PlainFrontend]) -> list[tuple[int, int]]:
         """Translations and refusals of each, since it was added; (0, 0) for what is not there."""
         return self._table.traffic(frontends)
@@ -303,7 +315,8 @@ class Node:
         The caller is this process or, with ``from_cgroup``, a task of that cgroup, in the network
         namespace of one that is there. Raises `InvalidInput`, `PermissionDenied`.
         """
-        from .explain import caller, explain
+        from .caller import caller
+        from .explain import explain
 
         wanted = parse_frontend(asked)
         calls = caller(from_cgroup, mounted_root(), netns_cookie)

@@ -14,7 +14,7 @@ from hostreach.explain import Explanation
 
 from .harness import Box, cli, kernel
 from .harness.clients import TCP, V4, Seen, exchange, outcome
-from .harness.host import HOST_V4, Pod, attach_inside, give_addresses, opened, pods
+from .harness.host import HOST_V4, Pod, attach_inside, cgroups, give_addresses, opened, pods
 
 if TYPE_CHECKING:
     from hostreach.node import Node
@@ -157,6 +157,33 @@ def test_from_a_cgroup(box: Box, servers: Node) -> None:
     assert found.caller.namespaces == 1
     waiting.stop()
     assert servers.explain(FRONTEND, str(box.bare)).outcome == "untouched"
+
+
+def test_a_cgroup_that_was_made_anew(box: Box, servers: Node) -> None:
+    """To the programs it is another one: whoever is in it sees no service until doctor's fix."""
+    kernel.need(kernel.knows_cgroups(), "cgroup of the caller's for programs")
+    path = box.cgroup / "unit"
+
+    def told() -> tuple[str, str, str]:
+        checks = cli.run(box.pin, "doctor", "--no-probe", "--json").json["checks"]
+        (scopes,) = (each for each in checks if each["name"] == "scopes")
+        shown = cli.run(box.pin, "svc", "show", FRONTEND)
+        asked = cli.run(box.pin, "explain", FRONTEND, "--from-cgroup", str(path))
+        return scopes["state"], shown.stdout.split("scope")[1].split("\n")[0], asked.stdout
+
+    with cgroups(box.cgroup, "unit"):
+        servers.services.add(Service.of(FRONTEND, *SERVERS, from_cgroup=str(path)))
+        state, scope, asked = told()
+        assert (state, "anew" in scope, "translated" in asked) == ("ok", False, True)
+    assert told()[:2] == ("note", f"       everyone, from {path} (which is not there)")
+    with cgroups(box.cgroup, "unit"):
+        state, scope, asked = told()
+        assert (state, "made anew since: nobody" in scope) == ("broken", True)
+        assert "made anew since" in asked
+        assert "untouched" in asked
+        exported = cli.run(box.pin, "export").stdout
+        assert cli.run(box.pin, "apply", "-f", "-", stdin=exported).status == 0
+        assert told()[0] == "ok"
 
 
 def test_the_command(box: Box, servers: Node) -> None:

@@ -125,6 +125,9 @@ class FakeNode:
         self._attached.append(options)
         return FakeAttachResult(cgroup or "/sys/fs/cgroup", protocols, [])
 
+    def lost_cgroup(self, _: str) -> None:
+        pass
+
     def would_end(self, changes: Iterable[Change]) -> None:
         for _ in changes:
             pass

@@ -64,6 +64,19 @@ def test_nothing_attached_beside_an_agent() -> None:
     assert "agent 'kubernetes', pid 8" in found.text
 
 
+def test_scopes() -> None:
+    """Nobody is below a cgroup that was made anew; one that is not there may be a unit's."""
+    assert checkup.scopes([], "/p").state == "ok"
+    gone = checkup.scopes([("10.0.0.1:1/tcp", "/a", "gone")], "/p")
+    assert (gone.state, gone.text) == ("note", "10.0.0.1:1/tcp (from /a): there is no such cgroup")
+    many = [(f"10.0.0.{i}:1/tcp", "/b", "anew") for i in range(5)]
+    found = checkup.scopes([("10.0.0.9:1/tcp", "/a", "gone"), *many], "/p q")  # type: ignore[list-item]
+    assert found.state == "broken"
+    assert "10.0.0.2:1/tcp (from /b) and 2 more: the cgroup was made anew" in found.text
+    assert found.fix
+    assert "--pin '/p q' |" in found.fix
+
+
 def test_cgroup_root(mountinfo: str) -> None:
     assert checkup.cgroup_root("", mountinfo).state == "note"
     found = checkup.cgroup_root("/sys/fs/cgroup/unified", mountinfo)

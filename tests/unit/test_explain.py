@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hostreach.explain import Caller, Explanation, Facts, Found, explain, own_cgroup
+from hostreach.caller import Caller, own_cgroup
+from hostreach.explain import Explanation, Facts, Found, Lost, explain
 from hostreach.models import Service
 from hostreach.plain import plain_service
 from hostreach.testing import MemoryTable
@@ -162,6 +163,49 @@ def test_an_affinity_outlives_the_share() -> None:
     service = Service.of(FRONTEND, "10.0.0.2:80,weight=0", affinity="3h")
     answer = explain(VIP, US, facts(found(service, stuck_to=("10.0.0.2:80", 1.0))))
     assert (answer.outcome, answer.goes_to) == ("translated", "10.0.0.2:80")
+
+
+NOBODY = Caller(SLICE, 0, None, 0)
+"""A cgroup without tasks: no network namespace is known."""
+
+
+@pytest.mark.parametrize(
+    ("service", "certain", "outcome"),
+    [
+        (TWO, True, "translated"),
+        (TWO.model_copy(update={"host_only": True}), False, "untouched"),
+        (TWO.model_copy(update={"source_ranges": "10.0.0.0/8"}), False, "translated"),
+        (TWO.model_copy(update={"affinity": "3h"}), True, "translated"),
+        (Service.of(FRONTEND, "10.0.0.2:80,weight=0", affinity="3h"), False, "refused"),
+        (Service.of(FRONTEND), True, "refused"),
+    ],
+)
+def test_without_tasks(service: Service, certain: bool, outcome: str) -> None:
+    """What the network namespace decides is not told as if it were known."""
+    answer = explain(VIP, NOBODY, facts(found(service), is_host=False))
+    assert (answer.certain, answer.outcome) == (certain, outcome)
+    assert ("namespace" in said(answer)) == (not certain)
+    assert explain(VIP, NOBODY, facts(found(service), attached=None)).certain
+
+
+def test_without_tasks_on_loopback_and_before_a_node_port() -> None:
+    node = found(Service.of("node:80/tcp", "10.0.0.3:80"))
+    answer = explain(("127.0.0.1", 80, "tcp"), NOBODY, facts(None, node, is_host=False))
+    assert (answer.certain, answer.outcome) == (False, "untouched")
+    exact = found(Service.of("192.0.2.1:80/tcp", "10.0.0.2:80", host_only=True))
+    answer = explain(("192.0.2.1", 80, "tcp"), NOBODY, facts(exact, node, is_host=False))
+    assert (answer.certain, answer.goes_to) == (False, "10.0.0.3:80")
+    assert "perhaps 192.0.2.1:80/tcp (owner manual) instead" in said(answer)["scope"]
+
+
+@pytest.mark.parametrize(("lost", "text"), [("anew", "made anew since"), ("gone", "is not there")])
+def test_a_cgroup_that_is_another_one(lost: Lost, text: str) -> None:
+    """By its path it is the same; to the programs nobody is in it."""
+    service = Service.of(FRONTEND, "10.0.0.2:80", from_cgroup=SLICE)
+    assert explain(VIP, US, facts(found(service))).outcome == "translated"
+    answer = explain(VIP, US, facts(found(service)._replace(lost=lost)))
+    assert (answer.outcome, answer.in_scope) == ("untouched", False)
+    assert text in said(answer)["scope"]
 
 
 def test_no_service() -> None:

@@ -80,6 +80,7 @@ def _findings(
         checkup.attachment(status, _expected(status.protocols, has), running.alive(status.pin)),
         checkup.others(status),
         checkup.tables(status),
+        checkup.scopes(node.lost_cgroups(), status.pin),
         checkup.memory_limit(status.services is not None),
         checkup.memlock("host_netns" in has),
         checkup.tagging(host.tagging()),

@@ -51,7 +51,7 @@ def _print(found: Explanation) -> None:
     line("caller", _caller(found))
     for topic, text in found.reasons:
         line(topic, text)
-    line("outcome", _outcome(found))
+    line("outcome", _outcome(found) if found.certain else f"perhaps {_outcome(found)}")
     if not found.backends:
         return
     typer.echo("")

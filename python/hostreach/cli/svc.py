@@ -32,12 +32,18 @@ from .output import (
 )
 
 if TYPE_CHECKING:
+    from hostreach.explain import Lost
     from hostreach.models import Service
     from hostreach.running import Checked
     from hostreach.services import Inspection
 
 app = typer.Typer(help="Add, change, remove and show services.")
 
+_LOST = {
+    None: "",
+    "anew": " (made anew since: nobody, until the service is written again)",
+    "gone": " (which is not there)",
+}
 _NO_AFFINITY = ("0", "0ms", "0s", "0m", "0h", "0d")
 
 Backends = Annotated[
@@ -231,12 +237,14 @@ def show(
 
     with open_node(context, pin) as node:
         found = node.services.inspect(frontend)
+        lost = node.lost_cgroup(frontend)
     service = found.service
     checks = read_checks(node.pin, service.owner, str(service.frontend))
     rows = list(zip(service.backends, found.shares, _shares(found), found.active, strict=True))
     if as_json:
         print_json(
             service=service.model_dump(mode="json"),
+            lost_cgroup=lost,
             shares=[
                 {
                     "address": backend.address,
@@ -257,7 +265,7 @@ def show(
     typer.echo(f"owner       {service.owner}")
     typer.echo(f"algorithm   {service.algorithm}")
     typer.echo(f"affinity    {service.affinity or '-'}")
-    typer.echo(f"scope       {_scope(service)}")
+    typer.echo(f"scope       {_scope(service, lost)}")
     typer.echo(f"on removal  {service.removal}")
     typer.echo("")
     print_columns(
@@ -290,10 +298,10 @@ def _checked(found: Checked | None) -> str | None:
     return "passes" if found.passes else f"fails: {found.why}"
 
 
-def _scope(service: Service) -> str:
+def _scope(service: Service, lost: Lost | None) -> str:
     who = "the host's network namespace" if service.host_only else "everyone"
     if service.from_cgroup:
-        who += f", from {service.from_cgroup}"
+        who += f", from {service.from_cgroup}{_LOST[lost]}"
     return f"{who}, with an address in {service.source_ranges}" if service.source_ranges else who
 
 

@@ -16,7 +16,7 @@ from hostreach.plain import PlainFrontend
 from hostreach.syntax import parse_frontend
 from hostreach.table import Row
 
-from .kernel import NO_CGROUPS, knows_host, mounted_root, programs_know
+from .kernel import NO_CGROUPS, cgroup_lost, knows_host, mounted_root, programs_know
 from .lock import end_result
 from .services import ServiceTable
 
@@ -43,7 +43,8 @@ class AskedTable(ServiceTable):
                 hooks = _core.status(self._core, self._cgroup_mount)
                 exempt = self._core.exempted()
                 exact, node = self._found(asked, asked, netns), None
-                if asked[0] != "node" and self._is_node_address(asked[0], is_host):
+                may_be = is_host or (not netns and knows_host())
+                if asked[0] != "node" and self._is_node_address(asked[0], may_be):
                     node = self._found(("node", *asked[1:]), asked, netns)
         except NotFound:
             return Facts(None, (), None, None, False, knows_host(), [])
@@ -61,7 +62,9 @@ class AskedTable(ServiceTable):
         )
 
     def _is_node_address(self, address: str, is_host: bool) -> bool:
-        if address == "::1" or address.startswith("127."):
+        from hostreach.explain import is_loopback
+
+        if is_loopback(address):
             return is_host
         return address in self._core.node_addresses()
 
@@ -79,6 +82,7 @@ class AskedTable(ServiceTable):
             stuck and (stuck[0], (time.monotonic_ns() - stuck[1]) / 1e9),
             self._core.shares(key),
             self._core.active(key),
+            service[9] and cgroup_lost(service[9]),
         )
 
     def listen(self, wanted: Wanted, size: int) -> _core.Listener:

@@ -4,10 +4,15 @@
 from __future__ import annotations
 
 from errno import ENOENT
+from typing import TYPE_CHECKING
 
 from hostreach import _core
 from hostreach.cgroup import find_root
 from hostreach.errors import InvalidInput, Refused
+
+if TYPE_CHECKING:
+    from hostreach.explain import Lost
+    from hostreach.plain import PlainSubtree
 
 NO_CGROUPS = "this kernel does not tell programs which cgroup a task is in (Linux 5.7 does)"
 
@@ -54,6 +59,18 @@ def cgroup_of(path: str) -> tuple[int, int]:
         if error.errno == ENOENT:
             return 0, 0
         raise
+
+
+def cgroup_lost(known: PlainSubtree) -> Lost | None:
+    """Whether the cgroup that a table knows is not there, or made anew: then nobody is served."""
+    path, number, _ = known
+    try:
+        now, _ = cgroup_of(path)
+    except InvalidInput:  # it is no cgroup
+        now = 0
+    if now == number:
+        return None
+    return "anew" if now else "gone"
 
 
 def mounted_root() -> str:

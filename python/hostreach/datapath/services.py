@@ -12,13 +12,14 @@ from hostreach.cgroup import find_root
 from hostreach.errors import InvalidInput, NotFound, Refused
 from hostreach.options import Capacities
 from hostreach.plain import PlainFrontend, PlainService, model_of, plain_frontend, plain_service
-from hostreach.syntax import NODE
+from hostreach.syntax import NODE, format_frontend
 from hostreach.table import Row
 
-from .kernel import NO_CGROUPS, cgroup_of, mounted_root, programs_know
+from .kernel import NO_CGROUPS, cgroup_lost, cgroup_of, mounted_root, programs_know
 from .lock import LockedTable
 
 if TYPE_CHECKING:
+    from hostreach.explain import Lost
     from hostreach.models import Frontend, Service
 
 ADDRESSES_AGE = 1.0
@@ -30,6 +31,7 @@ Paths: TypeAlias = list[str]
 Rows: TypeAlias = list[Row]
 Services: TypeAlias = "list[Service]"
 PlainServices: TypeAlias = list[PlainService]
+LostCgroups: TypeAlias = "list[tuple[str, str, Lost]]"
 Changes: TypeAlias = list[tuple[int, PlainService | None]]
 
 
@@ -75,6 +77,17 @@ class ServiceTable(LockedTable):
                 return self._core.list(owner)
         except NotFound:
             return []
+
+    def lost_cgroups(self) -> LostCgroups:
+        """See `hostreach.node.Node.lost_cgroups`."""
+        scoped = ((s[:3], s[9]) for s in self.plain_list() if s[9])
+        found = ((key, known[0], cgroup_lost(known)) for key, known in scoped)
+        return [(format_frontend(*key), path, lost) for key, path, lost in found if lost]
+
+    def lost_cgroup(self, frontend: PlainFrontend) -> Lost | None:
+        """The same of the cgroup of one service."""
+        found = self.plain_get(frontend)
+        return cgroup_lost(found[9]) if found and found[9] else None
 
     def plain_differing(self, services: Sequence[PlainService]) -> Numbers:
         """See `hostreach.table.PlainTable.plain_differing`."""
