@@ -246,6 +246,10 @@ class Node:
         """
         return self._table.networks()
 
+    def addresses(self) -> list[str]:
+        """Where ``node:`` frontends are, beside loopback: those of this node's that count."""
+        return self._table.addresses()
+
     def lost_cgroups(self) -> list[tuple[str, str, Lost]]:
         """Services whose cgroup is not there, or was made anew: their frontends, its path, which.
 

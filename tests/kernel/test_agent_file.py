@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
@@ -329,6 +330,20 @@ def test_detach_tells_of_an_agent(box: Box, tmp_path: Path, purge: tuple[str, ..
             assert f"'file', pid {agent.process.pid}, keeps" in found["text"]
             agent.stop()
         assert not cli.run(box.pin, "detach").stderr
+
+
+def test_networks_without_an_address(box: Box, tmp_path: Path) -> None:
+    """Told once, however often it is looked."""
+    file = tmp_path / "one.yaml"
+    file.write_text(text(["10.0.0.2:80"]))
+    with follow(box, tmp_path, str(file), "--node-addresses=198.51.100.0/24") as agent:
+        agent.wait_ready()
+        wait_until(lambda: "has no address in" in agent.log, "the warning")
+        box.run(["ip", "address", "add", "192.0.2.77/32", "dev", "lo"])
+        time.sleep(1)
+        box.run(["ip", "address", "del", "192.0.2.77/32", "dev", "lo"])
+        time.sleep(1)
+    assert agent.log.count("this node has no address in 198.51.100.0/24") == 1
 
 
 def status(box: Box) -> str:

@@ -20,7 +20,7 @@ from .harness import Box, cli, kernel, linux, wait_until
 from .harness.bpf import attached
 from .harness.cli import one_line
 from .harness.clients import TCP, V4, Seen, exchange, outcome
-from .harness.host import mount_hierarchy
+from .harness.host import HOST_V4, give_addresses, mount_hierarchy
 
 FRONTEND = "10.96.0.10:80/tcp"
 VIP = ("10.96.0.10", 80)
@@ -95,6 +95,19 @@ services:
     assert cli.run(box.pin, "apply", "-f", "-", "--prune", stdin="version: 1\n").status in (0, 2)
     assert cli.run(box.pin, "apply", "-f", "-", "--prune", stdin=as_json).status == 0
     assert cli.run(box.pin, "export").stdout == exported
+
+
+def test_networks_without_an_address(box: Box) -> None:
+    """Of this node: then a NodePort is on loopback alone, if anywhere."""
+    give_addresses(box)
+    attach = [cli.SCRIPT, "attach", f"--pin={box.pin}", f"--cgroup={box.cgroup}", *SMALL]
+    said = box.run([*attach, "--node-addresses=198.51.100.0/24,fd00:98::/64"], bare=True)
+    assert said.returncode == 0
+    assert said.stderr == (
+        "hostreach: warning: --node-addresses: this node has no address in "
+        "198.51.100.0/24,fd00:98::/64\n"
+    )
+    assert not box.run([*attach, f"--node-addresses={HOST_V4}/32"], bare=True).stderr
 
 
 @pytest.mark.parametrize("lost", ["full disk", "closed pipe"])

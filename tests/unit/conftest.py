@@ -125,6 +125,9 @@ class FakeNode:
         self._attached.append(options)
         return FakeAttachResult(cgroup or "/sys/fs/cgroup", protocols, [])
 
+    def addresses(self) -> list[str]:
+        return ["192.0.2.1"]
+
     def lost_cgroup(self, _: str) -> None:
         pass
 

@@ -67,6 +67,7 @@ class Keeper:
         self._notifier = Notifier()
         self._addresses = AddressWatch()
         self._followed: tuple[str, ...] | None = None
+        self._elsewhere = False
         self._addresses_due = True
         self._ticked = time.monotonic()
         self._complete = False
@@ -328,6 +329,14 @@ class Keeper:
         else:
             self._followed, self._addresses_due = networks, False
             self._trouble.pop("this node's addresses", None)
+            self._look_for_addresses(networks)
+
+    def _look_for_addresses(self, networks: tuple[str, ...] | None) -> None:
+        """Where there is none, nobody reaches a NodePort: told once, until there is one."""
+        elsewhere = bool(networks) and not self._node.addresses()
+        if elsewhere and not self._elsewhere:
+            log.warning("this node has no address in %s", ",".join(networks or ()))
+        self._elsewhere = elsewhere
 
     def _grow(self, services: int, backends: int) -> bool:
         """Room for so many more, and half as much again; the programs are replaced in place."""

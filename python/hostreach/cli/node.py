@@ -88,6 +88,9 @@ def attach(
             node_addresses=networks,
             first=first,
         )
+        elsewhere = bool(networks) and not node.addresses()
+    if elsewhere:
+        warn(f"--node-addresses: this node has no address in {node_addresses}")
     if as_json:
         changes = [{"program": name, "action": action} for name, action in result.changes]
         print_json(

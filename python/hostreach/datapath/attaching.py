@@ -114,6 +114,11 @@ class AttachedTable(LockedTable):
         named = [each for each in found if each != _NO_NETWORK]
         return tuple(f"{address}/{bits}" for address, bits in named) if found else None
 
+    def addresses(self) -> list[str]:
+        """See `hostreach.node.Node.addresses`."""
+        with self.locked(exclusive=False):
+            return self._core.node_addresses()
+
     def admit(self) -> int:
         """See `hostreach.node.Node.admit`."""
         try:
