@@ -354,6 +354,19 @@ def notes(box: Box) -> list[Path]:
     return [*Path(DIRECTORY).glob(f"{Path(path_of(str(box.pin), '')).stem}*")]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_changes_nothing(box: Box, tmp_path: Path, number: int) -> None:
+    """It is ending by then, and ends as it would have: with all that --detach-on-exit says."""
+    with follow(box, tmp_path, "--detach-on-exit", str(tmp_path / "one.yaml")) as agent:
+        agent.wait_ready()
+        for _ in range(5):
+            agent.process.send_signal(number)
+            time.sleep(0.01)
+        agent.process.wait(20)
+        assert agent.process.returncode == 0
+        assert " detached: " in agent.log
+
+
 def test_port_that_is_taken(box: Box, tmp_path: Path) -> None:
     box.serve("127.0.0.1:9879/tcp")
     done = box.run([cli.SCRIPT, "agent", "file", f"--pin={box.pin}", str(tmp_path)], bare=True)

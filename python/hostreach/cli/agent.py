@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from typing import Annotated
 
 import typer
@@ -57,6 +58,9 @@ LogFormat = Annotated[
 
 ENDING = 15.0
 """Seconds for the agent before this one: a pod or unit of ours is killed after 10."""
+
+PATIENCE = 1.0
+"""Seconds that a second Ctrl-C is thought to be of the same wish as the first."""
 
 app = typer.Typer(help="Follow a source of services, or tell Prometheus of them.")
 
@@ -339,13 +343,22 @@ def _check_logs(level: str, form: str) -> None:
 
 
 def _signals() -> list[int]:
-    """Filled by the first SIGTERM or SIGINT; a second one ends the process as it stands."""
+    """Filled by the first SIGTERM or SIGINT.
+
+    Others change nothing, for the end is under way, and managers send some twice; but Ctrl-C by
+    somebody who has waited ends the process as it stands.
+    """
     caught: list[int] = []
+    began = 0.0
 
     def note(number: int, _: object) -> None:
-        if caught:
+        nonlocal began
+        if not caught:
+            began = time.monotonic()
+            caught.append(number)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # to the interpreter's very end
+        elif number == signal.SIGINT and time.monotonic() - began >= PATIENCE:
             os._exit(128 + number)
-        caught.append(number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, note)
