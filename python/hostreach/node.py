@@ -211,6 +211,29 @@ class Node:
             )
             return AttachResult(path, wanted, *self._table.attach(options))
 
+    def check_place(self) -> None:
+        """Raise `InvalidInput` if no instance can ever be at this pin, as outside of bpffs."""
+        self._table.check_place()
+
+    def check_attach(
+        self,
+        cgroup: str | None,
+        protocols: Sequence[str],
+        *,
+        protect_binds: bool = False,
+        host_netns: str | None = None,
+        node_addresses: Sequence[str] | None = None,
+    ) -> None:
+        """Raise what `attach` would of its arguments and of the pin, and change nothing."""
+        self.check_place()
+        if cgroup == "":
+            raise InvalidInput("--cgroup is empty")
+        if cgroup is not None and mounted_root():  # or else `attach` mounts it
+            path = os.path.realpath(cgroup)
+            self._table.check(
+                AttachOptions(path, "", protocols, protect_binds, host_netns, node_addresses)
+            )
+
     def detach(self, purge: bool = False) -> DetachResult:
         """Take our programs off their hooks; with ``purge`` remove the tables too.
 

@@ -57,6 +57,27 @@ def test_it_tells_what_the_tables_hold(box: Box, node: Node, tmp_path: Path) -> 
         assert exporter.stop() < 10
 
 
+@pytest.mark.parametrize("kind", ["metrics", "file"])
+def test_a_place_that_is_none(box: Box, tmp_path: Path, kind: str) -> None:
+    """Neither waits for ever, nor says first that it listens."""
+    paths = [str(tmp_path / "one.yaml")] if kind == "file" else []
+    command = [cli.SCRIPT, "agent", kind, *paths]
+    done = box.run([*command, f"--pin={tmp_path / 'pin'}"], bare=True)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"hostreach: {tmp_path / 'pin'}: no directory of a BPF file system; use a path below "
+        "/sys/fs/bpf\n"
+    )
+    if kind == "file":
+        for option in ("--cgroup", "--host-netns"):
+            given = [f"--cgroup={box.cgroup}", f"{option}={tmp_path / 'none'}"]
+            done = box.run([*command, f"--pin={box.pin}", *given], bare=True)
+            assert done.returncode == 2
+            assert done.stderr.startswith(f"hostreach: {tmp_path / 'none'}: ")
+            assert done.stderr.count("\n") == 1
+    assert not box.pin.exists()
+
+
 def named(exporter: AgentProcess) -> set[str]:
     """The services that have metrics of their own."""
     found = re.findall(r'service_translations_total{.*service="(.*)"}', exporter.ask("/metrics")[2])

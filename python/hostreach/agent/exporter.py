@@ -28,6 +28,7 @@ class Exporter:
     """What every agent tells of the tables, where none runs that writes them."""
 
     def __init__(self, node: Node, settings: ExporterSettings) -> None:
+        self._node = node
         self._settings = settings
         busiest = Busiest(settings.metrics_services)
         self._exported = Exported()
@@ -36,6 +37,7 @@ class Exporter:
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Until ``stopped``."""
+        self._node.check_place()  # where one may come to be is waited for it
         web, notifier = WebServer(), Notifier()
         try:
             port = web.listen_at(self._settings.listen, self._answer)

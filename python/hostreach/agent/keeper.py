@@ -85,6 +85,7 @@ class Keeper:
         # Millions of small objects come and stay, with no cycle among them.
         gc.set_threshold(100_000, 20, 100)
         try:
+            self._check()
             self._serve()
             self._begin()
             self._notifier.waiting("loading the programs")
@@ -140,6 +141,13 @@ class Keeper:
         """Let go of the source."""
 
     # --- beginning and end -----------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """What can never be is told before anything is begun."""
+        s = self._settings
+        self._node.check_attach(
+            s.cgroup, s.protocols, protect_binds=s.protect_binds, host_netns=s.host_netns
+        )
 
     def _attach(self) -> None:
         result = self._attach_node(self._node)

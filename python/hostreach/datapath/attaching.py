@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from hostreach import _core
@@ -37,16 +38,8 @@ class AttachedTable(LockedTable):
         if self._cgroup_mount != o.cgroup_mount and not self.depth:  # it was mounted since
             self._cgroup_mount = o.cgroup_mount
             self._core = _core.Table(self._pin, LOCK_SLICE_MS, o.cgroup_mount)
+        netns, networks = self.check(options)
         tcp, udp = "tcp" in o.protocols, "udp" in o.protocols
-        _core.check(o.cgroup, tcp, udp, o.protect_binds, o.first)
-        netns = _core.netns_cookie(o.host_netns)
-        if o.host_netns is not None and not knows_host():
-            raise Refused(
-                "network namespaces are not told apart here (Linux 5.14 does); leave out "
-                "--host-netns",
-                object="kernel",
-            )
-        networks = _networks(o.node_addresses)
         addresses = _core.local_addresses(o.host_netns)
         self._migrated = False
         with self.exclusive(grow=lambda: _core.check_attached(self._core, o.cgroup)):
@@ -62,6 +55,24 @@ class AttachedTable(LockedTable):
                 raise
             self.wrote = True
             return changes, self._grown, self._migrated
+
+    def check(self, options: AttachOptions) -> tuple[int, list[tuple[str, int]]]:
+        """Raise what `attach` would of what is asked for; the host's namespace, and networks."""
+        o = options
+        _core.check(o.cgroup, "tcp" in o.protocols, "udp" in o.protocols, o.protect_binds, o.first)
+        netns = _core.netns_cookie(o.host_netns)
+        if o.host_netns is not None and not knows_host():
+            raise Refused(
+                "network namespaces are not told apart here (Linux 5.14 does); leave out "
+                "--host-netns",
+                object="kernel",
+            )
+        return netns, _networks(o.node_addresses)
+
+    def check_place(self) -> None:
+        """Raise `InvalidInput` if no instance can ever be at this pin."""
+        with suppress(Refused), self.locked(exclusive=False):
+            pass
 
     def detach(self, purge: bool) -> tuple[list[str], int | None]:
         """Remove the programs and, with ``purge``, the tables, of any version.
