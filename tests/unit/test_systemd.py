@@ -95,6 +95,16 @@ def test_paths_and_pin_are_in_the_command(run: Run, monkeypatch: pytest.MonkeyPa
     assert "--pin" not in run("systemd", "print").out
 
 
+def test_what_has_no_effect_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for command in ("print", "install"):
+        done = run("systemd", command, "restore", "metrics", "--path", "/srv/x")
+        assert (done.code, done.out) == (2, "")
+        assert done.err.startswith("hostreach: --path is what the unit 'agent' follows")
+    monkeypatch.setenv("HOSTREACH_PIN", "")  # is none, as to all commands
+    done = run("systemd", "print")
+    assert (done.code, "--pin" in done.out) == (0, False)
+
+
 def test_homes_are_seen_where_they_have_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     for prefix, home in (("/opt/hostreach", "yes"), ("/root/.local/venv", "read-only")):
         monkeypatch.setattr(sys, "prefix", prefix)

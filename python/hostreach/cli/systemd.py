@@ -100,7 +100,7 @@ def _units(
         raise InvalidInput("--pin is empty")
     if "" in (paths or ()):
         raise InvalidInput("--path is empty")
-    pin = pin or os.environ.get(PIN_VARIABLE)
+    pin = pin or os.environ.get(PIN_VARIABLE) or None
     if pin is not None and not os.path.normpath(pin).startswith(f"{systemd.BPFFS}/"):
         raise InvalidInput(f"units are for pins below {systemd.BPFFS}", object=pin)
     found: list[Unit] = []
@@ -108,6 +108,8 @@ def _units(
         if name not in systemd.NAMES:
             raise InvalidInput(f"'{name}' is no unit; they are {', '.join(systemd.NAMES)}")
         found.append(systemd.unit(name, pin, paths or ()))
+    if paths and "agent" not in (names or ("agent",)):
+        raise InvalidInput("--path is what the unit 'agent' follows, which is not among these")
     for text in (pin or "", *(paths or ())):
         if not text.isprintable():
             raise InvalidInput("a path has a character that cannot be printed", object=text)
