@@ -8,6 +8,22 @@ import pytest
 from .harness import Box, cli
 
 
+@pytest.mark.parametrize("below", ["x", "x/y", "links"])
+def test_inside_another_instance(box: Box, below: str) -> None:
+    """Its directory is its own; and nothing is made there."""
+    assert cli.run(box.pin, "svc", "add", "10.96.0.10:80/tcp").status == 0
+    pin = box.pin / below
+    before = {*box.pin.iterdir()}
+    for command in (f"attach --cgroup {box.cgroup}", "svc add 10.96.0.10:80/tcp"):
+        said = cli.run(pin, *command.split())
+        where = f"lies inside the instance at {box.pin}; use another --pin"
+        assert said == (1, "", f"hostreach: {pin}: {where}\n")
+    assert {*box.pin.iterdir()} == before
+    beside = box.pin.with_name(f"{box.pin.name}x")
+    assert cli.run(beside, "svc", "add", "10.96.0.10:80/tcp").status == 0
+    assert cli.run(beside, "detach", "--purge").status == 0
+
+
 @pytest.mark.parametrize("command", ["status", "attach", "svc ls", "svc add 10.96.0.10:80/tcp"])
 def test_a_name_with_a_dot(box: Box, command: str) -> None:
     """bpffs refuses even to look for it, with EPERM: that is no want of rights."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import TypeVar
 
 from hostreach import _core
 from hostreach.ending import EndedSocket, EndResult
-from hostreach.errors import AbiMismatch, HostreachError, NotFound, TableBusy
+from hostreach.errors import AbiMismatch, HostreachError, NotFound, Refused, TableBusy
 from hostreach.options import Capacities
 
 from .kernel import mounted_root
@@ -19,6 +20,8 @@ from .kernel import mounted_root
 LOCK_TIMEOUT = 30.0
 """Seconds: longer than any batch takes; who holds the lock longer is stopped or stuck."""
 LOCK_SLICE_MS = 100
+_META = "meta"
+"""The table by which a directory is known to be an instance's."""
 
 _T = TypeVar("_T")
 
@@ -113,6 +116,7 @@ class LockedTable:
         return services, backends, slots
 
     def _create(self) -> bool:
+        _require_apart(self._pin)
         made = self._retry(lambda: self._core.create(*self._sizes))
         self._checked = True
         return made
@@ -240,6 +244,17 @@ class LockedTable:
         """Let go of the maps; the next use opens them again."""
         with self.thread:
             self._core.close()
+
+
+def _require_apart(pin: str) -> None:
+    """Inside another instance's directory are its links and tables, and nobody else's."""
+    if os.path.exists(f"{pin}/{_META}"):  # noqa: PTH110 - as quick as can be
+        return  # it was made before this was looked for, and can be used and purged
+    above = os.path.dirname(os.path.realpath(pin))  # noqa: PTH120
+    while above != "/":
+        if os.path.exists(f"{above}/{_META}"):  # noqa: PTH110
+            raise Refused(f"lies inside the instance at {above}; use another --pin", object=pin)
+        above = os.path.dirname(above)  # noqa: PTH120
 
 
 def end_result(found: _core.Ended, dry_run: bool) -> EndResult:
