@@ -308,6 +308,24 @@ def test_purge_forgets_one_that_was_killed(box: Box, tmp_path: Path) -> None:
     assert not notes(box)
 
 
+def test_status_knows_at_once(box: Box, tmp_path: Path) -> None:
+    """That it is in step: the note of the beginning is not left for seconds."""
+    file = tmp_path / "one.yaml"
+    with file.open("w") as writer, follow(box, tmp_path, str(file)) as agent:
+        until = None
+        while until is None or time.monotonic() < until:  # so long it is not read
+            writer.write("# being written\n")
+            writer.flush()
+            time.sleep(0.05)
+            if until is None and "attached to" in agent.log:
+                until = time.monotonic() + 1
+        assert "not in step yet" in status(box)
+        writer.write(text(["10.0.0.2:80"]))
+        writer.close()
+        agent.wait_ready()
+        wait_until(lambda: "not in step" not in status(box), "the note", seconds=2 + 10 * lag())
+
+
 @pytest.mark.parametrize("purge", [(), ("--purge",)])
 def test_detach_tells_of_an_agent(box: Box, tmp_path: Path, purge: tuple[str, ...]) -> None:
     """It goes on, and would bring the programs back; until then doctor says what is missing."""

@@ -138,6 +138,15 @@ def test_ended_by_signals(box: Box, number: signal.Signals) -> None:
     assert not is_listened(box)
 
 
+@pytest.mark.usefixtures("services")
+def test_a_service_that_is_not_there(box: Box) -> None:
+    """A slip, most likely; or it is yet to come, and is seen then."""
+    trace = ("trace", "--duration=100ms", "--service")
+    assert cli.run(box.pin, *trace, FRONTEND) == (0, "", "")
+    why = "there is no service 10.96.9.9:80/tcp, so there is nothing to see before one"
+    assert cli.run(box.pin, *trace, "10.96.9.9:80/tcp") == (0, "", f"hostreach: {why}\n")
+
+
 def test_what_it_refuses(box: Box) -> None:
     def said(status: int, *arguments: str) -> str:
         found = cli.run(box.pin, "trace", "--duration=10ms", *arguments)

@@ -73,6 +73,7 @@ class Keeper:
         self._complete = False
         self._window = settings.window_ms / 1000
         self._due = self._retry_at = self._recheck_at = self._noted_at = 0.0
+        self._noted_synced = False
         self._failing = False
         self._behind_since: float | None = None
         self._admit_at = 0.0
@@ -302,12 +303,14 @@ class Keeper:
         self._behind_since = (self._behind_since or now) if late else None
         if self._complete and self._idle() and not late and not self.programmer.owing:
             self.synced_at = now
-        if now - self._noted_at >= 5.0 or (self._complete and not self._noted_at):
+        first = self.synced_at is not None and not self._noted_synced
+        if first or now - self._noted_at >= 5.0:
             self._note()
 
     def _note(self) -> None:
         """For `status`."""
         self._noted_at = now = time.monotonic()
+        self._noted_synced = self.synced_at is not None
         age = None if self.synced_at is None else time.time() - (now - self.synced_at)
         running.write(self._node.pin, self.source_name, age, self._problems())
 

@@ -78,7 +78,11 @@ BackendText = Annotated[
 ]
 MaxServices = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Room for services, if this makes the tables. Default: 65536."),
+    typer.Option(
+        metavar="N",
+        help="Room for services, if this makes the tables (default: 65536); of tables that are "
+        "there it must be the same, for only `attach` lets them grow.",
+    ),
 ]
 MaxBackends = Annotated[
     int | None,
@@ -94,7 +98,8 @@ GrowServices = Annotated[
     typer.Option(
         "--max-services",
         metavar="N",
-        help="Room for services: of new tables (default: 65536), or tables that are there grow.",
+        help="Room for services: of new tables (default: 65536), or tables that are there grow; "
+        "less than they have is refused by attach, and ignored by agents.",
     ),
 ]
 GrowBackends = Annotated[

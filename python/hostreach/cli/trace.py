@@ -72,7 +72,7 @@ def trace(
     Ctrl-C ends it. What comes quicker than it is printed is counted, and told on standard error.
     """
     from hostreach.models import Frontend
-    from hostreach.syntax import parse_cgroup, parse_duration
+    from hostreach.syntax import parse_cgroup, parse_duration, parse_frontend
     from hostreach.tracing import VERDICTS, Wanted
 
     if verdict is not None and verdict not in VERDICTS:
@@ -89,6 +89,8 @@ def trace(
         try:
             if not node.status().cgroup:
                 _say("nothing is attached, so there is nothing to see before `attach`")
+            if service is not None and node.plain.plain_owner(parse_frontend(service)) is None:
+                _say(f"there is no service {wanted.service}, so there is nothing to see before one")
             _follow(tracer, seconds, as_json)
         except BrokenPipeError:
             # Nobody reads on, which is how `trace | head` ends.
