@@ -170,6 +170,10 @@ def parse_frontend(text: str) -> tuple[str, int, Protocol]:
             return NODE, parse_port(endpoint[len(NODE) + 1 :]), protocol
         except InvalidInput as error:
             raise InvalidInput(f"{quote(endpoint)}: {error.message}") from None
+    if ":" not in endpoint or endpoint.endswith("]"):
+        raise InvalidInput(
+            f"{quote(text)} has no port; write it as 10.96.0.10:53/udp or [fd00:96::a]:53/udp"
+        )
     address, port = parse_endpoint(endpoint)
     return address, port, protocol
 

@@ -433,8 +433,8 @@ def is_attached(table: Node) -> bool:
         (("",), "agent file: a path is empty"),
         (("x", "--owner="), "owner is empty"),
         (("x", "--owner=a b"), "owner 'a b' has white space"),
-        (("x", "--all-down=maybe"), "all_down must be use-all or refuse, not 'maybe'"),
-        (("x", "--checks-at-once=0"), "checks_at_once must be"),
+        (("x", "--all-down=maybe"), "--all-down must be use-all or refuse, not 'maybe'"),
+        (("x", "--checks-at-once=0"), "--checks-at-once must be"),
         (("x", "--node-addresses=10.0.0.1"), "'10.0.0.1' has no prefix length"),
     ],
 )

@@ -317,7 +317,7 @@ def test_logs_as_json(box: Box, api: Cluster, tmp_path: Path) -> None:
         ("--node-name=a b", "--node-name: 'a b' is no node's name"),
         ("--log-level=loud", "--log-level is debug, info, warning or error"),
         ("--log-format=xml", "--log-format is text or json"),
-        ("--metrics-services=-1", "metrics_services must be"),
+        ("--metrics-services=-1", "--metrics-services must be"),
         ("--protocols=sctp", "'sctp' is no protocol"),
         ("--api-server=ftp://x", "--api-server ftp://x: is no URL"),
         ("--kubeconfig=/nonexistent", "/nonexistent: cannot be read"),

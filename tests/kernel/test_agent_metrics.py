@@ -150,7 +150,7 @@ def test_systemd_hears_of_it(box: Box, tmp_path: Path) -> None:
     [
         ("--listen=off", "--listen is an address and port: there is nothing else to do"),
         ("--listen=x", "--listen: 'x' is no address with a port"),
-        ("--metrics-services=-1", "metrics_services must be an integer from 0 to 100000, not -1"),
+        ("--metrics-services=-1", "--metrics-services must be an integer from 0 to 100000, not -1"),
     ],
 )
 def test_bad_options(box: Box, option: str, message: str) -> None:

@@ -17,8 +17,9 @@ import pytest
 
 from hostreach import Service
 from hostreach.node import Node
+from hostreach.rates import SORTS
 
-from .harness import Box, cli
+from .harness import Box, cli, kernel
 from .harness.timing import scaled
 
 Complete = Callable[[str], list[str]]
@@ -143,6 +144,19 @@ def test_backends_of_the_service_that_the_line_names(node: Node, box: Box) -> No
     assert bash(box, f"hostreach backend rm {SERVICES[0]} ") == backends
     assert bash(box, f"hostreach backend rm {SERVICES[0]} 10.0.0.3:") == backends[1:]
     assert bash(box, "hostreach backend rm 10.96.0.99:53/udp ") == []
+
+
+def test_what_options_take(node: Node, box: Box) -> None:
+    """Owners and exempt cgroups that are there, and names that are fixed."""
+    node.services.add(Service.of(SERVICES[0], owner="web"))
+    node.services.add(Service.of(SERVICES[1], owner="edge"))
+    for command in ("svc ls", "svc add x", "export", "apply"):
+        assert bash(box, f"hostreach {command} --owner ") == ["edge", "web"]
+    assert bash(box, "hostreach trace --verdict r") == ["refused"]
+    assert {*bash(box, "hostreach top --sort ")} == {*SORTS}
+    if kernel.knows_cgroups():
+        node.exempt.add(str(box.bare))
+        assert bash(box, "hostreach exempt rm ") == [str(box.bare)]
 
 
 def test_files_where_nothing_else_is_known(box: Box, tmp_path: Path) -> None:

@@ -108,12 +108,12 @@ def test_what_it_refuses(box: Box) -> None:
 class Terminal:
     """A terminal of 80 by 24, and a process on it."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, kind: str = "xterm-256color") -> None:
         self.pid, self._fd = pty.fork()
         if not self.pid:
             sizes = ("COLUMNS", "LINES")  # which readline sets, if only below Python
             about = {name: value for name, value in os.environ.items() if name not in sizes}
-            about["TERM"] = "xterm-256color"
+            about["TERM"] = kind
             os.execve(cli.SCRIPT, [cli.SCRIPT, *arguments], about)
         self.size(80, 24)
         self.before = termios.tcgetattr(self._fd)
@@ -170,8 +170,8 @@ class Terminal:
 
 
 @contextmanager
-def terminal(box: Box, *arguments: str) -> Iterator[Terminal]:
-    made = Terminal("top", "--interval=500ms", *arguments, "--pin", str(box.pin))
+def terminal(box: Box, *arguments: str, kind: str = "xterm-256color") -> Iterator[Terminal]:
+    made = Terminal("top", "--interval=500ms", *arguments, "--pin", str(box.pin), kind=kind)
     try:
         yield made
     finally:
@@ -207,6 +207,13 @@ def test_keys(box: Box) -> None:
         assert seen.status() == 0
         assert seen.is_restored()
         line.send()
+
+
+def test_a_terminal_that_cannot(box: Box) -> None:
+    """It would show nothing, for ever."""
+    with terminal(box, kind="dumb") as seen:
+        assert seen.status() == 2
+        assert b"use --once" in seen.said
 
 
 @pytest.mark.usefixtures("services")

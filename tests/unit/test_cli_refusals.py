@@ -70,6 +70,9 @@ ADD = ("svc", "add", VIP, "--backend", "10.0.0.2:53", "--backend", "10.0.0.3:53,
         pytest.param(
             [*ADD, "--backend", "10.0.0.9:53,weight=65536"], "not 65536", id="weight 2^16"
         ),
+        pytest.param(
+            [*ADD, "--on-removal", "x"], "--on-removal must be reset", id="option as written"
+        ),
         pytest.param([*ADD, "--name", "x" * 10_000], "is 10000 bytes long", id="long name"),
         pytest.param([*ADD, "--name", "a b"], "has white space", id="blank in name"),
         pytest.param([*ADD, "--name", ""], "name is empty", id="empty name"),

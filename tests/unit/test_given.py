@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hostreach.cli.given import backend_of, service_of
+from hostreach.cli.options import of_option
 from hostreach.errors import InvalidInput
 from hostreach.models import Backend, Service
 from hostreach.plain import plain_service
@@ -52,9 +53,15 @@ def outcome(made: Any) -> object:
 
 @given(frontends, st.lists(backends, max_size=3), options)
 def test_services(frontend: str, said: list[str], more: dict[str, Any]) -> None:
-    assert outcome(lambda: service_of(frontend, said, owner="web", **more)) == outcome(
-        lambda: Service.of(frontend, *said, owner="web", **more)
-    )
+    """What is wrong with a field is told of the option that is named like it."""
+
+    def by_model() -> Service:
+        try:
+            return Service.of(frontend, *said, owner="web", **more)
+        except InvalidInput as error:
+            raise of_option(error, *more) from None
+
+    assert outcome(lambda: service_of(frontend, said, owner="web", **more)) == outcome(by_model)
 
 
 @given(

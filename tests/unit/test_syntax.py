@@ -106,7 +106,11 @@ def test_endpoint_canonical(text: str, canonical: str) -> None:
         pytest.param("10.0.0.1:53/", "'' is no protocol", id="empty protocol"),
         pytest.param("10.0.0.1:53/sctp", "'sctp' is no protocol; use tcp or udp", id="sctp"),
         pytest.param("10.0.0.1:53/UDP", "'UDP' is no protocol", id="upper case"),
-        pytest.param("10.0.0.1/udp", "has no port", id="no port"),
+        pytest.param(
+            "10.0.0.1/udp",
+            "'10.0.0.1/udp' has no port; write it as 10.96.0.10:53/udp",
+            id="no port",
+        ),
         pytest.param("[fd00::1]/udp", "has no port", id="no port after brackets"),
         pytest.param("10.0.0.1:/udp", "'' is no port", id="empty port"),
         pytest.param("10.0.0.1:0/udp", "'0' is no port; ports are 1 to 65535", id="port 0"),

@@ -7,14 +7,29 @@ import os
 import signal
 import socket
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from hostreach.errors import InvalidInput, Refused
 
 from .completion import choices
-from .options import GrowBackends, GrowServices, GrowSlots, Owner, Pin, check_netns, open_node
+from .options import (
+    GrowBackends,
+    GrowServices,
+    GrowSlots,
+    Owner,
+    Pin,
+    check_netns,
+    of_option,
+    open_node,
+    parsed,
+)
+
+if TYPE_CHECKING:
+    from hostreach.agent.settings import ExporterSettings, KeeperSettings
+
+S = TypeVar("S", bound="KeeperSettings | ExporterSettings")
 
 Cgroup = Annotated[str | None, typer.Option(metavar="PATH", help="As `attach` takes it.")]
 Protocols = Annotated[str, typer.Option(metavar="LIST", help="tcp, udp or tcp,udp.")]
@@ -149,7 +164,6 @@ def kubernetes(
         from hostreach.agent import logs
         from hostreach.agent.loop import Agent
         from hostreach.agent.settings import (
-            EXPECTED,
             Settings,
             parse_listen,
             parse_node_name,
@@ -167,17 +181,16 @@ def kubernetes(
             f"needs the module {error.name}; install hostreach[kubernetes]",
             object="agent kubernetes",
         ) from None
-    from hostreach.models import validate
     from hostreach.syntax import parse_protocols
 
     _check_logs(log_level, log_format)
     if node_name is None:
         node_name = socket.gethostname().strip().lower()  # as the kubelet does
-    settings = validate(
+    settings = _checked(
         Settings,
         {
             "node_name": parse_node_name(node_name),
-            "protocols": parse_protocols(protocols),
+            "protocols": parsed("--protocols", parse_protocols, protocols),
             "cgroup": cgroup,
             "host_netns": host_netns,
             "protect_binds": protect_binds,
@@ -192,7 +205,6 @@ def kubernetes(
             "detach_on_exit": detach_on_exit,
         },
         "agent kubernetes",
-        EXPECTED,
     )
     where = connection(kubeconfig, kube_context, api_server, api_server_name)
     # Tables may have grown since these options were chosen.
@@ -257,24 +269,25 @@ def file_(
     from hostreach import running
     from hostreach.agent import logs
     from hostreach.agent.following import FileAgent, source_name
-    from hostreach.agent.settings import EXPECTED, FileSettings, parse_listen, parse_window
-    from hostreach.models import validate
+    from hostreach.agent.settings import FileSettings, parse_listen, parse_window
     from hostreach.syntax import OWNER_MAX, check_label, parse_networks, parse_protocols
 
     _check_logs(log_level, log_format)
     if "" in paths:
         raise InvalidInput("a path is empty", object="agent file")
-    settings = validate(
+    settings = _checked(
         FileSettings,
         {
             "paths": tuple(paths),
             "owner": check_label(owner, "owner", OWNER_MAX),
             "all_down": all_down,
             "checks_at_once": checks_at_once,
-            "protocols": parse_protocols(protocols),
+            "protocols": parsed("--protocols", parse_protocols, protocols),
             "cgroup": cgroup,
             "host_netns": host_netns,
-            "node_addresses": None if node_addresses is None else parse_networks(node_addresses),
+            "node_addresses": None
+            if node_addresses is None
+            else parsed("--node-addresses", parse_networks, node_addresses),
             "protect_binds": protect_binds,
             "window_ms": parse_window(window),
             "listen": parse_listen(listen),
@@ -282,7 +295,6 @@ def file_(
             "detach_on_exit": detach_on_exit,
         },
         "agent file",
-        EXPECTED,
     )
     # Tables may have grown since these options were chosen.
     node = open_node(context, pin, max_services, max_backends, max_slots, at_least=True)
@@ -309,22 +321,31 @@ def metrics(
     """
     from hostreach.agent import logs
     from hostreach.agent.exporter import Exporter
-    from hostreach.agent.settings import EXPECTED, ExporterSettings, parse_listen
-    from hostreach.models import validate
+    from hostreach.agent.settings import ExporterSettings, parse_listen
 
     _check_logs(log_level, log_format)
     if listen == "off":
         raise InvalidInput("--listen is an address and port: there is nothing else to do")
-    settings = validate(
+    settings = _checked(
         ExporterSettings,
         {"listen": parse_listen(listen), "metrics_services": metrics_services},
         "agent metrics",
-        EXPECTED,
     )
     with open_node(context, pin) as node:
         logs.set_up(log_level, log_format)
         stopped = _signals()
         Exporter(node, settings).run(lambda: bool(stopped))
+
+
+def _checked(kind: type[S], values: dict[str, object], command: str) -> S:
+    """The settings, each of which is an option of the command."""
+    from hostreach.agent.settings import EXPECTED
+    from hostreach.models import validate
+
+    try:
+        return validate(kind, values, command, EXPECTED)
+    except InvalidInput as error:
+        raise of_option(error, *values) from None
 
 
 def _waits_for(who: str) -> None:

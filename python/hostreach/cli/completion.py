@@ -120,6 +120,22 @@ def backends(context: typer.Context, incomplete: str) -> list[str]:
     return [each for each in found if each.startswith(incomplete)][:MOST]
 
 
+def owners(context: typer.Context, incomplete: str) -> list[str]:
+    """Of services that are there."""
+    found: set[str] = set()
+    for node in _opened(context):
+        found = {row.owner for row in node.services.rows()}
+    return sorted(each for each in found if each.startswith(incomplete))
+
+
+def exempted(context: typer.Context, incomplete: str) -> list[str]:
+    """Cgroups that are exempt."""
+    found: list[str] = []
+    for node in _opened(context):
+        found = node.exempt.list()
+    return [each for each in found if each.startswith(incomplete)]
+
+
 def _opened(context: typer.Context) -> Iterator[Node]:
     """The instance; whatever goes wrong is no matter of a line that is being typed."""
     import hostreach

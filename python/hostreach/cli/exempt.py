@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from .completion import exempted
 from .options import IfExists, IfMissing, Json, Pin, open_node
 from .output import print_columns, print_json
 
@@ -15,6 +16,12 @@ app = typer.Typer(help="Leave tasks of some cgroups alone, such as a mesh's side
 
 Cgroups = Annotated[
     list[str], typer.Argument(metavar="PATH...", help="As in /sys/fs/cgroup/system.slice.")
+]
+Exempted = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="PATH...", help="As in /sys/fs/cgroup/system.slice.", autocompletion=exempted
+    ),
 ]
 
 
@@ -43,7 +50,7 @@ def add(
 @app.command()
 def rm(
     context: typer.Context,
-    cgroups: Cgroups,
+    cgroups: Exempted,
     if_exists: IfExists = False,
     as_json: Json = False,
     pin: Pin = None,

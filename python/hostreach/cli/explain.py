@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .completion import frontends
-from .options import Json, Pin, open_node
+from .options import Json, Pin, open_node, parsed
 from .output import hang, print_columns, print_json, printable
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def explain(
     """Tell what a connect to an address would do, and why."""
     from hostreach.syntax import parse_cgroup
 
-    path = None if from_cgroup is None else parse_cgroup(from_cgroup)
+    path = None if from_cgroup is None else parsed("--from-cgroup", parse_cgroup, from_cgroup)
     with open_node(context, pin) as node:
         found = node.explain(address, path)
     if as_json:

@@ -10,6 +10,7 @@ import typer
 from hostreach.errors import InvalidInput
 from hostreach.syntax import format_frontend
 
+from .completion import owners
 from .options import (
     DryRun,
     Json,
@@ -93,7 +94,13 @@ def export(
     context: typer.Context,
     owner: Annotated[
         str | None,
-        typer.Option("--owner", metavar="NAME", help="Of this owner alone.", callback=check_owner),
+        typer.Option(
+            "--owner",
+            metavar="NAME",
+            help="Of this owner alone.",
+            callback=check_owner,
+            autocompletion=owners,
+        ),
     ] = None,
     as_json: Json = False,
     pin: Pin = None,

@@ -15,6 +15,8 @@ from hostreach.errors import InvalidInput
 from hostreach.sources.compiled import common_form
 from hostreach.syntax import parse_backend
 
+from .options import of_option
+
 if TYPE_CHECKING:
     from hostreach.models import Backend, Service
     from hostreach.plain import PlainBackend, PlainService
@@ -33,7 +35,10 @@ def service_of(
             return plain
     from hostreach.models import Service
 
-    return Service.of(frontend, *backends, owner=owner, **options)  # type: ignore[arg-type]
+    try:
+        return Service.of(frontend, *backends, owner=owner, **options)  # type: ignore[arg-type]
+    except InvalidInput as error:
+        raise of_option(error, *options) from None
 
 
 def backend_of(frontend: str, address: str, weight: int, state: str) -> Backend | PlainBackend:
@@ -45,4 +50,7 @@ def backend_of(frontend: str, address: str, weight: int, state: str) -> Backend 
         return plain[6][0]
     from hostreach.models import Backend, validate
 
-    return validate(Backend, values)
+    try:
+        return validate(Backend, values)
+    except InvalidInput as error:
+        raise of_option(error, "weight") from None

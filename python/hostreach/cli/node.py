@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import GrowBackends, GrowServices, GrowSlots, Json, Pin, check_netns, open_node
+from .options import (
+    GrowBackends,
+    GrowServices,
+    GrowSlots,
+    Json,
+    Pin,
+    check_netns,
+    open_node,
+    parsed,
+)
 from .output import print_columns, print_json, warn
 
 if TYPE_CHECKING:
@@ -77,8 +86,10 @@ def attach(
     """Attach the programs to a cgroup, or bring them up to date."""
     from hostreach.syntax import parse_networks, parse_protocols
 
-    wanted = parse_protocols(protocols)
-    networks = None if node_addresses is None else parse_networks(node_addresses)
+    wanted = parsed("--protocols", parse_protocols, protocols)
+    networks = None
+    if node_addresses is not None:
+        networks = parsed("--node-addresses", parse_networks, node_addresses)
     with open_node(context, pin, max_services, max_backends, max_slots) as node:
         result = node.attach(
             cgroup,

@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from hostreach.errors import InvalidInput
 
 from . import made
-from .completion import backends, frontends
+from .completion import backends, frontends, owners
 
 if TYPE_CHECKING:
     from hostreach import Node
+
+T = TypeVar("T")
 
 Pin = Annotated[
     str | None,
@@ -41,6 +44,22 @@ def check_netns(path: str | None) -> str | None:
     return path
 
 
+def of_option(error: InvalidInput, *fields: str) -> InvalidInput:
+    """Of what a field may be, in the words of whoever wrote the option that is named like it."""
+    field, _, rest = error.message.partition(" ")
+    if field not in fields:
+        return error
+    return InvalidInput(f"--{field.replace('_', '-')} {rest}", object=error.object)
+
+
+def parsed(option: str, parse: Callable[[str], T], text: str) -> T:
+    """What the option says; what is wrong with it names the option."""
+    try:
+        return parse(text)
+    except InvalidInput as error:
+        raise InvalidInput(f"{option}: {error}") from None
+
+
 Owner = Annotated[
     str,
     typer.Option(
@@ -48,6 +67,7 @@ Owner = Annotated[
         metavar="NAME",
         help="Whose services are being changed.",
         callback=check_owner,
+        autocompletion=owners,
     ),
 ]
 IfMissing = Annotated[

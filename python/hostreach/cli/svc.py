@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .completion import choices
+from .completion import choices, owners
 from .given import service_of
 from .options import (
     DryRun,
@@ -213,7 +213,12 @@ def ls(
     context: typer.Context,
     owner: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Only this owner's services.", callback=check_owner),
+        typer.Option(
+            metavar="NAME",
+            help="Only this owner's services.",
+            callback=check_owner,
+            autocompletion=owners,
+        ),
     ] = None,
     as_json: Json = False,
     pin: Pin = None,

@@ -17,7 +17,8 @@ import typer
 
 from hostreach.errors import HostreachError, InvalidInput
 
-from .options import Json, Pin, open_node
+from .completion import choices
+from .options import Json, Pin, open_node, parsed
 from .output import print_json
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from .screen import Picture, View
 
 _INTERVALS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+_SORTS = ("rate", "refused", "open", "total", "backends", "name", "frontend")
+"""`hostreach.rates.SORTS`, for whom completes: it is not loaded before it is needed."""
 _LOOK = 0.25
 """Seconds after which the terminal's size is looked at."""
 
@@ -38,7 +41,9 @@ def top(
     sort: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="By rate, refused, open, total, backends, name or frontend."
+            metavar="NAME",
+            help="By rate, refused, open, total, backends, name or frontend.",
+            autocompletion=choices(*_SORTS),
         ),
     ] = "rate",
     reverse: Annotated[bool, typer.Option("--reverse", help="The other way round.")] = False,
@@ -76,13 +81,15 @@ def top(
 
     if sort not in SORTS:
         raise InvalidInput(f"--sort is {', '.join([*SORTS][:-1])} or {[*SORTS][-1]}")
-    seconds = parse_duration(interval) / 1000
+    seconds = parsed("--interval", parse_duration, interval) / 1000
     if not 0.1 <= seconds <= 3600:
         raise InvalidInput("--interval is 100ms to 1h")
     if as_json and not once:
         raise InvalidInput("--json goes with --once")
     if not once and not (sys.stdout.isatty() and sys.stdin.isatty()):
         raise InvalidInput("there is no terminal to show it on; use --once")
+    if not once and os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
+        raise InvalidInput("this terminal cannot show it (TERM says so); use --once")
     view = View(sort, reverse, text, backends, interval=seconds)
     with open_node(context, pin) as node:
         if once:

@@ -17,8 +17,8 @@ import typer
 
 from hostreach.errors import InvalidInput
 
-from .completion import frontends
-from .options import Pin, open_node
+from .completion import choices, frontends
+from .options import Pin, open_node, parsed
 from .output import SCHEMA, cut, printable, width
 
 if TYPE_CHECKING:
@@ -58,7 +58,12 @@ def trace(
         str | None, typer.Option(metavar="PATH", help="Only tasks in this cgroup or below it.")
     ] = None,
     verdict: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Only translated, or only refused.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Only translated, or only refused.",
+            autocompletion=choices("translated", "refused"),
+        ),
     ] = None,
     duration: Annotated[
         str | None,
@@ -80,10 +85,12 @@ def trace(
     wanted = Wanted(
         None if service is None else str(Frontend.parse(service)),
         pid,
-        None if cgroup is None else parse_cgroup(cgroup),
+        None if cgroup is None else parsed("--cgroup", parse_cgroup, cgroup),
         verdict,  # type: ignore[arg-type]
     )
-    seconds = float("inf") if duration is None else parse_duration(duration) / 1000
+    seconds = float("inf")
+    if duration is not None:
+        seconds = parsed("--duration", parse_duration, duration) / 1000
     with suppress(KeyboardInterrupt), open_node(context, pin) as node, _ended_by_signals():
         tracer = node.trace(wanted)
         try:
