@@ -167,7 +167,7 @@ def test_an_interrupt_behind_the_change(box: Box, arguments: tuple[str, ...], me
         text=True,
     )
     try:
-        wait_until(lambda: "pipe_write" in waits_in(process.pid), "the output being stuck")
+        wait_until(lambda: "pipe_w" in waits_in(process.pid), "the output being stuck")
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=20)[1] == message
     finally:
