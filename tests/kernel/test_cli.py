@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path

@@ -11,6 +11,7 @@ from typing import TextIO
 
 import pytest
 
+import hostreach as package
 from hostreach.cli import output
 
 from .conftest import Run
