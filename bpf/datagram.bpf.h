@@ -211,28 +211,16 @@ static __always_inline int name_by_overflow(struct bpf_sock_addr *ctx,
 	return overflow_put(ctx, origin, HR_BY_GIVEN);
 }
 
-/*
- * Finds where an earlier send to this service went, and makes that backend
- * name this service from now on (two services may share a backend: the last
- * one sent to wins).
- */
-SUBPROGRAM bool recall_datagram(struct bpf_sock_addr *ctx, const struct hr_key *asked,
-				struct hr_origin *origin)
+/* The same of what is not in the place; `d` is what there is in storage. */
+SUBPROGRAM bool recall_stored(struct bpf_sock_addr *ctx, struct hr_datagrams *d,
+			      const struct hr_key *asked, struct hr_origin *origin)
 {
-	struct seat seat;
-	const struct hr_origin *only = only_of(ctx, &seat);
 	const struct hr_backend *backend;
 	const struct hr_origin *spilt;
-	struct hr_datagrams *d;
 	bool overflowed = true;
 	bool found = false;
 	int i;
 
-	if (only && was_asked(only, asked)) {
-		copy_origin(origin, only);
-		return true;
-	}
-	d = only ? NULL : stored_of(ctx);
 	if (d) {
 		for (i = 0; i < HR_DATAGRAM_ORIGINS; i++) {
 			if (!d->stamp[i])
@@ -268,6 +256,30 @@ SUBPROGRAM bool recall_datagram(struct bpf_sock_addr *ctx, const struct hr_key *
 		take(origin, backend, origin->backend);
 	name_by_overflow(ctx, origin);
 	return true;
+}
+
+/*
+ * Finds where an earlier send to this service went, and makes that backend
+ * name this service from now on (two services may share a backend: the last
+ * one sent to wins).
+ */
+static __always_inline bool recall_datagram(struct bpf_sock_addr *ctx, const struct hr_key *asked,
+					    struct hr_origin *origin)
+{
+	struct seat seat;
+	const struct hr_origin *only = only_of(ctx, &seat);
+	struct hr_datagrams *d = NULL;
+
+	if (likely(only && was_asked(only, asked))) {
+		copy_origin(origin, only);
+		return true;
+	}
+	if (!only) {
+		d = stored_of(ctx);
+		if (!d && !overflow_used())
+			return false;
+	}
+	return recall_stored(ctx, d, asked, origin);
 }
 
 /* `anew`: it was not remembered already. */
