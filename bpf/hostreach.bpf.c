@@ -90,8 +90,8 @@ static __always_inline bool has_gone(const struct hr_backend *backend,
 #define GONE 1 /* the backend has: no error */
 
 /* A backend for this socket, which remembers it; GONE if it is none any more. */
-SUBPROGRAM int assign(struct bpf_sock_addr *ctx, struct seat *seat, const struct service *service,
-		      struct hr_origin *origin)
+static __always_inline int assign(struct bpf_sock_addr *ctx, struct seat *seat,
+				  const struct service *service, struct hr_origin *origin)
 {
 	const struct hr_backend *backend;
 
@@ -108,6 +108,13 @@ SUBPROGRAM int assign(struct bpf_sock_addr *ctx, struct seat *seat, const struct
 			return -ECONNREFUSED;
 	}
 	return has_gone(backend, service, origin) ? GONE : 0;
+}
+
+/* The same, where calls seldom come. */
+SUBPROGRAM int assign_again(struct bpf_sock_addr *ctx, struct seat *seat,
+			    const struct service *service, struct hr_origin *origin)
+{
+	return assign(ctx, seat, service, origin);
 }
 
 /*
@@ -184,7 +191,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 			if (!find_anew(ctx, &key, &service, &origin))
 				return 0;
 			expect_connection(ctx, &seat);
-			err = assign(ctx, &seat, &service, &origin);
+			err = assign_again(ctx, &seat, &service, &origin);
 			/* not a third time: whose backends go that fast goes where he is sent */
 			if (err == GONE)
 				err = 0;
