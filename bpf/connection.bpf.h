@@ -37,9 +37,8 @@ static __always_inline bool find_connection(struct bpf_sock_addr *ctx, struct hr
 
 		if (!find_old_seat(&seat, ctx, ctx->sk))
 			return false;
-		if (is_held(&seat)) {
-			if (!(seat.held & HR_UNCONNECTED))
-				*c = (struct hr_connection *)place_at(&seat);
+		if (is_held(&seat) && !(seat.held & HR_UNCONNECTED)) {
+			*c = (struct hr_connection *)place_at(&seat);
 			return true;
 		}
 		if (!(seat.held & HR_CROWDED))

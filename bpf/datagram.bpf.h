@@ -211,10 +211,11 @@ static __always_inline int name_by_overflow(struct bpf_sock_addr *ctx,
 	return overflow_put(ctx, origin, HR_BY_GIVEN);
 }
 
-/* The same of what is not in the place; `d` is what there is in storage. */
-SUBPROGRAM bool recall_stored(struct bpf_sock_addr *ctx, struct hr_datagrams *d,
-			      const struct hr_key *asked, struct hr_origin *origin)
+/* The same of what is not in the place; `only`: it has another service, and storage has none. */
+SUBPROGRAM bool recall_stored(struct bpf_sock_addr *ctx, bool only, const struct hr_key *asked,
+			      struct hr_origin *origin)
 {
+	struct hr_datagrams *d = only ? NULL : stored_of(ctx);
 	const struct hr_backend *backend;
 	const struct hr_origin *spilt;
 	bool overflowed = true;
@@ -268,18 +269,12 @@ static __always_inline bool recall_datagram(struct bpf_sock_addr *ctx, const str
 {
 	struct seat seat;
 	const struct hr_origin *only = only_of(ctx, &seat);
-	struct hr_datagrams *d = NULL;
 
 	if (likely(only && was_asked(only, asked))) {
 		copy_origin(origin, only);
 		return true;
 	}
-	if (!only) {
-		d = stored_of(ctx);
-		if (!d && !overflow_used())
-			return false;
-	}
-	return recall_stored(ctx, d, asked, origin);
+	return recall_stored(ctx, only, asked, origin);
 }
 
 /* `anew`: it was not remembered already. */

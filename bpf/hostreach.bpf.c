@@ -387,7 +387,8 @@ int hr_sock_release(struct bpf_sock *sk)
 				uncount(c);
 				leave_seat(&seat, c);
 			}
-			return PASS;
+			if (!(seat.held & HR_UNCONNECTED))
+				return PASS;
 		}
 		if (!(seat.held & HR_CROWDED))
 			return PASS;

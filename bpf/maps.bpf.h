@@ -251,7 +251,7 @@ static __always_inline void lower_flag(__u32 flag)
 }
 
 /*
- * A store only where it changes something: the line is shared by all CPUs. Atomic, so that
+ * A store only where it changes something: the line is shared by all CPUs. Atomic, so that on x86
  * it is seen before what is loaded afterwards: a writer that marks a backend looks here then.
  */
 static __always_inline void raise_flag(__u32 flag)

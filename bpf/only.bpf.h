@@ -3,7 +3,8 @@
  * The only service that an unconnected UDP socket has sent to. Most have no other, and many
  * send once and are closed, as the resolver of musl does: so it is kept in the socket's place,
  * if that is free, for to make a socket's storage takes longer than all else that a send does.
- * Who sends to another service, or straight to the backend, or connects, takes it to storage.
+ * Who sends to another service, or straight to the backend, or connects to either, takes it to
+ * storage.
  *
  * While the place has it, storage has none of this socket's.
  */
@@ -69,12 +70,21 @@ static __always_inline bool is_only(const struct seat *seat)
 	return is_held(seat) && (seat->held & HR_UNCONNECTED);
 }
 
+/*
+ * Only where a socket's cookie can be looked at: all that send to no service would be given one
+ * otherwise, and pay for it.
+ */
+static __always_inline bool are_kept(void)
+{
+	return knobs.has_places && knobs.sock_type;
+}
+
 /* Null if the place has none of this socket's. */
 static __always_inline struct hr_origin *only_of(struct bpf_sock_addr *ctx, struct seat *seat)
 {
 	struct hr_place *place;
 
-	if (!knobs.has_places || !find_old_seat(seat, ctx, ctx->sk) || !is_only(seat))
+	if (!are_kept() || !find_old_seat(seat, ctx, ctx->sk) || !is_only(seat))
 		return NULL;
 	place = place_at(seat);
 	return place ? &place->connection.latest : NULL;
@@ -90,24 +100,28 @@ SUBPROGRAM struct hr_datagrams *take_to_storage(struct bpf_sock_addr *ctx, struc
 		return NULL;
 	d->version = HR_STORAGE_VERSION;
 	d->stamp[0] = ++d->clock;
+	d->silent &= ~1U;
 	d->origin[0] = place->connection.latest;
 	leave_seat(seat, &place->connection);
 	return d;
 }
 
-/* It names its backend no more; without memory it is forgotten. */
+/* It names its backend no more, and keeps it. */
 static __always_inline void silence_only(struct bpf_sock_addr *ctx, struct seat *seat)
 {
 	struct hr_datagrams *d = take_to_storage(ctx, seat);
 	struct hr_place *place;
 
 	if (d) {
-		d->silent = 1;
+		d->silent |= 1;
 		return;
 	}
 	place = place_at(seat);
-	if (place)
-		leave_seat(seat, &place->connection);
+	if (!place)
+		return;
+	count_lost_storage();
+	overflow_put(ctx, &place->connection.latest, HR_BY_ASKED);
+	leave_seat(seat, &place->connection);
 }
 
 /* The socket sends to another service, or needs the place for a connection. */
@@ -128,14 +142,14 @@ given_up:
 	return 0;
 }
 
-/* False if it has to be kept in storage: there are others, or the place is taken, or was. */
+/* False if it has to be kept in storage: there are others, or the place is taken. */
 static __always_inline bool keep_only(struct bpf_sock_addr *ctx, const struct hr_key *asked,
 				      const struct hr_origin *origin)
 {
 	struct hr_place *place;
 	struct seat seat;
 
-	if (!knobs.has_places)
+	if (!are_kept())
 		return false;
 	find_seat(&seat, ctx, ctx->sk);
 	place = place_at(&seat);
@@ -147,9 +161,9 @@ static __always_inline bool keep_only(struct bpf_sock_addr *ctx, const struct hr
 			return false;
 		}
 	} else {
-		/* crowded: a connection of before may be in storage, where it is looked for then */
-		if ((seat.held & HR_CROWDED) || is_held(&seat) || stored_of(ctx) ||
-		    !has_release(ctx) || !take_seat(&seat, HR_UNCONNECTED))
+		/* crowded: what there is in storage may be a connection of before */
+		if (is_held(&seat) || (seat.held & HR_CROWDED && may_have_storage(ctx)) ||
+		    stored_of(ctx) || !has_release(ctx) || !take_seat(&seat, HR_UNCONNECTED))
 			return false;
 		place->netns = netns_of(ctx);
 	}

@@ -149,6 +149,7 @@ static __always_inline struct hr_connection *connection_of(struct sock_common *s
 	__u32 at = cookie % HR_PLACES;
 	const __u64 *holder = bpf_map_lookup_elem(&holders, &at);
 
+	/* not one with HR_UNCONNECTED: that is no connection */
 	if (cookie && holder && (*holder & ~HR_CROWDED) == cookie)
 		return bpf_map_lookup_elem(&places, &at);
 	return bpf_sk_storage_get(&connections, sk, NULL, 0);

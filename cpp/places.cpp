@@ -148,8 +148,9 @@ bool Places::sweep() {
     for (__u64 cookie : second.unsure) {
         if (!first.unsure.contains(cookie))
             continue;
-        places_.draft()[cookie % HR_PLACES].connection.incarnation = 0;
-        are_unsure = true;
+        hr_connection &connection = places_.draft()[cookie % HR_PLACES].connection;
+        connection.incarnation = 0;
+        are_unsure |= connection.version != 0; // who is not connected never counted
     }
     return are_unsure;
 }

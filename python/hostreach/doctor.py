@@ -50,7 +50,7 @@ _FEATURES = (
     ("mptcp", "5.19", "getpeername(2) of MPTCP clients shows the backend; they are not counted"),
     ("set_retval", "6.1", "refused TCP is as ever; refused UDP learns late, or never"),
     ("post_bind", "6.1", "no --protect-binds"),
-    ("sock_read", "6.2", "connects and closes that concern no service take a little longer"),
+    ("sock_read", "6.2", "connects to no service and first sends take longer"),
     ("sock_destroy", "6.5", "sockets are ended by sock_diag"),
     ("preorder", "6.15", "no attach --first: who was there before runs before"),
     ("sock_diag", "4.5", "and without sock_destroy: the sockets of removed backends stay"),

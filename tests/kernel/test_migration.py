@@ -167,6 +167,41 @@ def test_sockets_of_before_and_after(
     wait_until(lambda: counts() == [[0], [0]], "no socket counted")
 
 
+def test_sockets_with_places(box: Box, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last version had them, and those of sockets that are not connected came with this one."""
+    kernel.switch_on(monkeypatch, "places")
+    kernel.need(kernel.holds_places(), "places for connections")
+    node.detach(purge=True)
+    node.services.apply(services())
+    node.attach(cgroup=str(box.cgroup))
+
+    def converse(test: Line) -> None:
+        tcp, udp, loose = (new_socket(V4, kind) for kind in (TCP, UDP_CONNECTED, UDP_UNCONNECTED))
+        for each in (tcp, udp):
+            connect(each, VIP)
+        for _ in range(2):
+            loose.sendto(b"under way", VIP)
+            test.ask()
+            shown = kernel.shown(VIP, V4.sockaddr_of(server_of(V4)))
+            assert tcp.getpeername() == udp.getpeername() == shown
+            assert loose.recvfrom(100)[1] == VIP
+        test.ask()
+
+    def counts() -> list[list[int]]:
+        return [node.services.active(f"10.96.0.10:53/{p}") for p in ("tcp", "udp")]
+
+    with box.talk(converse) as clients:
+        for _ in range(2):
+            clients.recv()
+            turn_back(box.pin, 6)
+            assert node.attach(cgroup=str(box.cgroup)).migrated
+            assert counts() == [[1], [1]]
+            clients.send()
+        clients.recv()
+        clients.send()
+    wait_until(lambda: counts() == [[0], [0]], "no socket counted")
+
+
 @OLD
 def test_what_the_lru_remembers(box: Box, node: Node, old: int) -> None:
     """Programs look there only once it was used: that is known after the migration too."""

@@ -13,7 +13,7 @@ from hostreach import Service
 
 from .harness import NO_STARVING, Box, Line, kernel, wait_until
 from .harness.clients import FAMILIES, UDP_UNCONNECTED, V4, Family, Seen, ask, new_socket, receive
-from .harness.held import PLACES, Holders, cookie, holders_of
+from .harness.held import PLACES, UNCONNECTED, Holders, cookie, holders_of
 
 if TYPE_CHECKING:
     from hostreach.node import Node
@@ -25,6 +25,7 @@ PORT = 53
 @pytest.fixture(autouse=True)
 def holders(box: Box, node: Node) -> Iterator[Holders]:  # noqa: ARG001 - it makes the tables
     kernel.need(kernel.holds_places(), "places for connections")
+    kernel.need(kernel.has("sock_read"), "way to look at a socket's cookie")
     with holders_of(box) as found:
         yield found
 
@@ -184,10 +185,9 @@ def test_connects_straight_afterwards(box: Box, node: Node, holders: Holders) ->
         test.send()
 
 
-@pytest.mark.parametrize("crowded", [False, True], ids=["taken", "marked"])
 @FAMILY
-def test_no_place(box: Box, node: Node, holders: Holders, family: Family, crowded: bool) -> None:
-    """Another socket's, or marked for its connection of before: it is left as it is."""
+def test_taken(box: Box, node: Node, holders: Holders, family: Family) -> None:
+    """By another socket: its place is left as it is."""
     ways = Ways(box, node, family)
 
     def converse(test: Line) -> None:
@@ -199,10 +199,79 @@ def test_no_place(box: Box, node: Node, holders: Holders, family: Family, crowde
 
     with box.talk(converse) as test:
         own = test.recv()
-        holders[own] = before = (0, True) if crowded else (own + PLACES, False)
+        holders[own] = own + PLACES, False
         test.ask()
-        assert holders[own] == before
+        assert holders[own] == (own + PLACES, False)
         test.send()
+
+
+def test_marked(box: Box, node: Node, holders: Holders) -> None:
+    """For a connection in storage, of which this socket has none; and the mark stays."""
+    ways = Ways(box, node)
+
+    def converse(test: Line) -> None:
+        with ways.new() as client:
+            test.ask(cookie(client))
+            ways.ask(client, 0)
+            test.ask()
+            client.connect(ways.vips[1])
+            assert client.getpeername() == kernel.shown(ways.vips[1], ways.direct[1])
+            test.ask()
+        test.ask()
+
+    with box.talk(converse) as test:
+        own = test.recv()
+        holders[own] = 0, True
+        test.ask()
+        assert holders.is_only(own)
+        assert holders[own] == (own, True)
+        test.ask()
+        assert holders[own][1]
+        assert node.services.active(ways.frontends[1]) == [1]
+        test.ask()
+        assert holders[own] == (0, True)
+        test.send()
+    assert node.services.active(ways.frontends[1]) == [0]
+
+
+@pytest.mark.parametrize("then", ["connects", "sends"])
+def test_programs_that_do_not_know_of_it(
+    box: Box, node: Node, holders: Holders, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a while, as those of an older version: what they put into storage is found too."""
+    ways = Ways(box, node)
+
+    def converse(test: Line) -> None:
+        with ways.new() as client:
+            ways.ask(client, 0)
+            test.ask(cookie(client))
+            if then == "connects":
+                client.connect(ways.vips[1])
+                test.ask()
+                assert client.getpeername() == kernel.shown(ways.vips[1], ways.direct[1])
+                client.send(b"now")
+                assert receive(client)[1] == ways.vips[1]
+            else:
+                ways.ask(client, 1)
+                assert ask(client, ways.direct[1]) == Seen(ways.servers[1], ways.direct[1])
+                test.ask()
+                for which in (1, 0, 1):
+                    ways.ask(client, which)
+            test.ask()
+
+    connected = int(then == "connects")
+    with box.talk(converse) as test:
+        own = test.recv()
+        assert holders.is_only(own)
+        with monkeypatch.context() as without:
+            kernel.switch_off(without, "places")
+            node.attach(cgroup=str(box.cgroup))
+        test.ask()
+        assert node.services.active(ways.frontends[1]) == [connected]
+        node.attach(cgroup=str(box.cgroup))
+        test.ask()
+        test.send()
+    wait_until(lambda: node.services.active(ways.frontends[1]) == [0], "no socket counted")
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["a-server-each", "one-server"])
@@ -225,9 +294,32 @@ def test_no_memory_for_storage(box: Box, node: Node, holders: Holders, shared: b
         if not box.starve():
             test.send()
             pytest.skip(NO_STARVING)
-        holders[own] = own | 1 << 62, False
+        holders[own] = own | UNCONNECTED, False
         test.send()
     assert node.status().unremembered == 0
+
+
+def test_no_memory_and_straight_to_the_backend(box: Box, node: Node, holders: Holders) -> None:
+    """The LRU has which backend it was."""
+    ways = Ways(box, node)
+    node.services.add_backend(ways.frontends[0], ways.servers[1])
+
+    def converse(test: Line) -> None:
+        with ways.new() as client:
+            first = ask(client, ways.vips[0])
+            test.ask(cookie(client))
+            direct = V4.sockaddr_of(first.server)
+            for _ in range(12):
+                assert ask(client, direct) == Seen(first.server, direct)
+                assert ask(client, ways.vips[0]) == first
+
+    with box.talk(converse) as test:
+        own = test.recv()
+        if not box.starve():
+            test.send()
+            pytest.skip(NO_STARVING)
+        holders[own] = own | UNCONNECTED, False
+        test.send()
 
 
 def test_another_backend(box: Box, node: Node, holders: Holders) -> None:

@@ -49,7 +49,8 @@ _BY_FILE = {
     "order": ("whose_rewrite_wins[theirs, ours first]",),
     "without_links": ("found_again_and_taken_off",),
     "torture": ("one_writer_as_fast_as_it_can",),
-    "migration": ("sockets_keep_what_they_remember[3]",),
+    "migration": ("sockets_keep_what_they_remember[3]", "sockets_with_places"),
+    "only_places": ("another_service[ipv4-one-server]",),
     "cli": ("from_attach_to_purge", "doctor"),
 }
 

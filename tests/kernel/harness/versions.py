@@ -14,7 +14,7 @@ META = struct.Struct("=4I4I Q 3I 3I Q 2I")
 _META_2 = struct.Struct("=4I 2Q 4I")
 _FLAG = struct.Struct("=Q")
 CURRENT, OLDER = 7, (1, 2, 3, 4, 5, 6)
-TRIED = OLDER if os.environ.get("HOSTREACH_LONG") == "1" else OLDER[::2]
+TRIED = OLDER if os.environ.get("HOSTREACH_LONG") == "1" else (1, 3, 6)
 """By each test that is about them all."""
 _SINCE_2 = ("flags", "node_networks", "allowed", "more_datagrams")
 _SINCE_3 = ("listening", "listeners")
