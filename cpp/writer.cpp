@@ -107,7 +107,7 @@ void Table::check_room(const Capacities &asked, const std::vector<ServiceSpec> &
 // Most backends that go have no connection open: then nobody has to look for
 // sockets. A connect that chose such a backend a moment ago counts itself and then
 // looks at the mark, we looked at the count after marking: one of us sees the other
-// (has_gone() in bpf/hostreach.bpf.c).
+// (has_gone() in bpf/connect.bpf.h).
 void Table::note_ends() {
     const bool reused_due = std::exchange(reused_due_, false);
     if (to_end_.empty()) // then an id that was reused went with an earlier batch, which saw to it
