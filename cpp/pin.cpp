@@ -178,6 +178,19 @@ void PinDirectory::open() {
     seen_.reset();
 }
 
+namespace {
+
+// Would another change change its time? That moves on with the kernel's ticks (current_time() in
+// fs/inode.c): within the same one it does not.
+bool would_show_more(const struct stat &directory) {
+    timespec tick;
+    ::clock_gettime(CLOCK_REALTIME_COARSE, &tick);
+    return std::pair(directory.st_ctim.tv_sec, directory.st_ctim.tv_nsec) <
+           std::pair(tick.tv_sec, tick.tv_nsec);
+}
+
+} // namespace
+
 // Is this directory, which stayed open, still at its path, with what was in it? Pins
 // that come, go or are replaced change its time, and so do a new owner, a new name,
 // and its removal.
@@ -186,14 +199,8 @@ bool PinDirectory::is_as_seen(const struct stat &now) const {
            seen_->st_ctim.tv_nsec == now.st_ctim.tv_nsec;
 }
 
-// The kernel's time for this moves on with its ticks (current_time() in fs/inode.c):
-// within the same one, another change would not show.
 void PinDirectory::note(const struct stat &now) {
-    timespec tick;
-    ::clock_gettime(CLOCK_REALTIME_COARSE, &tick);
-    const bool is_over =
-        std::pair(now.st_ctim.tv_sec, now.st_ctim.tv_nsec) < std::pair(tick.tv_sec, tick.tv_nsec);
-    seen_ = is_over ? std::optional(now) : std::nullopt;
+    seen_ = would_show_more(now) ? std::optional(now) : std::nullopt;
     seen_at_ = std::chrono::steady_clock::now();
     changes_++;
 }
@@ -250,8 +257,9 @@ bool PinDirectory::try_lock() {
 std::string PinDirectory::identity() const {
     struct stat st = {};
     ::fstat(directory_.get(), &st);
-    return std::to_string(st.st_ino) + "@" + std::to_string(st.st_ctim.tv_sec) + "." +
-           std::to_string(st.st_ctim.tv_nsec);
+    const std::string found = std::to_string(st.st_ino) + "@" + std::to_string(st.st_ctim.tv_sec) +
+                              "." + std::to_string(st.st_ctim.tv_nsec);
+    return would_show_more(st) ? found : found + "#" + std::to_string(changes_);
 }
 
 void PinDirectory::remove(const std::vector<std::string> &names) {

@@ -39,7 +39,8 @@ class PinDirectory {
     void unlock();
     // Lets go of the directory; needs no lock.
     void close() { directory_.close(); }
-    // Differs from that of every directory that was removed; needs the lock.
+    // Differs from what it was before anything in the directory came, went or was replaced,
+    // and from that of every directory that was removed; needs the lock.
     std::string identity() const;
     // Rises with each lock before which something in the directory, or the directory
     // itself, may have come or gone.
