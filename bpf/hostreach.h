@@ -413,6 +413,13 @@ struct hr_meta {
 	__u32 backends_mark;
 	__u32 slots_mark;
 	__u32 exempt_levels; /* bit n: `exempt` has a cgroup at depth n */
+	__u64 exempt_filter; /* hr_exempt_bit() of each cgroup in `exempt`, and maybe more */
 };
+
+/* Most cgroups have another one than the few that are exempt, and are looked for no further. */
+static inline __u64 hr_exempt_bit(__u64 cgroup)
+{
+	return 1ULL << (cgroup * 0x9e3779b97f4a7c15ULL >> 58);
+}
 
 #endif /* HOSTREACH_H */

@@ -99,16 +99,20 @@ static __always_inline __u32 exempt_levels(void)
 /* Is the calling task in a cgroup that is exempt, or below one? */
 WALKED_ONCE int is_exempt(void)
 {
+	const struct hr_meta *m = get_meta();
 	__u32 levels = exempt_levels();
 	int level;
 
+	if (!m)
+		return false;
 	for (level = 0; level < 32 && levels >> level; level++) {
 		__u64 id;
 
 		if (!(levels & (1U << level)))
 			continue;
 		id = ancestor_of_task(level);
-		if (id && bpf_map_lookup_elem(&exempt, &id))
+		if (id && (m->exempt_filter & hr_exempt_bit(id)) &&
+		    bpf_map_lookup_elem(&exempt, &id))
 			return true;
 	}
 	return false;

@@ -139,6 +139,8 @@ hr_meta_v1 read_v1(const PinDirectory &pin) {
 void stage_current(const PinDirectory &pin, __u32 version) {
     hr_meta meta = read_older(pin);
     meta.abi = HR_ABI_VERSION;
+    if (version < 7)
+        meta.exempt_filter = ~0ULL; // until the next change of what is exempt
     const Features features = probe_features();
     Skeleton skeleton(features);
     skeleton.without_programs();

@@ -232,7 +232,9 @@ bool Table::exempt(__u64 cgroup_id, __u8 level) {
         throw Error(Kind::refused, "exemptions", "a cgroup deeper than 31 cannot be exempt");
     __u32 value = level;
     // First: one killed in between leaves a level that is looked at in vain.
-    tables_->meta.store(0, &hr_meta::exempt_levels, tables_->meta[0].exempt_levels | 1U << level);
+    const hr_meta &meta = tables_->meta[0];
+    tables_->meta.store(0, &hr_meta::exempt_filter, meta.exempt_filter | hr_exempt_bit(cgroup_id));
+    tables_->meta.store(0, &hr_meta::exempt_levels, meta.exempt_levels | 1U << level);
     if (int err = add_element(tables_->exempt.get(), &cgroup_id, &value, BPF_NOEXIST)) {
         if (err == EEXIST)
             return false;
@@ -259,15 +261,19 @@ std::vector<__u64> Table::exempt() const {
     return ids;
 }
 
-// At which depths programs have to look.
+// At which depths programs have to look, and for whom.
 void Table::write_exempt_levels() {
     __u32 levels = 0;
+    __u64 filter = 0;
     for (__u64 id : exempt()) {
         __u32 level;
-        if (!bpf_map_lookup_elem(tables_->exempt.get(), &id, &level))
-            levels |= 1U << (level % 32);
+        if (bpf_map_lookup_elem(tables_->exempt.get(), &id, &level))
+            continue;
+        levels |= 1U << (level % 32);
+        filter |= hr_exempt_bit(id);
     }
     tables_->meta.store(0, &hr_meta::exempt_levels, levels);
+    tables_->meta.store(0, &hr_meta::exempt_filter, filter);
 }
 
 Used Table::used() {

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from .rawmap import MMAPABLE, RawMap
 
-ABI = 6
+ABI = 7
 ALGORITHMS = ("random", "maglev", "least-conn")
 STATES = ("active", "draining", "down")
 ON_REMOVAL = (None, "reset", "keep")

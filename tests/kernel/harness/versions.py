@@ -37,7 +37,7 @@ def turn_back(pin: Path, to: int) -> None:
         (pin / name).unlink(missing_ok=True)
     with RawMap.pinned(pin / "meta") as now, RawMap.pinned(pin / "flags") as all_flags:
         meta, mapped = now[0], now.shape.flags
-        abi, services, backends, slots, generation, netns, *marks, levels = _META_2.unpack(meta)
+        abi, services, backends, slots, generation, netns, *marks, levels = _META_2.unpack_from(meta)
         assert abi == CURRENT
         flags = [_FLAG.unpack(all_flags[n])[0] for n in range(3)]
     if to == 5 and (pin / "hints").exists():
@@ -45,7 +45,7 @@ def turn_back(pin: Path, to: int) -> None:
     if to < 6:  # to be made anew, so it may be empty
         _replace(pin, "ports", _PORTS_5._replace(flags=mapped))
     if to > 1:
-        _write(pin, struct.pack("=I", to) + meta[4:], mapped)
+        _write(pin, struct.pack("=I", to) + meta[4 : _META_2.size], mapped)
     if to >= 3:
         return
     if to == 2:
@@ -84,7 +84,7 @@ def begin_growth(pin: Path, larger: Path) -> None:
     """As if killed while tables grew to those pinned at `larger`, which hold the same services."""
     with RawMap.pinned(pin / "meta") as meta, RawMap.pinned(larger / "meta") as target:
         values = list(META.unpack(meta[0]))
-        values[4:7] = _META_2.unpack(target[0])[1:4]
+        values[4:7] = _META_2.unpack_from(target[0])[1:4]
     _write(pin, META.pack(*values))
     (pin / "next").mkdir(mode=0o700)
     for name in STAGED:
