@@ -40,7 +40,9 @@ struct hr_knobs {
 	__u32 sock_type; /* number of the kernel's struct sock; 0: it is not to be read */
 	__u32 cookie_offset; /* of its sk_cookie */
 	__u32 storage_offset; /* of its sk_bpf_storage; 0: unknown, or not to be read */
-	__u32 kern_sock_offset; /* of the byte that it is in */
+	__u16 kern_sock_offset; /* of the byte that it is in */
+	__u8 keeps_only; /* an unconnected socket's only service, in its place */
+	__u8 pad;
 };
 
 /* hr_key.scope */

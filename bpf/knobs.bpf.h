@@ -40,8 +40,12 @@ static __always_inline bool is_balanced(__u8 protocol)
 
 #else
 
-const volatile struct hr_knobs knobs = {
-    .with_tcp = 1, .with_udp = 1, .has_set_retval = 1, .has_sock_release = 1, .has_places = 1};
+const volatile struct hr_knobs knobs = {.with_tcp = 1,
+					.with_udp = 1,
+					.has_set_retval = 1,
+					.has_sock_release = 1,
+					.has_places = 1,
+					.keeps_only = 1};
 
 static __always_inline bool is_balanced(__u8 protocol)
 {

@@ -70,13 +70,9 @@ static __always_inline bool is_only(const struct seat *seat)
 	return is_held(seat) && (seat->held & HR_UNCONNECTED);
 }
 
-/*
- * Only where a socket's cookie can be looked at: all that send to no service would be given one
- * otherwise, and pay for it.
- */
 static __always_inline bool are_kept(void)
 {
-	return knobs.has_places && knobs.sock_type;
+	return knobs.has_places && knobs.keeps_only;
 }
 
 /* Null if the place has none of this socket's. */

@@ -62,9 +62,11 @@ hr_knobs knobs_for(const Wanted &wanted, const Features &features, bool are_mapp
     knobs.checks_words = !are_mapped;
     knobs.has_hints = are_mapped && kKeepsLoadsInOrder;
     knobs.has_places = features.places && features.sock_release && are_mapped;
+    // elsewhere all that send to no service would be given a cookie, and pay for it
+    knobs.keeps_only = knobs.has_places && features.sock_read;
     if (features.sock_release && (features.sock_read || features.probe_read)) {
         const SocketType type = socket_type();
-        knobs.kern_sock_offset = type.kern_sock_offset;
+        knobs.kern_sock_offset = static_cast<__u16>(type.kern_sock_offset);
         knobs.kern_sock_mask = type.kern_sock_mask;
     }
     return knobs;

@@ -21,6 +21,7 @@ EXEMPT = "exempt"
 """What the Kubernetes agent notes of cgroups that it made exempt."""
 PROBLEMS_MAX = 5
 KUBERNETES = "kubernetes"
+_NEW = ".new"
 _A_LOOK = 0.5
 """Seconds that whoever looks at a lock surely has it for no longer than."""
 
@@ -173,9 +174,9 @@ def write_json(path: str, value: object) -> None:
     """Whoever reads it finds all of it, or all that was there before."""
     with suppress(OSError):
         os.makedirs(DIRECTORY, mode=0o755, exist_ok=True)  # noqa: PTH103 - as quick as can be
-        with open(f"{path}.new", "w", encoding="utf-8") as file:  # noqa: PTH123
+        with open(f"{path}{_NEW}", "w", encoding="utf-8") as file:  # noqa: PTH123
             json.dump(value, file)
-        os.replace(f"{path}.new", path)  # noqa: PTH105
+        os.replace(f"{path}{_NEW}", path)  # noqa: PTH105
 
 
 def remove(pin: str, source: str) -> None:
@@ -202,6 +203,9 @@ def forget(pin: str) -> None:
             alive = _is_alive(pin, _load(path))
         if not alive:
             _unlink(path)
+    # of who was killed while he wrote it; who lives writes it again
+    for path in (*_noted(pin, "agent-", f".json{_NEW}"), *_noted(pin, "checks-", f".json{_NEW}")):
+        _unlink(path)
     for path in _noted(pin, "lock-"):
         if (held := _lock(path)) is not None and held != _TAKEN:
             _unlink(path)
@@ -211,13 +215,13 @@ def forget(pin: str) -> None:
             _unlink(path)
 
 
-def _noted(pin: str, what: str) -> list[str]:
+def _noted(pin: str, what: str, ending: str = ".json") -> list[str]:
     prefix = f"{_stem(pin)}.{what}"
     try:
         names = sorted(os.listdir(DIRECTORY))  # noqa: PTH208
     except OSError:
         return []
-    found = (name for name in names if name.startswith(prefix) and name.endswith(".json"))
+    found = (name for name in names if name.startswith(prefix) and name.endswith(ending))
     return [f"{DIRECTORY}/{name}" for name in found]
 
 

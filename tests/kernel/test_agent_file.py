@@ -296,14 +296,18 @@ def test_a_second_one_of_the_same_name_is_refused(box: Box, tmp_path: Path, tabl
 
 
 def test_purge_forgets_one_that_was_killed(box: Box, tmp_path: Path) -> None:
-    """Its name and what it checked are in /run."""
+    """Its name and what it checked are in /run, or halfway there."""
     file = tmp_path / "one.yaml"
     file.write_text(text(["10.0.0.2:80"], more="  check: {kind: tcp}\n"))
     with follow(box, tmp_path, str(file)) as agent:
         agent.wait_ready()
         wait_until(lambda: any("checks" in note.name for note in notes(box)), "a check's outcome")
         agent.stop(signal.SIGKILL)
-    assert len(notes(box)) == 3
+    left = notes(box)
+    assert len(left) >= 3
+    for note in left:
+        if note.suffix == ".json" and ".lock-" not in note.name:
+            note.with_name(f"{note.name}.new").write_text("{")
     assert cli.run(box.pin, "detach", "--purge").status == 0
     assert not notes(box)
 

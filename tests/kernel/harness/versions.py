@@ -37,7 +37,9 @@ def turn_back(pin: Path, to: int) -> None:
         (pin / name).unlink(missing_ok=True)
     with RawMap.pinned(pin / "meta") as now, RawMap.pinned(pin / "flags") as all_flags:
         meta, mapped = now[0], now.shape.flags
-        abi, services, backends, slots, generation, netns, *marks, levels = _META_2.unpack_from(meta)
+        abi, services, backends, slots, generation, netns, *marks, levels = _META_2.unpack_from(
+            meta
+        )
         assert abi == CURRENT
         flags = [_FLAG.unpack(all_flags[n])[0] for n in range(3)]
     if to == 5 and (pin / "hints").exists():
