@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     )
     from .exempt import Exemptions
     from .models import Backend, Frontend, Service
-    from .node import AttachResult, Capacities, DetachResult, Node, Status, open  # noqa: A004 - as in hostreach.open()
+    from .node import Capacities, Node, open  # noqa: A004 - as in hostreach.open()
     from .services import Services
+    from .status import AttachResult, DetachResult, Status
 
 __all__ = [
     "AbiMismatch",
@@ -68,9 +69,8 @@ __all__ = [
 
 _HOME = {
     **dict.fromkeys(("Backend", "Frontend", "Service"), "models"),
-    **dict.fromkeys(
-        ("AttachResult", "Capacities", "DetachResult", "Node", "Status", "open"), "node"
-    ),
+    **dict.fromkeys(("Capacities", "Node", "open"), "node"),
+    **dict.fromkeys(("AttachResult", "DetachResult", "Status"), "status"),
     "EndResult": "ending",
     "Change": "changes",
     "Services": "services",

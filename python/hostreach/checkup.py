@@ -19,8 +19,8 @@ from .cgroup import MOUNTINFO, OWN_MOUNT, find_mounts
 
 if TYPE_CHECKING:
     from .explain import Lost
-    from .node import Status
     from .running import Running
+    from .status import Status
 
 State = Literal["ok", "note", "broken"]
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, final
 
 from .changes import Change
 from .datapath import KernelTable, knows_host, mounted_root, netns_cookie
@@ -19,6 +18,7 @@ from .own_mount import root_to_attach
 from .plain import PlainFrontend
 from .rules import removal
 from .services import Services
+from .status import AttachResult, DetachResult, Status, status_of
 from .syntax import parse_frontend
 from .table import PlainTable
 
@@ -27,113 +27,10 @@ if TYPE_CHECKING:
     from .rates import Survey
     from .tracing import Tracer, Wanted
 
-__all__ = [
-    "DEFAULT_PIN",
-    "AttachResult",
-    "Capacities",
-    "DetachResult",
-    "EndResult",
-    "Node",
-    "OtherProgram",
-    "ProgramStatus",
-    "Status",
-    "Usage",
-    "open",
-]
+__all__ = ["DEFAULT_PIN", "Capacities", "Node", "open"]
 
 DEFAULT_PIN = "/sys/fs/bpf/hostreach"
 PIN_VARIABLE = "HOSTREACH_PIN"
-
-
-@dataclass(frozen=True)
-class AttachResult:
-    """What `Node.attach` did: ``changes`` are pairs like ``("connect4", "added")``."""
-
-    cgroup: str
-    protocols: tuple[str, ...]
-    changes: list[tuple[str, str]]
-    grown: bool = False
-    migrated: bool = False
-
-
-@dataclass(frozen=True)
-class DetachResult:
-    """What `Node.detach` did: the hooks that ran a program of ours, and whether tables went.
-
-    ``sockets`` are connected to where a service sent them; from now on they see the backend as
-    their peer. None: this kernel does not tell.
-    """
-
-    programs: list[str]
-    purged: bool
-    sockets: int | None = 0
-
-
-@dataclass(frozen=True)
-class OtherProgram:
-    """Somebody else's program on a hook of ours.
-
-    ``before``: it runs before ours, so it sees a service's address first, and ours sees what it
-    made of that. One that runs after ours sees the backend's. None: ours does not run there.
-    """
-
-    program_id: int
-    name: str
-    before: bool | None = None
-
-
-@dataclass(frozen=True)
-class ProgramStatus:
-    """One hook. ``effective`` is the kernel's word that our program runs; None: it will not say.
-
-    ``others`` are in the order that they run in.
-    """
-
-    name: str
-    attached: bool
-    effective: bool | None
-    program_id: int | None
-    others: list[OtherProgram]
-
-
-@dataclass(frozen=True)
-class Usage:
-    """How much of a table is used."""
-
-    used: int
-    capacity: int
-
-
-@dataclass(frozen=True)
-class Status:
-    """What an instance is doing. ``cgroup`` is None while it is not attached."""
-
-    pin: str
-    cgroup: str | None = None
-    protocols: tuple[str, ...] = ()
-    protect_binds: bool = False
-    programs: list[ProgramStatus] = field(default_factory=list)
-    services: Usage | None = None
-    backends: Usage | None = None
-    slots: Usage | None = None
-    translations: int = 0
-    refusals: int = 0
-    overflowed: int = 0
-    storage_failed: int = 0
-    unremembered: int = 0
-    interrupted: bool = False
-    """The last writer was killed at work: the next one mends what it left."""
-    first: bool = False
-    """The programs run before other vendors'."""
-    attached_by: Literal["link", "program"] | None = None
-    """``program``: without links, which this kernel did not have. None while not attached."""
-    remembers: Literal["sockets", "lru"] | None = None
-    """Where it is kept what sockets asked for. ``lru``: in one table for all, for want of socket
-    storage, which forgets the least recently used."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON shows it."""
-        return asdict(self)
 
 
 @final
@@ -366,31 +263,7 @@ class Node:
             found = self._table.describe(mounted_root())
         except NotFound:
             return Status(self.pin)
-        services, backends, slots = map(Usage, found.counts, found.capacities)
-        translations, refusals = found.traffic
-        overflowed, storage_failed, unremembered = found.events
-        return Status(
-            self.pin,
-            found.hooks["cgroup"],
-            tuple(name for name in ("tcp", "udp") if found.hooks[name]),
-            found.hooks["protect_binds"],
-            [
-                ProgramStatus(hook, attached, effective, number or None, _others(run, number))
-                for hook, attached, effective, number, run in found.hooks["programs"]
-            ],
-            services,
-            backends,
-            slots,
-            translations,
-            refusals,
-            overflowed,
-            storage_failed,
-            unremembered,
-            found.interrupted,
-            found.hooks["first"],
-            found.hooks["attached_by"] if found.hooks["cgroup"] else None,
-            found.hooks["remembers"] if found.hooks["cgroup"] else None,
-        )
+        return status_of(self.pin, found)
 
 
 def _resets(change: Change) -> list[str]:
@@ -401,17 +274,6 @@ def _resets(change: Change) -> list[str]:
         return []
     left = {address for address, _, state in after[6] if state != "down"} if after else ()
     return [address for address, _, _ in before[6] if address not in left]
-
-
-def _others(run: Sequence[tuple[int, str]], ours: int) -> list[OtherProgram]:
-    """Of the programs that run on a hook, in order, those that are not ours."""
-    ids = [number for number, _ in run]
-    at = ids.index(ours) if ours in ids else None
-    return [
-        OtherProgram(number, name, None if at is None else i < at)
-        for i, (number, name) in enumerate(run)
-        if number != ours
-    ]
 
 
 def open(  # noqa: A001 - as in hostreach.open()

@@ -26,7 +26,8 @@ from .errors import HostreachError
 from .syntax import format_frontend, parse_frontend
 
 if TYPE_CHECKING:
-    from .node import Node, Status
+    from .node import Node
+    from .status import Status
 
 OWNER = "hostreach-doctor"
 PREFIX = "hostreach-doctor-"

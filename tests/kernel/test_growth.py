@@ -14,7 +14,7 @@ import pytest
 
 import hostreach
 from hostreach import Capacities, Service, errors
-from hostreach.node import Status
+from hostreach.status import Status
 
 from .harness import Box, cli, kernel
 from .harness.clients import TCP, V4, Seen, exchange, new_socket

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import hostreach
-from hostreach.node import ProgramStatus
+from hostreach.status import ProgramStatus
 
 from .harness import Box, cli, rawbpf, wait_until
 from .harness.bpf import attached

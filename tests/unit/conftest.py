@@ -98,7 +98,7 @@ class FakeCapacities(NamedTuple):
 
 
 class FakeAttachResult(NamedTuple):
-    """As `hostreach.node.AttachResult`."""
+    """As `hostreach.status.AttachResult`."""
 
     cgroup: str
     protocols: tuple[str, ...]

@@ -10,6 +10,7 @@ import pytest
 from hostreach import checkup
 from hostreach.cgroup import find_mounts
 from hostreach.running import Running
+from hostreach.status import Status
 
 MOUNTS = """\
 21 1 0:20 / /sys/fs/bpf rw - bpf bpf rw,mode=700
@@ -55,8 +56,7 @@ def test_bpffs_not_mounted(tmp_path: Path) -> None:
 
 def test_nothing_attached_beside_an_agent() -> None:
     """Only one that was in step: who is just starting attaches next."""
-    node = pytest.importorskip("hostreach.node", reason="a status is the compiled module's")
-    status = node.Status("/sys/fs/bpf/x")
+    status = Status("/sys/fs/bpf/x")
     starting = Running("file", 7, True, None, [])
     assert checkup.attachment(status, (), [starting]).state == "note"
     found = checkup.attachment(status, (), [starting, Running("kubernetes", 8, True, 2.0, [])])

@@ -15,7 +15,7 @@ from hostreach.testing import MemoryTable
 
 pytest.importorskip("hostreach._core", reason="a status is the compiled module's")
 
-from hostreach.node import Status, Usage
+from hostreach.status import Status, Usage
 
 HEADS = ["WEIGHT", "SHARE", "HOLDS", "RATE/s", "REFUSED/s", "OPEN", "TOTAL"]
 DNS, WEB, OLD = "10.96.0.10:53/udp", "10.96.0.11:443/tcp", "[fd00:96::b]:443/tcp"

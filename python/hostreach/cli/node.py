@@ -21,8 +21,8 @@ from .options import (
 from .output import print_columns, print_json, warn
 
 if TYPE_CHECKING:
-    from hostreach.node import OtherProgram, ProgramStatus, Status
     from hostreach.running import Running
+    from hostreach.status import OtherProgram, ProgramStatus, Status
 
 
 _GOES_ON = {

@@ -18,8 +18,8 @@ from rich.text import Text
 from hostreach.rates import Use
 
 if TYPE_CHECKING:
-    from hostreach.node import Status
     from hostreach.rates import BackendUse
+    from hostreach.status import Status
 
 _HEAD, _FOOT = 4, 1
 """Lines above and below the services: the summary, the columns' heads; the keys."""
