@@ -105,13 +105,13 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 	/* a new cookie takes a locked instruction: before the loads that would wait for it */
 	hint = hint_of(&key);
 	if (likely((scopes & (1U << HR_EXACT)) && is_used(hint)))
-		expect_connection(ctx, &seat);
+		expect_seat(ctx, &seat);
 	if (unlikely(!find_service(ctx, scopes, &key, hint, &service))) {
 		pass_by_after_all(ctx, &key);
 		return 0;
 	}
 	if (unlikely(!is_expected(&seat)))
-		expect_connection(ctx, &seat);
+		expect_seat(ctx, &seat);
 	translations = translations_of(service.index);
 	if (!translations) /* never: there are as many as services */
 		return refuse(ctx, &key, 0, v6);
@@ -122,7 +122,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 		if (err == GONE) {
 			if (!find_anew(ctx, &key, &service, &origin))
 				return 0;
-			expect_connection(ctx, &seat);
+			expect_seat(ctx, &seat);
 			err = assign_again(ctx, &seat, &service, &origin);
 			/* not a third time: whose backends go that fast goes where he is sent */
 			if (err == GONE)

@@ -5,15 +5,6 @@
 
 #ifdef HR_LEGACY
 
-static __always_inline void expect_connection(struct bpf_sock_addr *ctx, struct seat *seat)
-{
-}
-
-static __always_inline bool is_expected(const struct seat *seat)
-{
-	return true;
-}
-
 static __always_inline bool find_connection(struct bpf_sock_addr *ctx, struct hr_connection **c)
 {
 	*c = NULL;
@@ -46,29 +37,6 @@ static __always_inline bool find_connection(struct bpf_sock_addr *ctx, struct hr
 	}
 	*c = bpf_sk_storage_get(&connections, ctx->sk, NULL, 0);
 	return true;
-}
-
-/*
- * Whether or not it gets a place: the choice of a backend takes longer than a place to come.
- * `seat` is zero, or what this found before.
- */
-static __always_inline void expect_connection(struct bpf_sock_addr *ctx, struct seat *seat)
-{
-	if (!knobs.has_places)
-		return;
-	find_seat(seat, ctx, ctx->sk);
-	seat->place = place_at(seat);
-	if (!seat->place || !seat->holder) {
-		*seat = (struct seat){};
-		return;
-	}
-	fetch(seat->place);
-	fetch(&seat->place->netns); /* on its second line */
-}
-
-static __always_inline bool is_expected(const struct seat *seat)
-{
-	return seat->holder;
 }
 
 /*
@@ -125,7 +93,7 @@ static __always_inline bool is_true(struct bpf_sock *sk, const struct hr_origin 
 	return !sk || (is_connected(sk) && peer_is(sk, origin->given_ip, origin->given_port));
 }
 
-/* `seat` is what expect_connection() found. */
+/* `seat` is what expect_seat() found. */
 static __always_inline int remember_connection(struct bpf_sock_addr *ctx, struct seat *seat,
 					       const struct hr_origin *origin)
 {

@@ -116,15 +116,16 @@ static __always_inline bool recall_datagram(struct bpf_sock_addr *ctx, const str
 	return recall_stored(ctx, only, asked, origin);
 }
 
-/* `anew`: it was not remembered already. */
-SUBPROGRAM int remember_datagram(struct bpf_sock_addr *ctx, const struct hr_key *asked,
-				 const struct hr_origin *origin, bool anew)
+/* `anew`: it was not remembered already. `seat` is what expect_only() found, or zero. */
+SUBPROGRAM int remember_datagram(struct bpf_sock_addr *ctx, struct seat *seat,
+				 const struct hr_key *asked, const struct hr_origin *origin,
+				 bool anew)
 {
 	struct hr_datagrams *d;
 	bool kept = false;
 	int i;
 
-	if (keep_only(ctx, asked, origin))
+	if (keep_only(ctx, seat, asked, origin))
 		return 0;
 	d = datagrams_of(ctx, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!d) {

@@ -69,9 +69,11 @@ static __always_inline bool sends_to_peer(struct bpf_sock_addr *ctx, const struc
 static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct hr_origin origin WHOLE = {};
+	struct seat seat = {};
 	struct service service;
 	struct hr_key key WHOLE;
 	__u64 *translations;
+	struct hr_hint *hint;
 	bool known;
 
 	load_destination(&key, ctx, v6);
@@ -83,7 +85,10 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 	}
 	known = recall_datagram(ctx, &key, &origin);
 	if (!known || !take_known(ctx, &key, &origin, &service)) {
-		if (!find_service(ctx, scopes_of(&key), &key, hint_of(&key), &service)) {
+		hint = hint_of(&key);
+		if (!known && is_used(hint))
+			expect_only(ctx, &seat);
+		if (!find_service(ctx, scopes_of(&key), &key, hint, &service)) {
 			forget_datagram(ctx, &key);
 			return 0;
 		}
@@ -97,7 +102,7 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 				return refuse(ctx, &key, DISCARD_PORT, v6);
 			}
 		}
-		if (remember_datagram(ctx, &key, &origin, !known)) {
+		if (remember_datagram(ctx, &seat, &key, &origin, !known)) {
 			count_event(HR_UNREMEMBERED);
 			trace(ctx, &service, &key, &origin, HR_UNANSWERABLE);
 			return refuse(ctx, &key, DISCARD_PORT, v6);

@@ -16,6 +16,15 @@
 struct seat {
 };
 
+static __always_inline void expect_seat(struct bpf_sock_addr *ctx, struct seat *seat)
+{
+}
+
+static __always_inline bool is_expected(const struct seat *seat)
+{
+	return true;
+}
+
 static __always_inline struct hr_datagrams *datagrams_of(struct bpf_sock_addr *ctx, __u64 flags)
 {
 	return NULL;
@@ -31,8 +40,12 @@ static __always_inline const struct hr_origin *only_of(struct bpf_sock_addr *ctx
 	return NULL;
 }
 
-static __always_inline bool keep_only(struct bpf_sock_addr *ctx, const struct hr_key *asked,
-				      const struct hr_origin *origin)
+static __always_inline void expect_only(struct bpf_sock_addr *ctx, struct seat *seat)
+{
+}
+
+static __always_inline bool keep_only(struct bpf_sock_addr *ctx, struct seat *seat,
+				      const struct hr_key *asked, const struct hr_origin *origin)
 {
 	return false;
 }
@@ -138,32 +151,39 @@ given_up:
 	return 0;
 }
 
-/* False if it has to be kept in storage: there are others, or the place is taken. */
-static __always_inline bool keep_only(struct bpf_sock_addr *ctx, const struct hr_key *asked,
-				      const struct hr_origin *origin)
+/* It is about to have a first one: the choice of a backend takes longer than a place to come. */
+static __always_inline void expect_only(struct bpf_sock_addr *ctx, struct seat *seat)
 {
-	struct hr_place *place;
-	struct seat seat;
+	if (are_kept())
+		expect_seat(ctx, seat);
+}
 
+/*
+ * False if it has to be kept in storage: there are others, or the place is taken. `seat` is what
+ * expect_only() found, or zero.
+ */
+static __always_inline bool keep_only(struct bpf_sock_addr *ctx, struct seat *seat,
+				      const struct hr_key *asked, const struct hr_origin *origin)
+{
 	if (!are_kept())
 		return false;
-	find_seat(&seat, ctx, ctx->sk);
-	place = place_at(&seat);
-	if (!seat.holder || !place)
+	if (!is_expected(seat))
+		expect_seat(ctx, seat);
+	if (!is_expected(seat))
 		return false;
-	if (is_only(&seat)) {
-		if (!was_asked(&place->connection.latest, asked)) {
-			give_up_only(ctx, &seat);
+	if (is_only(seat)) {
+		if (!was_asked(&seat->place->connection.latest, asked)) {
+			give_up_only(ctx, seat);
 			return false;
 		}
 	} else {
 		/* crowded: what there is in storage may be a connection of before */
-		if (is_held(&seat) || (seat.held & HR_CROWDED && may_have_storage(ctx)) ||
-		    stored_of(ctx) || !has_release(ctx) || !take_seat(&seat, HR_UNCONNECTED))
+		if (is_held(seat) || (seat->held & HR_CROWDED && may_have_storage(ctx)) ||
+		    stored_of(ctx) || !has_release(ctx) || !take_seat(seat, HR_UNCONNECTED))
 			return false;
-		place->netns = netns_of(ctx);
+		seat->place->netns = netns_of(ctx);
 	}
-	copy_origin(&place->connection.latest, origin);
+	copy_origin(&seat->place->connection.latest, origin);
 	return true;
 }
 

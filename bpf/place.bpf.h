@@ -43,7 +43,7 @@ struct seat {
 	__u64 *holder; /* null: none */
 	__u64 held; /* what was there */
 	__u64 cookie;
-	struct hr_place *place; /* only if expect_connection() found the seat */
+	struct hr_place *place; /* only if expect_seat() found it */
 	__u32 at;
 };
 
@@ -128,6 +128,29 @@ static __always_inline bool is_held(const struct seat *seat)
 static __always_inline struct hr_place *place_at(const struct seat *seat)
 {
 	return bpf_map_lookup_elem(&places, &seat->at);
+}
+
+/*
+ * Whether or not it gets a place: the choice of a backend takes longer than a place to come.
+ * `seat` is zero, or what this found before.
+ */
+static __always_inline void expect_seat(struct bpf_sock_addr *ctx, struct seat *seat)
+{
+	if (!knobs.has_places)
+		return;
+	find_seat(seat, ctx, ctx->sk);
+	seat->place = place_at(seat);
+	if (!seat->place || !seat->holder) {
+		*seat = (struct seat){};
+		return;
+	}
+	fetch(seat->place);
+	fetch(&seat->place->netns); /* on its second line */
+}
+
+static __always_inline bool is_expected(const struct seat *seat)
+{
+	return seat->holder;
 }
 
 /* How often to try again what another processor was quicker at. */
