@@ -99,56 +99,39 @@ static __always_inline struct hr_origin *only_of(struct bpf_sock_addr *ctx, stru
 	return place ? &place->connection.latest : NULL;
 }
 
-/* To storage, where there is room for more, and the place is free; null if there is no memory. */
-SUBPROGRAM struct hr_datagrams *take_to_storage(struct bpf_sock_addr *ctx, struct seat *seat)
+/*
+ * To storage, where there is room for more, or to the LRU if there is no memory for that: then
+ * null. The place is free: for another one, or for a connection.
+ */
+SUBPROGRAM struct hr_datagrams *give_up_only(struct bpf_sock_addr *ctx, struct seat *seat)
 {
-	struct hr_datagrams *d = datagrams_of(ctx, BPF_SK_STORAGE_GET_F_CREATE);
 	struct hr_place *place = place_at(seat);
+	struct hr_datagrams *d;
 
-	if (!d || !place)
+	if (!place)
 		return NULL;
-	d->version = HR_STORAGE_VERSION;
-	d->stamp[0] = ++d->clock;
-	d->silent &= ~1U;
-	d->origin[0] = place->connection.latest;
+	d = datagrams_of(ctx, BPF_SK_STORAGE_GET_F_CREATE);
+	if (d) {
+		d->version = HR_STORAGE_VERSION;
+		d->stamp[0] = ++d->clock;
+		d->silent &= ~1U;
+		d->origin[0] = place->connection.latest;
+	} else {
+		count_lost_storage();
+		spill(ctx, &place->connection.latest, HR_BY_ASKED, HR_BY_GIVEN);
+	}
 	leave_seat(seat, &place->connection);
+	seat->held = *(volatile __u64 *)seat->holder;
 	return d;
 }
 
-/* It names its backend no more, and keeps it. */
+/* It keeps its backend, and names it no more; in the LRU whoever calls this sees to that. */
 static __always_inline void silence_only(struct bpf_sock_addr *ctx, struct seat *seat)
 {
-	struct hr_datagrams *d = take_to_storage(ctx, seat);
-	struct hr_place *place;
+	struct hr_datagrams *d = give_up_only(ctx, seat);
 
-	if (d) {
+	if (d)
 		d->silent |= 1;
-		return;
-	}
-	place = place_at(seat);
-	if (!place)
-		return;
-	count_lost_storage();
-	overflow_put(ctx, &place->connection.latest, HR_BY_ASKED);
-	leave_seat(seat, &place->connection);
-}
-
-/* The socket sends to another service, or needs the place for a connection. */
-SUBPROGRAM int give_up_only(struct bpf_sock_addr *ctx, struct seat *seat)
-{
-	struct hr_place *place;
-
-	if (take_to_storage(ctx, seat))
-		goto given_up;
-	place = place_at(seat);
-	if (!place)
-		return 0;
-	count_lost_storage();
-	spill(ctx, &place->connection.latest, HR_BY_ASKED, HR_BY_GIVEN);
-	leave_seat(seat, &place->connection);
-given_up:
-	seat->held = *(volatile __u64 *)seat->holder;
-	return 0;
 }
 
 /* It is about to have a first one: the choice of a backend takes longer than a place to come. */

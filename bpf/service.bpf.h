@@ -100,11 +100,12 @@ static __always_inline __u32 exempt_levels(void)
 WALKED_ONCE int is_exempt(void)
 {
 	const struct hr_meta *m = get_meta();
-	__u32 levels = exempt_levels();
+	__u32 levels;
 	int level;
 
 	if (!m)
 		return false;
+	levels = m->exempt_levels;
 	for (level = 0; level < 32 && levels >> level; level++) {
 		__u64 id;
 
