@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,3 +41,19 @@ def follower(follow: Follow) -> Follower:
     following = follow()
     following.shows({"10.96.0.10": "10.0.0.1:8080"})
     return following
+
+
+@pytest.fixture
+def token_server() -> Iterator[ApiServer]:
+    """It lets in who has the token "one", and has the service "web"."""
+    with ApiServer(token="one").running() as running:
+        running.put(service())
+        yield running
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No configuration of the machine's own."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"):
+        monkeypatch.delenv(name, raising=False)

@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from kube.apiserver import ApiServer
-from kube.objects import service
 
 from hostreach.errors import InvalidInput, Refused
 from hostreach.sources.kubernetes.client import ApiClient, ApiError
@@ -21,20 +19,12 @@ from hostreach.sources.kubernetes.source import SERVICES, KubernetesSource
 
 from .configured import kubeconfig, names
 
+pytestmark = pytest.mark.usefixtures("nowhere")
+
 
 @pytest.fixture
-def server() -> Iterator[ApiServer]:
-    with ApiServer(token="one").running() as running:
-        running.put(service())
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No configuration of the machine's own."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"):
-        monkeypatch.delenv(name, raising=False)
+def server(token_server: ApiServer) -> ApiServer:
+    return token_server
 
 
 def test_token(server: ApiServer, tmp_path: Path) -> None:
