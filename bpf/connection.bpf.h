@@ -120,9 +120,12 @@ static __always_inline int remember_connection(struct bpf_sock_addr *ctx, struct
 	return spill(ctx, origin, HR_BY_CONNECTED, HR_BY_PEER);
 }
 
-/* What the socket asked for, if it was sent to this peer. */
-static __always_inline const struct hr_origin *recall_connection(struct bpf_sock_addr *ctx,
-								 const struct hr_key *peer)
+/*
+ * What the socket asked for, if it was sent to this peer. Here and below, `spilt` is where it lies
+ * then that was found in the LRU.
+ */
+static __always_inline const struct hr_origin *
+recall_connection(struct bpf_sock_addr *ctx, const struct hr_key *peer, struct hr_origin *spilt)
 {
 	struct hr_connection *c;
 
@@ -134,8 +137,8 @@ static __always_inline const struct hr_origin *recall_connection(struct bpf_sock
 		if (was_given(&c->before, peer))
 			return &c->before;
 	}
-	if (overflow_used())
-		return overflow_get(ctx, peer, HR_BY_PEER);
+	if (overflow_used() && overflow_get(ctx, peer, HR_BY_PEER, spilt))
+		return spilt;
 	return NULL;
 }
 
@@ -186,10 +189,11 @@ static __always_inline void forget_origin(struct bpf_sock_addr *ctx, const struc
 }
 
 /* The backend that the socket is connected to, if it asked for this address to get there. */
-static __always_inline const struct hr_origin *
-connected_origin(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct hr_key *asked)
+static __always_inline const struct hr_origin *connected_origin(struct bpf_sock_addr *ctx,
+								struct bpf_sock *sk,
+								const struct hr_key *asked,
+								struct hr_origin *spilt)
 {
-	const struct hr_origin *spilt;
 	struct hr_connection *c;
 
 	if (!find_connection(ctx, &c))
@@ -198,10 +202,10 @@ connected_origin(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct hr
 		return &c->latest;
 	if (c && was_asked(&c->before, asked) && is_true(sk, &c->before))
 		return &c->before;
-	if (!overflow_used())
-		return NULL;
-	spilt = overflow_get(ctx, asked, HR_BY_CONNECTED);
-	return spilt && is_true(sk, spilt) ? spilt : NULL;
+	if (overflow_used() && overflow_get(ctx, asked, HR_BY_CONNECTED, spilt) &&
+	    is_true(sk, spilt))
+		return spilt;
+	return NULL;
 }
 
 /*
@@ -213,7 +217,6 @@ connected_origin(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct hr
 static __always_inline bool
 recall_disconnected(struct bpf_sock_addr *ctx, const struct hr_key *asked, struct hr_origin *origin)
 {
-	const struct hr_origin *spilt;
 	struct hr_connection *c;
 
 	if (!find_connection(ctx, &c))
@@ -222,13 +225,7 @@ recall_disconnected(struct bpf_sock_addr *ctx, const struct hr_key *asked, struc
 		*origin = c->latest;
 		return true;
 	}
-	if (c || !overflow_used())
-		return false;
-	spilt = overflow_get(ctx, asked, HR_BY_CONNECTED);
-	if (!spilt)
-		return false;
-	*origin = *spilt;
-	return true;
+	return !c && overflow_used() && overflow_get(ctx, asked, HR_BY_CONNECTED, origin);
 }
 
 #endif /* HR_CONNECTION_BPF_H */

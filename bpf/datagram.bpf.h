@@ -55,8 +55,6 @@ SUBPROGRAM bool recall_stored(struct bpf_sock_addr *ctx, bool only, const struct
 			      struct hr_origin *origin)
 {
 	struct hr_datagrams *d = only ? NULL : stored_of(ctx);
-	const struct hr_backend *backend;
-	const struct hr_origin *spilt;
 	bool overflowed = true;
 	bool found = false;
 	int i;
@@ -83,17 +81,8 @@ SUBPROGRAM bool recall_stored(struct bpf_sock_addr *ctx, bool only, const struct
 		return true;
 	if (!overflow_used())
 		return false;
-	spilt = overflow_get(ctx, asked, HR_BY_ASKED);
-	if (!spilt)
+	if (!overflow_get(ctx, asked, HR_BY_ASKED, origin))
 		return false;
-	*origin = *spilt;
-	/* the kernel may have given the element to another socket meanwhile, so it can be half of
-	 * each */
-	copy_ip(origin->asked_ip, asked->ip);
-	origin->asked_port = asked->port;
-	backend = bpf_map_lookup_elem(&backends, &origin->backend);
-	if (backend && backend->incarnation == origin->incarnation)
-		take(origin, backend, origin->backend);
 	name_by_overflow(ctx, origin);
 	return true;
 }
@@ -176,7 +165,7 @@ static __always_inline bool recall_source(struct bpf_sock_addr *ctx, struct hr_k
 	struct seat seat;
 	const struct hr_origin *only = only_of(ctx, &seat);
 	const struct hr_datagrams *d;
-	const struct hr_origin *spilt;
+	struct hr_origin spilt;
 	struct hr_key asked = {};
 	bool overflowed = true;
 	__u64 latest = 0;
@@ -206,11 +195,10 @@ static __always_inline bool recall_source(struct bpf_sock_addr *ctx, struct hr_k
 	if (!latest) {
 		if (!overflowed || !overflow_used())
 			return false;
-		spilt = overflow_get(ctx, source, HR_BY_GIVEN);
-		if (!spilt)
+		if (!overflow_get(ctx, source, HR_BY_GIVEN, &spilt))
 			return false;
-		copy_ip(asked.ip, spilt->asked_ip);
-		asked.port = spilt->asked_port;
+		copy_ip(asked.ip, spilt.asked_ip);
+		asked.port = spilt.asked_port;
 	}
 	copy_ip(source->ip, asked.ip);
 	source->port = asked.port;

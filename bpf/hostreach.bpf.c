@@ -54,12 +54,13 @@ static __always_inline bool sends_to_peer(struct bpf_sock_addr *ctx, const struc
 {
 	struct bpf_sock *sk = socket_of(ctx);
 	const struct hr_origin *origin;
+	struct hr_origin spilt;
 
 	if (!sk || !is_connected(sk))
 		return false;
 	if (peer_is(sk, key->ip, key->port))
 		return true;
-	origin = connected_origin(ctx, sk, key);
+	origin = connected_origin(ctx, sk, key, &spilt);
 	if (!origin)
 		return false;
 	store_address(ctx, origin->given_ip, origin->given_port, v6);
@@ -120,6 +121,7 @@ static __always_inline int recvmsg(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct bpf_sock *sk = socket_of(ctx);
 	const struct hr_origin *origin;
+	struct hr_origin spilt;
 	struct hr_key source;
 
 	load_address(&source, ctx, v6);
@@ -132,7 +134,7 @@ static __always_inline int recvmsg(struct bpf_sock_addr *ctx, bool v6)
 	 * older than that, and a datagram's counts as well.
 	 */
 	if (!sk || (is_connected(sk) && peer_is(sk, source.ip, source.port))) {
-		origin = recall_connection(ctx, &source);
+		origin = recall_connection(ctx, &source, &spilt);
 		if (origin)
 			store_address(ctx, origin->asked_ip, origin->asked_port, v6);
 		if (origin || sk)
@@ -152,10 +154,11 @@ static __always_inline int recvmsg(struct bpf_sock_addr *ctx, bool v6)
 static __always_inline int getpeername(struct bpf_sock_addr *ctx, bool v6)
 {
 	const struct hr_origin *origin;
+	struct hr_origin spilt;
 	struct hr_key peer;
 
 	load_address(&peer, ctx, v6);
-	origin = recall_connection(ctx, &peer);
+	origin = recall_connection(ctx, &peer, &spilt);
 	if (origin)
 		store_address(ctx, origin->asked_ip, origin->asked_port, v6);
 	return PASS;

@@ -52,13 +52,22 @@ static __always_inline void overflow_key(struct hr_overflow_key *key, void *ctx,
 	key->pad = 0;
 }
 
-static __always_inline struct hr_origin *overflow_get(void *ctx, const struct hr_key *at,
-						      __u16 kind)
+/*
+ * True if there is one, and `found` is a copy. The kernel gives an LRU's elements to others at
+ * once, also while they are read: what is found again where it was is whole.
+ */
+SUBPROGRAM bool overflow_get(void *ctx, const struct hr_key *at, __u16 kind,
+			     struct hr_origin *found)
 {
 	struct hr_overflow_key key;
+	const struct hr_origin *kept;
 
 	overflow_key(&key, ctx, at->ip, at->port, kind);
-	return bpf_map_lookup_elem(&overflow, &key);
+	kept = bpf_map_lookup_elem(&overflow, &key);
+	if (!kept)
+		return false;
+	*found = *kept;
+	return bpf_map_lookup_elem(&overflow, &key) == kept;
 }
 
 static __always_inline int overflow_put(void *ctx, const struct hr_origin *origin, __u16 kind)
