@@ -19,12 +19,11 @@ import hostreach
 from hostreach import Service
 
 from .harness import Box, cli, linux, wait_until
-from .harness.agents import AgentProcess, Notified, running
+from .harness.agents import AgentProcess, Notified, running, text
 from .harness.bpf import attached
 from .harness.cli import one_line
 from .harness.compiled import c_library
 from .harness.timing import scaled
-from .test_agent_file import text
 
 LONG = os.environ.get("HOSTREACH_LONG") == "1"
 FRONTEND, OTHER = "10.96.0.10:80/tcp", "10.96.0.11:80/tcp"

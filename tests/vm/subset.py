@@ -64,7 +64,7 @@ SUBSET = frozenset(
 LEFT_OUT = tuple(
     f"tests/kernel/test_{name}.py"
     for name in (
-        *("agent", "agent_chaos", "agent_file"),
+        *("agent", "agent_chaos", "agent_file", "agents_beside"),
         *("agent_life", "agent_metrics", "agent_pods", "checks"),
         *("completion", "systemd", "for_life"),  # shells, units, an end by a signal
         *("compilers", "harness"),  # what builds the programs, and the tests' own tools

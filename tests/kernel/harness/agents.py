@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -149,3 +149,16 @@ class Notified:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def text(backends: Sequence[str], frontend: str = "10.96.0.10:80/tcp", more: str = "") -> str:
+    """What a file of one service says."""
+    lines = [f"version: 1\nservices:\n- frontend: '{frontend}'\n{more}  backends:"]
+    return "\n".join(lines + [f"  - address: '{backend}'" for backend in backends]) + "\n"
+
+
+def follow(
+    box: Box, tmp_path: Path, *arguments: str, **options: object
+) -> AbstractContextManager[AgentProcess]:
+    """An agent that follows files."""
+    return running(AgentProcess(box, "file", *arguments, directory=tmp_path, **options))  # type: ignore[arg-type]
