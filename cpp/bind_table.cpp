@@ -109,6 +109,7 @@ void bind_table(py::module_ &module) {
         .def("unlock", &Table::unlock)
         .def("ends_due", &Table::ends_due)
         .def("close", &Table::close)
+        .def("abandon", [](const py::object &table) { table.inc_ref(); })
         .def("purge", &Table::purge, Unlocked())
         .def(
             "get",

@@ -69,6 +69,9 @@ class Table:
     def close(self) -> None:
         """Let go of the maps; `lock` opens them again."""
 
+    def abandon(self) -> None:
+        """Never free it, as what another thread was changing when this process was forked."""
+
     def purge(self) -> None:
         """Remove the tables and all pins, and give the lock back."""
 

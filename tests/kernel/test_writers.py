@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import subprocess
+import threading
 import time
 from functools import cache
 from pathlib import Path
@@ -90,6 +91,33 @@ def test_a_forked_child_keeps_no_lock(box: Box, monkeypatch: pytest.MonkeyPatch)
         os.kill(child, signal.SIGKILL)
         os.close(reader)
         os.close(writer)
+
+
+def test_a_fork_beside_a_thread_that_writes(box: Box) -> None:
+    """The child has no such thread, so nobody there would ever give back what it held."""
+    node = hostreach.open(str(box.pin), capacities=CAPACITIES)
+    node.services.add(service(1, 1))
+    writes, forked = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with node.plain.exclusive():
+            node.services.add(service(1, 2))
+            writes.set()
+            forked.wait(scaled(10.0))
+
+    def add() -> list[int]:
+        node.services.add(service(1, 3))
+        return versions(node.services.list())
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert writes.wait(scaled(10.0))
+    child = box.start(add, timeout=10.0)
+    forked.set()
+    writer.join()
+    assert child.result() == [1, 1, 1]
+    node.services.add(service(1, 4))
+    assert versions(node.services.list()) == [1, 1, 1, 1]
 
 
 def test_two_writers_at_once(box: Box) -> None:

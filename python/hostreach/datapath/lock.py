@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TypeVar
+from weakref import WeakSet
 
 from hostreach import _core
 from hostreach.ending import EndedSocket, EndResult
@@ -100,6 +101,7 @@ class LockedTable:
         self._exclusive = False
         self.last_ended: EndResult | None = None
         self.wrote = False
+        _tables.add(self)
 
     @property
     def _sizes(self) -> tuple[int, int, int]:
@@ -244,6 +246,29 @@ class LockedTable:
         """Let go of the maps; the next use opens them again."""
         with self.thread:
             self._core.close()
+
+    def forget_threads(self) -> None:
+        """Begin anew, in the child of a fork, if another thread was at work: it is not here."""
+        if self.thread.acquire(blocking=False):
+            self.thread.release()
+            return
+        self._core.abandon()
+        self._core = _core.Table(self._pin, LOCK_SLICE_MS, self._cgroup_mount)
+        self.thread = threading.RLock()
+        self.depth = 0
+        self._exclusive = False
+        self.last_ended = None
+
+
+_tables: WeakSet[LockedTable] = WeakSet()
+
+
+def _after_fork() -> None:
+    for table in _tables:
+        table.forget_threads()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _require_apart(pin: str) -> None:
