@@ -2,7 +2,8 @@
 """What a service is: frozen pydantic models that know nothing of files, tables or the kernel.
 
 The constructors raise `pydantic.ValidationError`, as pydantic's do; `Frontend.parse`,
-`Backend.parse`, `Service.of` and `validate` raise `InvalidInput`, with one line for people.
+`Backend.parse`, `Service.of`, `model_copy` and `validate` raise `InvalidInput`, with one line for
+people.
 """
 
 from __future__ import annotations
@@ -115,6 +116,16 @@ class _Model(BaseModel):
         _set_attribute(made, "__pydantic_extra__", None)
         _set_attribute(made, "__pydantic_private__", None)
         return made
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's, but what is updated is checked as by a constructor.
+
+        Raises `InvalidInput`.
+        """
+        if not update:
+            return super().model_copy(deep=deep)
+        values = {name: getattr(self, name) for name in self.model_fields_set}
+        return validate(type(self), values | {**update})
 
 
 class Frontend(_Model):

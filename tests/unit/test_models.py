@@ -83,6 +83,34 @@ def test_service_with_all_options() -> None:
     assert service.on_removal == "keep"
 
 
+def test_copy() -> None:
+    service = Service.of(VIP, "10.0.0.2:53", name="a")
+    other = Backend.parse("10.0.0.3:53")
+    copy = service.model_copy(update={"backends": [other.model_copy(update={"weight": 3})]})
+    assert copy == Service.of(VIP, "10.0.0.3:53,weight=3", name="a")
+    assert hash(copy) == hash(Service.of(VIP, "10.0.0.3:53,weight=3", name="a"))
+    assert service.model_copy() == service == service.model_copy(update={})
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        ({"backends": [Backend.parse("10.0.0.2:53")] * 2}, "backend 10.0.0.2:53 is given twice"),
+        (
+            {"backends": [Backend.parse("[fd00::2]:53")]},
+            f"backend [fd00::2]:53 is IPv6, but frontend {VIP} is IPv4",
+        ),
+        ({"algorithm": "rr"}, "algorithm must be random, maglev or least-conn, not 'rr'"),
+        ({"host_only": "no"}, "host_only must be true or false, not 'no'"),
+        ({"weight": 3}, "unknown key 'weight'"),
+    ],
+)
+def test_bad_copy(update: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        Service.of(VIP, "10.0.0.2:53").model_copy(update=update)
+    assert str(raised.value) == message
+
+
 @pytest.mark.parametrize(
     ("frontend", "on_removal", "removal"),
     [
