@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from os import PathLike, fspath
 from typing import Protocol
 
 from .errors import AlreadyExists, HostreachError, InvalidInput, NotFound
@@ -47,7 +48,7 @@ class Exemptions:
     def __init__(self, table: ExemptTable) -> None:
         self._table = table
 
-    def add(self, *paths: str, if_missing: bool = False) -> list[str]:
+    def add(self, *paths: str | PathLike[str], if_missing: bool = False) -> list[str]:
         """Exempt these cgroups; give back those that were not before.
 
         Raises `AlreadyExists` if one was, unless ``if_missing``, and `InvalidInput` for what is no
@@ -68,7 +69,7 @@ class Exemptions:
                 raise
         return new
 
-    def remove(self, *paths: str, if_exists: bool = False) -> list[str]:
+    def remove(self, *paths: str | PathLike[str], if_exists: bool = False) -> list[str]:
         """Exempt these cgroups no longer; give back those that were.
 
         Raises `NotFound` if one was not, unless ``if_exists``.
@@ -98,8 +99,8 @@ class Exemptions:
         return self._table.exempted()
 
 
-def _parse(paths: Sequence[str]) -> list[str]:
-    parsed = [parse_cgroup(path) for path in paths]
+def _parse(paths: Sequence[str | PathLike[str]]) -> list[str]:
+    parsed = [parse_cgroup(fspath(path)) for path in paths]
     for i, path in enumerate(parsed):
         if path in parsed[:i]:
             raise InvalidInput("this cgroup is given twice", object=path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, final
 
@@ -50,6 +51,9 @@ class Node:
         self.exempt = Exemptions(self._table)
         self.plain: PlainTable = self._table
 
+    def __repr__(self) -> str:
+        return f"Node({self.pin!r})"
+
     def __enter__(self) -> Node:
         return self
 
@@ -67,11 +71,11 @@ class Node:
 
     def attach(
         self,
-        cgroup: str | None = None,
+        cgroup: str | PathLike[str] | None = None,
         protocols: Sequence[str] = ("tcp", "udp"),
         *,
         protect_binds: bool = False,
-        host_netns: str | None = None,
+        host_netns: str | PathLike[str] | None = None,
         node_addresses: Sequence[str] | None = None,
         first: bool = False,
     ) -> AttachResult:
@@ -101,11 +105,11 @@ class Node:
             raise InvalidInput(f"protocols are tcp and udp, not {', '.join(protocols) or 'none'}")
         if cgroup == "":
             raise InvalidInput("--cgroup is empty")
-        with root_to_attach(cgroup) as root:
-            path = os.path.realpath(cgroup) if cgroup is not None else root
-            options = AttachOptions(
-                path, root, wanted, protect_binds, host_netns, node_addresses, first
-            )
+        asked = None if cgroup is None else os.path.realpath(cgroup)
+        netns = None if host_netns is None else os.fspath(host_netns)
+        with root_to_attach(asked) as root:
+            path = asked or root
+            options = AttachOptions(path, root, wanted, protect_binds, netns, node_addresses, first)
             return AttachResult(path, wanted, *self._table.attach(options))
 
     def check_place(self) -> None:
@@ -277,7 +281,7 @@ def _resets(change: Change) -> list[str]:
 
 
 def open(  # noqa: A001 - as in hostreach.open()
-    pin: str | None = None,
+    pin: str | PathLike[str] | None = None,
     *,
     capacities: Capacities = Capacities(),  # noqa: B008 - immutable
     at_least: bool = False,
@@ -286,10 +290,10 @@ def open(  # noqa: A001 - as in hostreach.open()
 
     ``capacities`` are for tables that are made; tables that are there must have them, and grow to
     them when `Node.attach` is called. With ``at_least`` they may have more by then. Raises
-    `InvalidInput` for a relative path or a capacity that no table can have.
+    `InvalidInput` for an empty or relative path, or a capacity that no table can have.
     """
     capacities.check()
-    path = pin or os.environ.get(PIN_VARIABLE) or DEFAULT_PIN
+    path = os.environ.get(PIN_VARIABLE) or DEFAULT_PIN if pin is None else os.fspath(pin)
     if not path.startswith("/"):
         raise InvalidInput("a pin path is absolute", object=path)
     return Node(os.path.normpath(path), capacities, at_least=at_least)

@@ -161,6 +161,14 @@ class Services:
     def __len__(self) -> int:
         return len(self._table.rows())
 
+    def __contains__(self, wanted: str | Frontend | Service) -> bool:
+        """Whether there is a service at this frontend; of a `Service`, whether it is just this."""
+        from .models import Service
+
+        frontend = wanted.frontend if isinstance(wanted, Service) else wanted
+        found = self._table.plain_get(_key(frontend))
+        return found is not None and (frontend is wanted or model_of(found) == wanted)
+
     def add(self, service: Service | PlainService, *, if_missing: bool = False) -> Change | None:
         """Add a service; raises `AlreadyExists`, or returns None with ``if_missing``."""
         with self._table.exclusive():

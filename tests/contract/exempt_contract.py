@@ -7,6 +7,8 @@ A subclass whose name begins with Test gives the fixtures ``table``, fresh and e
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from hostreach.errors import AlreadyExists, HostreachError, InvalidInput, NotFound
@@ -44,7 +46,7 @@ class ExemptContract:
 
     def test_another_spelling(self, exempt: Exemptions, cgroups: tuple[str, str]) -> None:
         a, _ = cgroups
-        exempt.add(f"/{a}/")
+        exempt.add(Path(f"/{a}/"))
         assert exempt.list() == [a]
         assert exempt.remove(a.replace("/", "//")) == [a]
 

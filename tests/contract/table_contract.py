@@ -61,6 +61,11 @@ class TableContract(SharesContract):
         assert list(services) == services.list()
         assert services.list("web") == [WEB6]
         assert len(services) == 4
+        assert "10.96.0.10:53/udp" in services
+        assert WEB6.frontend in services
+        assert WEB6 in services
+        assert WEB6.model_copy(update={"name": "another"}) not in services
+        assert "10.96.0.10:54/udp" not in services
         assert services.rows("manual") == [
             Row("10.96.0.9:80/tcp", None, "manual", "random", 0),
             Row("10.96.0.10:53/tcp", None, "manual", "random", 1),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import hostreach
 from hostreach import Service
@@ -34,8 +35,8 @@ def in_effect(node: hostreach.Node) -> set[str]:
 
 
 def test_every_hook_is_attached(box: Box) -> None:
-    with hostreach.open(str(box.pin)) as node:
-        result = node.attach(cgroup=str(box.cgroup))
+    with hostreach.open(box.pin) as node:
+        result = node.attach(cgroup=box.cgroup, host_netns=Path("/proc/self/ns/net"))
         assert result.cgroup == str(box.cgroup)
         assert tuple(result.protocols) == ("tcp", "udp")
         assert len(result.changes) == len(kernel.hooks())

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import pytest
 
+import hostreach
+
 from .harness import Box, cli
 
 
@@ -30,3 +32,14 @@ def test_a_name_with_a_dot(box: Box, command: str) -> None:
     pin = box.pin.with_name(f"{box.pin.name}.d")
     said = cli.run(pin, *command.split())
     assert said == (2, "", f"hostreach: {pin}: a BPF file system takes no name with a dot\n")
+
+
+@pytest.mark.parametrize("pin", ["", "here"])
+def test_not_absolute(pin: str) -> None:
+    """An empty one is none that was meant: least of all the node's own instance."""
+    with pytest.raises(hostreach.InvalidInput, match=r"a pin path is absolute$"):
+        hostreach.open(pin)
+
+
+def test_shown(box: Box) -> None:
+    assert repr(hostreach.open(box.pin)) == f"Node('{box.pin}')"
