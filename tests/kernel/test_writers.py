@@ -93,6 +93,20 @@ def test_a_forked_child_keeps_no_lock(box: Box, monkeypatch: pytest.MonkeyPatch)
         os.close(writer)
 
 
+def test_a_fork_inside_a_batch(box: Box) -> None:
+    """The batch is its parent's: the child that leaves it ends nothing."""
+    with hostreach.open(str(box.pin), capacities=CAPACITIES) as node:
+        with node.plain.exclusive():
+            node.services.add(service(1, 1))
+            child = os.fork()
+            if child:
+                os.waitpid(child, 0)
+        if not child:
+            os._exit(0)
+        assert not node.status().interrupted
+        assert versions(node.services.list()) == [1]
+
+
 def test_a_fork_beside_a_thread_that_writes(box: Box) -> None:
     """The child has no such thread, so nobody there would ever give back what it held."""
     node = hostreach.open(str(box.pin), capacities=CAPACITIES)
