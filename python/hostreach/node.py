@@ -18,13 +18,14 @@ from .options import AttachOptions, Capacities
 from .own_mount import root_to_attach
 from .plain import PlainFrontend
 from .rules import removal
-from .services import Services
+from .services import Services, key_of
 from .status import AttachResult, DetachResult, Status, status_of
 from .syntax import parse_frontend
 from .table import PlainTable
 
 if TYPE_CHECKING:
     from .explain import Explanation, Lost
+    from .models import Frontend
     from .rates import Survey
     from .tracing import Tracer, Wanted
 
@@ -186,9 +187,9 @@ class Node:
         """What became of the cgroup of one service; None also if it is for none."""
         return self._table.lost_cgroup(parse_frontend(frontend))
 
-    def traffic(self, frontends: Sequence[PlainFrontend]) -> list[tuple[int, int]]:
+    def traffic(self, frontends: Sequence[str | Frontend | PlainFrontend]) -> list[tuple[int, int]]:
         """Translations and refusals of each, since it was added; (0, 0) for what is not there."""
-        return self._table.traffic(frontends)
+        return self._table.traffic([*map(key_of, frontends)])
 
     def survey(self) -> Survey:
         """The counters of all services, for `hostreach.rates.uses`; none if there are no tables."""

@@ -61,7 +61,7 @@ class Services:
 
     def get(self, frontend: str | Frontend) -> Service:
         """The service at ``frontend``; raises `NotFound`."""
-        key = _key(frontend)
+        key = key_of(frontend)
         service = self._table.plain_get(key)
         if service is None:
             raise NotFound("no such service", object=format_frontend(*key))
@@ -116,7 +116,7 @@ class Services:
             if key in wanted:
                 raise InvalidInput("this service is given twice", object=format_frontend(*key))
             wanted[key] = service
-        gone = dict.fromkeys(map(_key, remove))
+        gone = dict.fromkeys(map(key_of, remove))
         if both := wanted.keys() & gone.keys():
             raise InvalidInput("this service is given twice", object=format_frontend(*min(both)))
         table = self._table
@@ -166,7 +166,7 @@ class Services:
         from .models import Service
 
         frontend = wanted.frontend if isinstance(wanted, Service) else wanted
-        found = self._table.plain_get(_key(frontend))
+        found = self._table.plain_get(key_of(frontend))
         return found is not None and (frontend is wanted or model_of(found) == wanted)
 
     def add(self, service: Service | PlainService, *, if_missing: bool = False) -> Change | None:
@@ -207,7 +207,7 @@ class Services:
         dry_run: bool = False,
     ) -> Change | None:
         """Remove a service; raises `NotFound`, or returns None with ``if_exists``."""
-        key = _key(frontend)
+        key = key_of(frontend)
         with self._writing(dry_run, make=False):
             before = self._table.plain_get(key)
             if before is None and if_exists:
@@ -223,7 +223,7 @@ class Services:
         owner: str = "manual",
     ) -> Change | None:
         """Add a backend, last; raises `AlreadyExists` if its address is there at any weight."""
-        new, key = _backend(backend), _key(frontend)
+        new, key = _backend(backend), key_of(frontend)
         with self._table.exclusive(make=False):
             before = _owned(self._table.plain_get(key), key, owner)
             if any(old[0] == new[0] for old in before[6]):
@@ -244,7 +244,7 @@ class Services:
         dry_run: bool = False,
     ) -> Change | None:
         """Make the backend exactly this, added or replaced in place; None when it was so before."""
-        new, key = _backend(backend), _key(frontend)
+        new, key = _backend(backend), key_of(frontend)
         with self._writing(dry_run, make=False):
             before = _owned(self._table.plain_get(key), key, owner)
             backends = [new if old[0] == new[0] else old for old in before[6]]
@@ -264,7 +264,7 @@ class Services:
         dry_run: bool = False,
     ) -> Change | None:
         """Remove a backend; raises `NotFound`, or returns None with ``if_exists``."""
-        gone, key = format_endpoint(*parse_endpoint(address)), _key(frontend)
+        gone, key = format_endpoint(*parse_endpoint(address)), key_of(frontend)
         with self._writing(dry_run, make=False):
             before = _owned(self._table.plain_get(key), key, owner)
             backends = [old for old in before[6] if old[0] != gone]
@@ -307,7 +307,8 @@ class Services:
             )
 
 
-def _key(frontend: str | Frontend | PlainFrontend) -> PlainFrontend:
+def key_of(frontend: str | Frontend | PlainFrontend) -> PlainFrontend:
+    """As tables take it; raises `InvalidInput` for text that names none."""
     if isinstance(frontend, tuple):
         return frontend
     return parse_frontend(frontend) if isinstance(frontend, str) else plain_frontend(frontend)

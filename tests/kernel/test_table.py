@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import hostreach
-from hostreach import Service, errors
+from hostreach import Frontend, Service, errors
 from hostreach.node import Capacities
 from hostreach.sources.file import dump, load
 
@@ -291,6 +291,10 @@ def test_calls_are_counted(box: Box) -> None:
         box.call(exchange, V4, TCP, ("10.0.0.2", 80))
         status = node.status()
         assert (status.translations, status.refusals) == (15, 3)
+        of_tcp = Frontend.parse("10.96.0.1:80/tcp")
+        assert node.traffic(
+            ["10.96.0.1:80/udp", of_tcp, ("10.96.0.2", 80, "tcp"), "10.96.0.3:80/tcp"]
+        ) == [(10, 0), (5, 0), (0, 3), (0, 0)]
 
 
 def test_room_in_many_pieces(box: Box) -> None:
