@@ -178,9 +178,9 @@ class Frontend(_Model):
 class Backend(_Model):
     """A server behind a service: ``10.0.0.2:53`` or ``[fd00::2]:53``, its weight and its state.
 
-    Weights are relative; a backend of weight 0 gets no new traffic. A draining one gets no new
-    connections either, unless no other is usable, but keeps those that it has, sticky clients
-    included; one that is down keeps nothing.
+    Weights are relative, 0 to 65,535; a backend of weight 0 gets no new traffic. A draining one
+    gets no new connections either, unless no other is usable, but keeps those that it has, sticky
+    clients included; one that is down keeps nothing.
     """
 
     address: Annotated[StrictStr, AfterValidator(_endpoint)]
@@ -218,6 +218,8 @@ class Service(_Model):
     """A frontend, the backends behind it in the order given, and how one of them is chosen.
 
     Attributes:
+        name: for people, up to 255 bytes without white space.
+        owner: who may change it, up to 63 bytes without white space.
         algorithm: ``random``, by weight; ``maglev``, which gives a client, that is a network
             namespace and cgroup, the same backend each time; ``least-conn``, of two random ones
             that with fewer connections open from this node.

@@ -37,7 +37,16 @@ PIN_VARIABLE = "HOSTREACH_PIN"
 
 @final
 class Node:
-    """An instance, known by its pin directory. Nothing is opened before it is needed."""
+    """An instance, known by its pin directory: what `hostreach.open` gives.
+
+    Nothing is opened before it is needed. Threads may share one, and so may the child of a fork.
+
+    Attributes:
+        pin: the path of the directory.
+        services: what there is to balance.
+        exempt: the cgroups whose tasks see none of it.
+        plain: the services' table, for those who write very many.
+    """
 
     def __init__(
         self,
@@ -254,7 +263,8 @@ class Node:
     def trace(self, wanted: Wanted | None = None, size: int | None = None) -> Tracer:
         """Hear of each call that is translated or refused, from now on.
 
-        ``size`` is that of the buffer, in bytes. Up to eight may listen at once. Raises `NotFound`
+        ``wanted``, a `hostreach.tracing.Wanted`, leaves out others; ``size`` is that of the buffer,
+        in bytes. Up to eight may listen at once. Raises `NotFound`
         if there are no tables, `Refused` where the kernel has no ring buffer (Linux 5.8) and when
         eight listen, `InvalidInput`, `PermissionDenied`.
         """

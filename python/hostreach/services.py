@@ -53,7 +53,8 @@ class Services:
 
     Frontends may be given as text. Every method that writes returns what changed, and either does
     all that it was asked for or raises and changes nothing. A service may be changed or removed
-    only in the name of its owner (`OwnerConflict`).
+    only in the name of its owner (`OwnerConflict`). All may raise `InvalidInput`, `TableBusy`,
+    `AbiMismatch`, `PermissionDenied` and `KernelError`, and those that write `TableFull` too.
     """
 
     def __init__(self, table: Table) -> None:

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AttachResult:
-    """What `Node.attach` did: ``changes`` are pairs like ``("connect4", "added")``."""
+    """What `Node.attach` did: ``changes`` are a hook and "added", "replaced" or "removed".
+
+    ``grown``: the tables became larger. ``migrated``: they were of an older version's layout.
+    """
 
     cgroup: str
     protocols: tuple[str, ...]
@@ -72,7 +75,10 @@ class Usage:
 
 @dataclass(frozen=True)
 class Status:
-    """What an instance is doing. ``cgroup`` is None while it is not attached."""
+    """What an instance is doing. ``cgroup`` is None while it is not attached.
+
+    ``services``, ``backends`` and ``slots`` are None where there are no tables.
+    """
 
     pin: str
     cgroup: str | None = None
@@ -83,10 +89,15 @@ class Status:
     backends: Usage | None = None
     slots: Usage | None = None
     translations: int = 0
+    """Connects and sends that were translated, of those services that there are."""
     refusals: int = 0
+    """The same, for want of a backend or of an address in the source ranges."""
     overflowed: int = 0
+    """Services that unconnected sockets had no room to remember by themselves."""
     storage_failed: int = 0
+    """Socket storage that could not be made, for want of memory."""
     unremembered: int = 0
+    """Calls that nothing at all remembers: TCP goes on without, UDP was refused."""
     interrupted: bool = False
     """The last writer was killed at work: the next one mends what it left."""
     first: bool = False

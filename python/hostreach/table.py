@@ -37,6 +37,8 @@ class PlainTable(Protocol):
     def exclusive(self, *, make: bool = True) -> AbstractContextManager[None]:
         """One writer at a time; reentrant. The calls made inside it are one batch.
 
+        What they wrote stays if one of them, or the body, raises.
+
         Where there are no tables they are made or, without ``make``, nothing is found inside it.
         Raises `TableBusy` when another writer does not let go in time.
         """

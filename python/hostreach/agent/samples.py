@@ -210,7 +210,7 @@ def table_samples(node: Node, busiest: Busiest) -> Iterator[Metric]:
     yield gauge("attached", "Whether the programs are attached", bool(status.cgroup))
     for name, text, value in (
         ("translations", "Connections and sends that a service answered", status.translations),
-        ("refusals", "Those that a service without backends refused", status.refusals),
+        ("refusals", "Those refused, for want of a backend or by source ranges", status.refusals),
         ("overflowed", "Sockets that had more services than they remember", status.overflowed),
         ("storage_failed", "Sockets that got no storage", status.storage_failed),
         ("unremembered", "Sockets that remember nothing", status.unremembered),
