@@ -49,6 +49,9 @@ def test_it_tells_what_the_tables_hold(box: Box, node: Node, tmp_path: Path) -> 
         assert "hostreach_table_writes" not in text  # it writes nothing
         node.services.remove("10.96.0.1:80/tcp")
         assert exporter.metric('hostreach_table_used{table="services"}') == 4
+        assert exporter.metric("hostreach_translations_total") == 3
+        box.call(exchange, V4, TCP, ("10.96.0.2", 80))
+        assert exporter.metric("hostreach_translations_total") == 4
         node.detach(purge=True)
         assert exporter.metric("hostreach_tables_readable") == 0
         assert not box.pin.exists()  # nor does it make tables

@@ -14,6 +14,7 @@ from hostreach.node import Node
 from .busiest import Busiest
 from .metrics import Exported, version
 from .notify import Notifier
+from .rising import Rising
 from .samples import table_samples
 from .settings import ExporterSettings
 from .web import Answer, WebServer
@@ -30,10 +31,10 @@ class Exporter:
     def __init__(self, node: Node, settings: ExporterSettings) -> None:
         self._node = node
         self._settings = settings
-        busiest = Busiest(settings.metrics_services)
+        busiest, rising = Busiest(settings.metrics_services), Rising()
         self._exported = Exported()
         self._exported.ask(_version)
-        self._exported.ask(lambda: table_samples(node, busiest))
+        self._exported.ask(lambda: table_samples(node, busiest, rising))
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Until ``stopped``."""
