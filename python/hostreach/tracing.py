@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Hashable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, final
 
 from .podnames import PodNames, uid_of
 from .syntax import parse_frontend
@@ -21,6 +22,8 @@ VERDICTS: dict[str, tuple[str, ...]] = {
     "refused": ("no-backend", "not-admitted", "unanswerable"),
 }
 """What the programs tell apart, by what it comes to for the caller."""
+SILENT = 2.0
+"""Seconds: who gives no sign for ten (HR_LISTENER_GONE_NS) is told nothing, though he waits."""
 MOST = 4096
 """Calls that are taken from the buffer at once."""
 NAMES_AGE = 10.0
@@ -122,8 +125,11 @@ class _Remembered:
         return answer
 
 
+@final
 class Tracer:
-    """Calls as they come. `read` until enough, and let go of it: programs then stop telling.
+    """Calls as they come. `read` until enough, and `close` it: programs then stop telling.
+
+    It is a context manager. Who has not read for ten seconds is told nothing until he does.
 
     Attributes:
         lost: calls so far that came quicker than they were read.
@@ -140,8 +146,14 @@ class Tracer:
         self._names = _Remembered()
         self._cgroups = _Remembered()
 
+    def __enter__(self) -> Tracer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening; nothing more is read."""
         self._ear = None
 
     def read(self, seconds: float) -> list[Traced]:
@@ -149,10 +161,17 @@ class Tracer:
 
         Raises `NotFound` if the tables went.
         """
+        deadline = time.monotonic() + seconds
+        found = self._read(min(seconds, SILENT))
+        while not found and self._ear and (left := deadline - time.monotonic()) > 0:
+            found = self._read(min(left, SILENT))
+        return found
+
+    def _read(self, seconds: float) -> list[Traced]:
         ear = self._ear
         if ear is None:
             return []
-        found = ear.read(max(0, int(seconds * 1000)), MOST)
+        found = ear.read(max(0, math.ceil(seconds * 1000)), MOST)
         self.lost = self._lost_before + ear.lost()
         if not found and not ear.is_heard():
             # Stopped for so long that the place went to another, or the tables are others now.
