@@ -107,6 +107,7 @@ def test_a_fork_inside_a_batch(box: Box) -> None:
         assert versions(node.services.list()) == [1]
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")  # 3.12 and later
 def test_a_fork_beside_a_thread_that_writes(box: Box) -> None:
     """The child has no such thread, so nobody there would ever give back what it held."""
     node = hostreach.open(str(box.pin), capacities=CAPACITIES)
