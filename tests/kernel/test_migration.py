@@ -305,9 +305,14 @@ def test_killed_on_the_way(box: Box, node: Node, old: int) -> None:
         moving = next(n for n, call in enumerate(made) if call in RENAME)
         for number in range(KILLS):
             turn_back(box.pin, old)
-            # anywhere, in strata; and around where the new tables take the old ones' places
-            anywhere = int((number + chance.random()) * len(made) / KILLS) + 1
-            at = anywhere if number % 2 else moving + chance.randint(-5, 45)
+            # around where the new tables take the old ones' places; before, and after, in strata
+            stratum = (number + chance.random()) / KILLS
+            at = (
+                moving + chance.randint(-5, 45),
+                1 + int(stratum * (moving - 1)),
+                moving + chance.randint(-5, 45),
+                moving + 1 + int(stratum * (len(made) - moving)),
+            )[number % 4]
             assert len(attach_by_steps(box, at)) == at
             left.append(version(box.pin))
             calls.wait()

@@ -19,7 +19,7 @@ from hostreach.running import DIRECTORY, path_of
 from . import cgroup, child, linux
 from .line import Line, pair
 from .namespace import NetNamespace, packets_sent_out
-from .rawmap import RawMap
+from .rawmap import MMAPABLE, RawMap
 from .servers import Servers
 from .timing import scaled, wait_until
 
@@ -180,8 +180,10 @@ class Box:
         """
         holders = self.pin / "holders"
         if holders.exists():
-            with RawMap.pinned(holders) as every, every.mapped(writable=True) as words:
-                words[:] = struct.pack("=Q", 1 << 61) * every.shape.entries
+            with RawMap.pinned(holders) as every:
+                if every.shape.flags & MMAPABLE:  # else no program takes one
+                    with every.mapped(writable=True) as words:
+                        words[:] = struct.pack("=Q", 1 << 61) * every.shape.entries
 
         def limit() -> bool:
             if _OPTMEM.exists():
