@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 
 #include "error.hpp"
 #include "preorder.hpp"
@@ -67,18 +68,20 @@ std::string directory_of(const PinDirectory &pin, __u64 cgroup_id) {
 }
 
 std::optional<PinnedProgram> find_program(const PinDirectory &pin, const Hook &hook) {
-    DIR *directory = ::opendir(programs(pin).c_str());
+    const std::unique_ptr<DIR, int (*)(DIR *)> directory(::opendir(programs(pin).c_str()),
+                                                         ::closedir);
+    if (!directory && errno != ENOENT && errno != ENOTDIR)
+        raise_errno(programs(pin), "open the directory", errno);
     if (!directory)
         return std::nullopt;
     std::optional<PinnedProgram> found;
-    while (const dirent *entry = ::readdir(directory)) {
+    while (const dirent *entry = ::readdir(directory.get())) {
         if (entry->d_name[0] == '.')
             continue;
         std::string path = programs(pin) + "/" + entry->d_name + "/" + hook.name;
         if (::access(path.c_str(), F_OK) == 0 || ::access(aside(path).c_str(), F_OK) == 0)
             found = {path, path, std::strtoull(entry->d_name, nullptr, 16)};
     }
-    ::closedir(directory);
     return found;
 }
 

@@ -123,7 +123,9 @@ std::vector<__u32> Cgroup::effective(bpf_attach_type hook) const {
 
 std::vector<__u32> Cgroup::attached(bpf_attach_type hook) const {
     std::vector<__u32> ids;
-    query(fd_.get(), hook, 0, &ids);
+    const int err = query(fd_.get(), hook, 0, &ids);
+    if (err && err != EINVAL) // that is a kernel without this hook
+        raise_errno(path_, "query the hook's programs", err);
     return ids;
 }
 

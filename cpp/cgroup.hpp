@@ -35,7 +35,8 @@ class Cgroup {
     // Ids of the programs that run for this hook in this cgroup, in order,
     // those of its ancestors included. Raises kernel_error.
     std::vector<__u32> effective(bpf_attach_type hook) const;
-    // Those that are attached to this cgroup itself; none if the kernel will not say.
+    // Those that are attached to this cgroup itself. Raises kernel_error: what cannot be
+    // told may be there.
     std::vector<__u32> attached(bpf_attach_type hook) const;
 
   private:

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
+
 import pytest
 
 import hostreach
@@ -11,8 +15,11 @@ from hostreach import Service, errors
 from .harness import Box, rawbpf
 from .harness.bpf import attached
 from .harness.clients import TCP, V4, Seen, exchange, outcome
+from .harness.failing import failing
 
 EXCLUSIVE = 0  # no BPF_F_ALLOW_MULTI: nobody else may attach
+PROG_QUERY = 16
+"""Of bpf(2)'s commands."""
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +55,41 @@ def test_somebody_who_wants_a_hook_to_himself(box: Box) -> None:
         node.detach(purge=True)
         assert attached(box.cgroup) == theirs
     assert not box.pin.exists()
+
+
+def test_who_cannot_look_leaves_the_pins(box: Box) -> None:
+    """By these alone it is known what is on the cgroup, and is to be taken off."""
+    detach = ("detach", "--purge", "--pin", str(box.pin))
+    with hostreach.open(str(box.pin)) as node, failing() as process:
+        node.attach(cgroup=str(box.cgroup))
+        failed = process.run(*detach, at=1, error=errno.EPERM, command=PROG_QUERY)
+        assert (failed.status, failed.stderr.count("\n")) == (1, 1), failed
+        assert "query the hook's programs" in failed.stderr
+        assert process.run(*detach).status == 0
+    assert not attached(box.cgroup)
+
+
+def test_no_descriptor_to_look(box: Box) -> None:
+    """Then nobody says that nothing is attached."""
+
+    def detach() -> int | None:
+        with hostreach.open(str(box.pin)) as node:
+            assert not len(node.services)
+            lowest = os.open(os.devnull, os.O_RDONLY)
+            os.close(lowest)
+            _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, most))
+            try:
+                node.detach()
+            except errors.KernelError as error:
+                return error.errno
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        return None
+
+    with hostreach.open(str(box.pin)) as node:
+        node.attach(cgroup=str(box.cgroup))
+        assert box.call(detach, bare=True) == errno.EMFILE
+        assert attached(box.cgroup)
+        node.detach()
+        assert not attached(box.cgroup)
