@@ -14,4 +14,8 @@ void raise_errno(const std::string &object, const std::string &action, int err) 
     throw Error(Kind::kernel_error, object, what, err);
 }
 
+bool is_momentary(int err) {
+    return err == ENOMEM || err == EINTR || err == EAGAIN || err == EMFILE || err == ENFILE;
+}
+
 } // namespace hr

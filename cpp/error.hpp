@@ -36,4 +36,7 @@ class Error : public std::runtime_error {
 // permission_denied and name the capability that was missing.
 [[noreturn]] void raise_errno(const std::string &object, const std::string &action, int err);
 
+// Does it say nothing but that there is no memory, descriptor or time just now?
+bool is_momentary(int err);
+
 } // namespace hr

@@ -166,7 +166,7 @@ bool has_link(__u32 flags) {
 // What came of a probe says nothing of the kernel, only of this moment: whoever
 // believed it would attach programs that can do less.
 void refuse_for_now(int err) {
-    if (err == ENOMEM || err == EINTR || err == EAGAIN || err == EMFILE || err == ENFILE)
+    if (is_momentary(err))
         raise_errno("kernel", "find out what it can do", err);
 }
 

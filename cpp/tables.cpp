@@ -122,8 +122,10 @@ void refuse_foreign_pins(const PinDirectory &pin) {
         Fd fd(bpf_obj_get(path.c_str()));
         bpf_map_info info = {};
         __u32 size = sizeof(info);
-        if (!fd || bpf_map_get_info_by_fd(fd.get(), &info, &size) ||
-            std::string_view(info.name) != std::string_view(pinned.name).substr(0, 15))
+        const bool is_read = fd && !bpf_map_get_info_by_fd(fd.get(), &info, &size);
+        if (!is_read && (is_momentary(errno) || errno == EPERM)) // of our own, too
+            raise_errno(path, "look whose it is", errno);
+        if (!is_read || std::string_view(info.name) != std::string_view(pinned.name).substr(0, 15))
             throw Error(Kind::refused, path,
                         "is not hostreach's; use another --pin, or remove it yourself");
     }

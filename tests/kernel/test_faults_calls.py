@@ -32,7 +32,7 @@ EMULATED = 5 if SCALE > 4 else 1
 """There each takes seconds, and what is tried is ours and hardly the kernel's."""
 KERNEL_SAYS_NO = (errno.E2BIG, errno.EPERM)
 """Answers of kernels that have no such thing: the command may then do without it."""
-LINK_UPDATE = 29
+OBJ_GET, LINK_UPDATE = 7, 29
 """Of bpf(2)'s commands."""
 SIZES = ("--max-services=16", "--max-backends=32", "--max-slots=4096")
 
@@ -243,3 +243,13 @@ def test_purge(node: hostreach.Node, box: Box, hostreach_that_fails: Failing) ->
     purge = Command(hostreach_that_fails, box, "detach", "--purge")
     again = Command(hostreach_that_fails, box, "attach", "--cgroup", str(box.cgroup), *sizes)
     assert purge.fail_everywhere(back, mixes=True, every=7) > 10
+
+
+def test_purge_that_cannot_look(plain: Box, hostreach_that_fails: Failing) -> None:
+    """What is ours is not said to be somebody else's, which he would then remove by hand."""
+    purge = ("detach", "--purge", "--pin", str(plain.pin))
+    calls = hostreach_that_fails.run(*purge, command=OBJ_GET).calls
+    services_again(plain)
+    failed = hostreach_that_fails.run(*purge, at=calls - 3, error=errno.EMFILE, command=OBJ_GET)
+    assert failed.status == 1, failed
+    assert failed.stderr.endswith("cannot look whose it is: Too many open files\n")
