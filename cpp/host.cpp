@@ -12,16 +12,15 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <exception>
 #include <functional>
 #include <memory>
 #include <set>
-#include <thread>
 
 #include "error.hpp"
 #include "fd.hpp"
 #include "features.hpp"
 #include "maps.hpp"
+#include "own_thread.hpp"
 
 namespace hr {
 
@@ -54,7 +53,6 @@ bool is_loopback(int family, const void *address) {
 
 namespace {
 
-// On a thread of its own, so that nobody else is moved.
 void inside(const std::string &path, const std::function<void()> &look) {
     Fd ns(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (!ns && (errno == ENOENT || errno == ENOTDIR))
@@ -62,20 +60,12 @@ void inside(const std::string &path, const std::function<void()> &look) {
     if (!ns)
         raise_errno(path, "open the network namespace", errno);
     int err = 0;
-    std::exception_ptr thrown;
-    std::thread([&] {
-        if (::setns(ns.get(), CLONE_NEWNET)) {
+    on_own_thread([&] {
+        if (::setns(ns.get(), CLONE_NEWNET))
             err = errno;
-            return;
-        }
-        try {
+        else
             look();
-        } catch (...) {
-            thrown = std::current_exception();
-        }
-    }).join();
-    if (thrown)
-        std::rethrow_exception(thrown);
+    });
     if (err == EINVAL)
         throw Error(Kind::invalid_input, path, "no network namespace", err);
     if (err)

@@ -10,15 +10,14 @@
 
 #include <cerrno>
 #include <cstdlib>
-#include <exception>
 #include <fstream>
 #include <optional>
 #include <sstream>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "open_sockets.hpp"
+#include "own_thread.hpp"
 
 namespace hr {
 
@@ -173,22 +172,14 @@ Namespaces find_all_namespaces() { return Search(std::nullopt).run(); }
 std::set<std::uint32_t> visit_namespaces(const Namespaces &namespaces,
                                          const std::function<void(std::uint32_t)> &visit) {
     std::set<std::uint32_t> closed;
-    std::exception_ptr thrown;
-    // a thread of its own, so that nobody else is moved
-    std::thread([&] {
-        try {
-            for (const auto &[inode, fd] : namespaces) {
-                if (::setns(fd.get(), CLONE_NEWNET))
-                    closed.insert(inode);
-                else
-                    visit(inode);
-            }
-        } catch (...) {
-            thrown = std::current_exception();
+    on_own_thread([&] {
+        for (const auto &[inode, fd] : namespaces) {
+            if (::setns(fd.get(), CLONE_NEWNET))
+                closed.insert(inode);
+            else
+                visit(inode);
         }
-    }).join();
-    if (thrown)
-        std::rethrow_exception(thrown);
+    });
     return closed;
 }
 

@@ -144,6 +144,17 @@ def test_out_of_descriptors(box: Box) -> None:
     assert outcomes == {0, 1}
 
 
+# --- no threads --------------------------------------------------------------------------------
+
+
+def test_out_of_tasks(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other network namespaces are entered by a thread of its own."""
+    monkeypatch.setenv("LD_PRELOAD", c_library("threadless.c"))
+    attach = ("attach", "--cgroup", str(box.cgroup), "--host-netns", "/proc/self/ns/net")
+    one_line(cli.run(box.pin, *attach), 1, "thread: cannot start: Resource temporarily", "pids.max")
+    assert not attached(box.cgroup)
+
+
 # --- no bpffs ----------------------------------------------------------------------------------
 
 OWN_BPFFS = 'mount -t bpf bpf /sys/fs/bpf && exec "$@"'
