@@ -2,6 +2,7 @@
 // The table's life, its lock and its readers; writer.cpp has what changes it.
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -21,7 +22,7 @@ bool Table::create(const Capacities &asked) {
     try {
         Tables::open_or_create(pin_, asked, &made);
     } catch (...) {
-        pin_.remove({}); // if it is empty, we made it
+        ::rmdir(pin_.path().c_str()); // if it is empty, we made it
         pin_.unlock();
         throw;
     }

@@ -212,9 +212,12 @@ def test_bpffs_read_only_under_an_agent(box: Box, tmp_path: Path) -> None:
     file.write_text(text(["10.0.0.2:80"]))
     with running(own_bpffs(box, file)) as agent:
         agent.wait_ready()
+        empty = f"{box.pin}-empty"
+        assert inside(agent, "mkdir", "--mode=700", empty).returncode == 0
         assert inside(agent, "mount", "-o", "remount,ro", "/sys/fs/bpf").returncode == 0
-        done = inside(agent, cli.SCRIPT, "svc", "add", OTHER, "--pin", str(box.pin))
-        one_line(cli.Said(done.returncode, done.stdout, done.stderr), 1, "Read-only")
+        for pin, problem in ((str(box.pin), "Read-only"), (empty, "cannot pin: Read-only")):
+            done = inside(agent, cli.SCRIPT, "svc", "add", OTHER, "--pin", pin)
+            one_line(cli.Said(done.returncode, done.stdout, done.stderr), 1, problem)
         assert inside(agent, "mount", "-o", "remount,rw", "/sys/fs/bpf").returncode == 0
         file.write_text(text(["10.0.0.2:80", "10.0.0.3:80"]))
 
