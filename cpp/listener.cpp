@@ -56,7 +56,7 @@ int keep(void *kept, void *data, size_t size) {
 } // namespace
 
 Listener::Listener(const PinDirectory &pin, const hr_listener &wanted, __u32 bytes)
-    : pin_(pin.path()) {
+    : pin_(pin.path()), process_(::getpid()) {
     if (!probe_features().ring_buffer)
         throw Error(Kind::refused, pin.path(), kNotHere);
     listeners_ = open_table(pin, "listeners");
@@ -95,6 +95,8 @@ Listener::Listener(const PinDirectory &pin, const hr_listener &wanted, __u32 byt
 // The kernel keeps no buffer that nobody reads.
 Listener::~Listener() {
     __u32 there = 0;
+    if (process_ != ::getpid()) // who forked goes on listening
+        return;
     if (bpf_map_lookup_elem(listeners_.get(), &place_, &there) || there != map_id_)
         return;
     bpf_map_delete_elem(listeners_.get(), &place_);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <bpf/libbpf.h>
+#include <sys/types.h>
 
 #include <memory>
 #include <string>
@@ -46,6 +47,7 @@ class Listener {
     void show_up();
 
     PinDirectory pin_;
+    const pid_t process_;
     SharedArray<hr_listener> listening_;
     SharedArray<__u64> flags_;
     Fd listeners_;

@@ -37,6 +37,8 @@ class PinDirectory {
     // The exclusive lock, if nobody has it or a shared one.
     bool try_lock();
     void unlock();
+    // False in a process that was forked since it was locked.
+    bool is_open() const { return bool(directory_); }
     // Lets go of the directory; needs no lock.
     void close() { directory_.close(); }
     // Differs from what it was before anything in the directory came, went or was replaced,

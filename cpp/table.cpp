@@ -67,8 +67,7 @@ void Table::open_tables() {
 }
 
 bool Table::grow(const Capacities &asked) {
-    if (held_ != Lock::exclusive)
-        throw Error(Kind::refused, pin_.path(), "the table is not locked for writing");
+    require_writer();
     if (writing_)
         throw Error(Kind::refused, pin_.path(), "a batch is open");
     // If something fails the old ones can be read on, until the lock is given back.
@@ -90,10 +89,15 @@ void Table::forget_tables() {
 }
 
 bool Table::migrate() {
-    if (held_ != Lock::exclusive)
-        throw Error(Kind::refused, pin_.path(), "the table is not locked for writing");
+    require_writer();
     close();
     return hr::migrate(pin_, cgroup_mount_);
+}
+
+// Within a batch a process may fork: the batch and its lock stay the parent's.
+void Table::require_writer() const {
+    if (held_ != Lock::exclusive || !pin_.is_open())
+        throw Error(Kind::refused, pin_.path(), "the table is not locked for writing");
 }
 
 void Table::lock_only() {
@@ -112,7 +116,7 @@ void Table::close() {
 
 void Table::unlock() {
     try {
-        if (writing_)
+        if (writing_ && pin_.is_open())
             end_write();
     } catch (...) { // the lock goes in any case; the next writer mends
         let_go();
@@ -140,8 +144,7 @@ void Table::let_go() {
 }
 
 void Table::purge() {
-    if (held_ != Lock::exclusive)
-        throw Error(Kind::refused, pin_.path(), "the table is not locked for writing");
+    require_writer();
     check_pins(pin_);
     discard_replacement(pin_);
     pin_.remove(table_names());

@@ -154,6 +154,7 @@ class Table {
     Traffic traffic_of(__u32 index);
     bool knows_all() const;
 
+    void require_writer() const;
     void open_tables();
     void forget_tables();
     void refresh();

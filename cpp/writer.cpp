@@ -147,8 +147,7 @@ void Table::begin_write() {
 
 // Derives what is free from what is used, unless nobody has written since.
 void Table::refresh() {
-    if (held_ != Lock::exclusive)
-        throw Error(Kind::refused, pin_.path(), "the table is not locked for writing");
+    require_writer();
     const hr_meta &meta = tables_->meta[0];
     if (writing_ || generation_ == meta.generation)
         return;

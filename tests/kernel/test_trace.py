@@ -237,6 +237,18 @@ def test_one_that_was_killed(box: Box, services: Node) -> None:
         assert len(heard(tracer)) == 1
 
 
+def test_a_fork_that_lets_go_of_it(box: Box, services: Node) -> None:
+    tracer = services.trace()
+    child = os.fork()
+    if not child:
+        tracer.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    box.call(call, VIP)
+    assert len(heard(tracer)) == 1
+    tracer.close()
+
+
 def test_lost_are_counted(box: Box, node: Node) -> None:
     node.services.add(Service.of("10.96.0.10:80/udp", "10.0.0.2:9"))
     with closing(node.trace(size=4096)) as tracer:

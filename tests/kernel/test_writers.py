@@ -7,9 +7,11 @@ import fcntl
 import os
 import random
 import signal
+import struct
 import subprocess
 import threading
 import time
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +25,7 @@ from hostreach.sources.file import dump
 
 from .harness import SCALE, Box, cli, scaled, wait_until
 from .harness.clients import TCP, UDP_CONNECTED, V4, ask, connect, exchange, new_socket
+from .harness.rawmap import RawMap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,18 +96,38 @@ def test_a_forked_child_keeps_no_lock(box: Box, monkeypatch: pytest.MonkeyPatch)
         os.close(writer)
 
 
-def test_a_fork_inside_a_batch(box: Box) -> None:
-    """The batch is its parent's: the child that leaves it ends nothing."""
-    with hostreach.open(str(box.pin), capacities=CAPACITIES) as node:
-        with node.plain.exclusive():
-            node.services.add(service(1, 1))
-            child = os.fork()
-            if child:
-                os.waitpid(child, 0)
+@pytest.mark.parametrize("leaves", [False, True], ids=["writes", "leaves"])
+def test_a_forked_child_has_no_batch(box: Box, leaves: bool) -> None:
+    """What it was forked in is its parent's, who is still at it."""
+
+    def generation() -> int:
+        with RawMap.pinned(box.pin / "meta") as meta:
+            number: int = struct.unpack_from("=Q", meta[0], 16)[0]
+            return number
+
+    with hostreach.open(str(box.pin), capacities=CAPACITIES) as node, ExitStack() as stack:
+        stack.enter_context(node.plain.exclusive())
+        node.services.add(service(1, 1))
+        before = generation()
+        child = os.fork()
         if not child:
-            os._exit(0)
-        assert not node.status().interrupted
-        assert versions(node.services.list()) == [1]
+            status = 1
+            try:
+                if leaves:
+                    stack.close()
+                else:
+                    with pytest.raises(errors.Refused, match="not locked"):
+                        node.services.add(service(1, 2))
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+        assert before % 2
+        assert generation() == before
+        node.services.add(service(1, 2))
+        stack.close()
+        assert generation() == before + 1
+        assert len(node.services) == 2
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")  # 3.12 and later
