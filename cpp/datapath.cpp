@@ -160,7 +160,7 @@ void undo(const Place &place, std::vector<Settled> &done) {
                 drop_attachment(place, *each.hook);
             else
                 replace_attachment(place, *each.hook, each.old.get());
-        } catch (const Error &) {
+        } catch (const std::exception &) {
         }
     }
     tidy_attachments(place.pin);

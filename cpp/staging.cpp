@@ -3,6 +3,7 @@
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -32,9 +33,17 @@ void write_meta(const Skeleton &to, const hr_meta &meta) {
     write_element(bpf_map__fd(to.map("meta")), 0, &meta, "meta");
 }
 
+// A descriptor of our own.
+Fd table_of(const Skeleton &of, const char *name) {
+    Fd fd(::fcntl(bpf_map__fd(of.map(name)), F_DUPFD_CLOEXEC, 0));
+    if (!fd)
+        raise_errno(name, "open the table once more", errno);
+    return fd;
+}
+
 template <typename T>
 void copy_array(const SharedArray<T> &from, const Skeleton &to, const char *name) {
-    SharedArray<T> target(Fd(::dup(bpf_map__fd(to.map(name)))), name);
+    SharedArray<T> target(table_of(to, name), name);
     for (std::size_t i = 0; i < from.size(); i++)
         target.draft()[i] = from[i];
     target.push(0, from.size());
@@ -79,7 +88,7 @@ hr_meta read_older(const PinDirectory &pin) {
 
 // Of an older version, whose lines held other ports.
 void say_ports(const PinDirectory &pin, const Skeleton &to, __u32 services) {
-    SharedArray<hr_line> ports(Fd(::dup(bpf_map__fd(to.map("ports")))), "ports");
+    SharedArray<hr_line> ports(table_of(to, "ports"), "ports");
     const Fd keys = open_pinned(pin.file("services"));
     for_each_service(keys.get(), services,
                      [&](const hr_key &key, __u32) { set_port(ports, key, true); });
@@ -110,9 +119,8 @@ void stage_larger(const PinDirectory &pin, const Tables &tables, const Capacitie
     lend_tables(pin, skeleton, Lend::fixed_size);
     skeleton.load();
     copy_tables(tables, skeleton);
-    counts->emplace_back(tables.active, Fd(::dup(bpf_map__fd(skeleton.map("active")))), "active");
-    counts->emplace_back(tables.refusals, Fd(::dup(bpf_map__fd(skeleton.map("refusals")))),
-                         "refusals");
+    counts->emplace_back(tables.active, table_of(skeleton, "active"), "active");
+    counts->emplace_back(tables.refusals, table_of(skeleton, "refusals"), "refusals");
     hr_meta meta = tables.meta[0];
     meta.max_services = wanted.services;
     meta.max_backends = wanted.backends;
@@ -157,7 +165,7 @@ void stage_current(const PinDirectory &pin, __u32 version) {
         write_element(bpf_map__fd(skeleton.map("flags")), HR_OVERFLOW_USED, &one, "flags");
     // so, too, those whose connections are in socket storage
     if (version < 4 && skeleton.map("holders") && features.mmap) { // without, none is ever held
-        SharedArray<__u64> holders(Fd(::dup(bpf_map__fd(skeleton.map("holders")))), "holders");
+        SharedArray<__u64> holders(table_of(skeleton, "holders"), "holders");
         std::fill_n(holders.draft(), holders.size(), HR_CROWDED);
     }
     std::vector<std::string> made = tables_since(version);
