@@ -138,16 +138,27 @@ void settle_pins(const Cgroup &cgroup, const Hook &hook, PinnedProgram &there) {
         there.current = aside(there.path);
 }
 
+// One program, and one pin: the other one, which may run beside it, goes.
+void finish_pins(const Cgroup &cgroup, const Hook &hook, PinnedProgram &there) {
+    settle_pins(cgroup, hook, there);
+    if (there.current == there.path) {
+        unpin(aside(there.path));
+        return;
+    }
+    if (Fd before = open_pinned(there.path))
+        take_off(cgroup, hook, before);
+    if (::rename(there.current.c_str(), there.path.c_str()))
+        raise_errno(there.path, "replace the pin", errno);
+    there.current = there.path;
+}
+
 bool replace_program(const Place &place, const Hook &hook, int program, PinnedProgram there) {
     std::optional<Cgroup> cgroup = reach(place, there);
     if (!cgroup)
         return false;
-    settle_pins(*cgroup, hook, there);
-    if (there.current != there.path && ::rename(there.current.c_str(), there.path.c_str()))
-        raise_errno(there.path, "replace the pin", errno);
+    finish_pins(*cgroup, hook, there);
     Fd old = open_pinned(there.path);
     const std::string next = aside(there.path);
-    unpin(next);
     pin_object(program, next);
     const __u32 flags = BPF_F_ALLOW_MULTI | BPF_F_REPLACE | order(place.pin);
     LIBBPF_OPTS(bpf_prog_attach_opts, opts, .flags = flags, .replace_prog_fd = old.get());
@@ -211,6 +222,12 @@ std::optional<Attachment> find_attachment(const Place &place, const Hook &hook) 
         found.cgroup_id = there->cgroup_id;
     found.in_place = cgroup && found.program_id && is_on(*cgroup, hook, found.program_id);
     return found;
+}
+
+void finish_replacement(const Place &place, const Hook &hook) {
+    if (std::optional<PinnedProgram> there = find_program(place.pin, hook))
+        if (std::optional<Cgroup> cgroup = Cgroup::by_id(there->cgroup_id, place.cgroup_mount))
+            finish_pins(*cgroup, hook, *there);
 }
 
 bool has_attachment(const PinDirectory &pin, const Hook &hook) {

@@ -60,6 +60,9 @@ void add_attachment(const Place &place, const Hook &hook, int program, const Cgr
 // removed.
 bool replace_attachment(const Place &place, const Hook &hook, int program);
 
+// What one who was killed in replace_attachment() began.
+void finish_replacement(const Place &place, const Hook &hook);
+
 // Takes our program off its hook, and the pin away. False if there was none.
 bool drop_attachment(const Place &place, const Hook &hook);
 // The same with the link at hand, if there is one.

@@ -132,6 +132,7 @@ struct Settled {
 // Nothing if the hook is as wanted already.
 std::optional<Settled> settle(const Place &place, const Hook &hook, int program,
                               const Cgroup &cgroup) {
+    finish_replacement(place, hook);
     std::optional<Attachment> there = find_attachment(place, hook);
     if (there && there->in_place && there->is_link == place.links) {
         Fd old = program_by_id(there->program_id);

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import resource
+import struct
 
 import pytest
 
@@ -18,7 +20,7 @@ from .harness.clients import TCP, V4, Seen, exchange, outcome
 from .harness.failing import failing
 
 EXCLUSIVE = 0  # no BPF_F_ALLOW_MULTI: nobody else may attach
-PROG_QUERY = 16
+OBJ_PIN, PROG_GET_FD_BY_ID, PROG_QUERY = 6, 13, 16
 """Of bpf(2)'s commands."""
 
 
@@ -55,6 +57,27 @@ def test_somebody_who_wants_a_hook_to_himself(box: Box) -> None:
         node.detach(purge=True)
         assert attached(box.cgroup) == theirs
     assert not box.pin.exists()
+
+
+@pytest.mark.parametrize("protocols", [("tcp", "udp"), ("tcp",)], ids=["the same", "another"])
+def test_one_killed_when_both_ran(box: Box, protocols: tuple[str, ...]) -> None:
+    """Below Linux 5.6 a program is replaced by two calls; who comes next makes the second."""
+    with hostreach.open(str(box.pin)) as node:
+        node.attach(cgroup=str(box.cgroup))
+        (ours,) = rawbpf.query(box.cgroup, rawbpf.HOOKS["connect4"])
+        rawbpf.attach(box.cgroup, "connect4")
+        (former,) = {*rawbpf.query(box.cgroup, rawbpf.HOOKS["connect4"])} - {ours}
+        (pin,) = box.pin.glob("programs/*/connect4")
+        pin.rename(f"{pin}_new")
+        name = ctypes.create_string_buffer(os.fsencode(pin))
+        fd = rawbpf.bpf(PROG_GET_FD_BY_ID, struct.pack("=I", former))
+        rawbpf.bpf(OBJ_PIN, struct.pack("=QII", ctypes.addressof(name), fd, 0))
+        os.close(fd)
+        node.attach(cgroup=str(box.cgroup), protocols=protocols)
+        (now,) = rawbpf.query(box.cgroup, rawbpf.HOOKS["connect4"])
+        assert (now == ours) == (protocols == ("tcp", "udp"))
+        assert [*box.pin.glob("programs/*/connect4*")] == [pin]
+        assert next(p for p in node.status().programs if p.name == "connect4").effective
 
 
 def test_who_cannot_look_leaves_the_pins(box: Box) -> None:
