@@ -112,6 +112,8 @@ class IteratorLink {
 bool Iterators::try_load(const PinDirectory &pin, bool with_end, bool with_cookie) {
     Owned loaded(nullptr, ::sockets::destroy);
     load_error_ = load(&pin, with_end, with_cookie, &loaded, &log_);
+    if (is_momentary(load_error_)) // it may well be able to, and is asked but once
+        raise_errno("BPF object", "load", load_error_);
     if (load_error_)
         return false;
     skeleton_ = loaded.release();

@@ -22,7 +22,7 @@ from .harness import Box, cli, linux, wait_until
 from .harness.agents import AgentProcess, Notified, running, text
 from .harness.bpf import attached
 from .harness.cli import one_line
-from .harness.compiled import c_library
+from .harness.compiled import c_library, preloading
 from .harness.timing import scaled
 
 LONG = os.environ.get("HOSTREACH_LONG") == "1"
@@ -149,7 +149,7 @@ def test_out_of_descriptors(box: Box) -> None:
 
 def test_out_of_tasks(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other network namespaces are entered by a thread of its own."""
-    monkeypatch.setenv("LD_PRELOAD", c_library("threadless.c"))
+    monkeypatch.setenv("LD_PRELOAD", preloading("threadless.c"))
     attach = ("attach", "--cgroup", str(box.cgroup), "--host-netns", "/proc/self/ns/net")
     one_line(cli.run(box.pin, *attach), 1, "thread: cannot start: Resource temporarily", "pids.max")
     assert not attached(box.cgroup)

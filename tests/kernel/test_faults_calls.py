@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -22,9 +24,10 @@ from hostreach.sources.file import dump
 
 from .harness import Box, kernel
 from .harness.bpf import attached
+from .harness.compiled import preloading
 from .harness.failing import Failed, Failing, failing
 from .harness.rawmap import RawMap
-from .harness.timing import SCALE
+from .harness.timing import SCALE, scaled
 
 LONG = os.environ.get("HOSTREACH_LONG") == "1"
 ERRORS = (errno.ENOMEM, errno.E2BIG, errno.EPERM, errno.EINTR, errno.EMFILE)
@@ -32,9 +35,24 @@ EMULATED = 5 if SCALE > 4 else 1
 """There each takes seconds, and what is tried is ours and hardly the kernel's."""
 KERNEL_SAYS_NO = (errno.E2BIG, errno.EPERM)
 """Answers of kernels that have no such thing: the command may then do without it."""
-OBJ_GET, LINK_UPDATE = 7, 29
+OBJ_GET, MAP_FREEZE, LINK_UPDATE = 7, 22, 29
 """Of bpf(2)'s commands."""
 SIZES = ("--max-services=16", "--max-backends=32", "--max-slots=4096")
+
+END_SOCKETS = f"""
+import ctypes, struct, sys, hostreach
+from hostreach.errors import KernelError
+
+plan = ctypes.create_string_buffer(struct.pack("@4l", 1, {errno.ENOMEM}, {MAP_FREEZE}, 0))
+with hostreach.open(sys.argv[1]) as node:
+    for _ in range(2):
+        ctypes.CDLL(None).fail_by(plan)
+        try:
+            print(node.end_sockets().method)
+        except KernelError as error:
+            print(error)
+"""
+"""While the programs are loaded that end sockets, a call fails, once."""
 
 WEB, OTHER, NEW = "10.96.0.10:80/tcp", "10.96.0.11:53/udp", "10.96.0.12:443/tcp"
 ONE, TWO, THREE = "10.0.0.2:8080", "10.0.0.3:8080", "10.0.0.4:8080"
@@ -253,3 +271,21 @@ def test_purge_that_cannot_look(plain: Box, hostreach_that_fails: Failing) -> No
     failed = hostreach_that_fails.run(*purge, at=calls - 3, error=errno.EMFILE, command=OBJ_GET)
     assert failed.status == 1, failed
     assert failed.stderr.endswith("cannot look whose it is: Too many open files\n")
+
+
+def test_a_moment_without_memory(node: hostreach.Node, box: Box) -> None:
+    """What the kernel can do is asked once, so that must not be the answer for an agent's life."""
+    kernel.need(kernel.ends_by_bpf(), "way for programs to end sockets")
+    assert node.status().cgroup
+    done = subprocess.run(
+        [sys.executable, "-c", END_SOCKETS, str(box.pin)],
+        env={**os.environ, "LD_PRELOAD": preloading("failing.c")},
+        capture_output=True,
+        text=True,
+        timeout=scaled(30),
+        check=False,
+    )
+    assert done.returncode == 0, done
+    failed, again = done.stdout.splitlines()
+    assert failed == "BPF object: cannot load: Cannot allocate memory"
+    assert again == "bpf"

@@ -66,6 +66,11 @@ def c_library(source: str) -> str:
     return str(library)
 
 
+def preloading(source: str) -> str:
+    """LD_PRELOAD with that library too, behind a sanitizer, which has to come first."""
+    return f"{os.environ.get('LD_PRELOAD', '')} {c_library(source)}".strip()
+
+
 @cache
 def go_program(source: str) -> str:
     """clients/SOURCE by go, linked statically."""

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from . import forked
 from .box import environment
-from .compiled import c_library
+from .compiled import preloading
 from .timing import scaled
 
 ALL = -1
@@ -58,8 +58,7 @@ class Failing:
 
 @contextmanager
 def failing() -> Iterator[Failing]:
-    preloaded = os.environ.get("LD_PRELOAD", "")  # a sanitizer, which has to come first
-    variables = {**environment(), "LD_PRELOAD": f"{preloaded} {c_library('failing.c')}".strip()}
+    variables = {**environment(), "LD_PRELOAD": preloading("failing.c")}
     variables["PYTHONPATH"] = str(Path(__file__).parents[2])
     process = subprocess.Popen(
         [sys.executable, "-m", "kernel.harness.failing"],
