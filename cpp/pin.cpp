@@ -35,6 +35,11 @@ bool on_bpffs(const std::string &path) {
     return ::statfs(path.c_str(), &fs) == 0 && fs.f_type == BPF_FS_MAGIC;
 }
 
+// Is it there that bpffs belongs, and is not mounted?
+bool lacks_mount(const std::string &path) {
+    return (path + "/").starts_with(std::string(kBpffs) + "/") && !on_bpffs(kBpffs);
+}
+
 std::string parent_of(const std::string &path) {
     std::size_t slash = path.find_last_of('/');
     return slash == 0 ? "/" : path.substr(0, slash);
@@ -80,9 +85,19 @@ void make_directory(const std::string &path) {
                 "no directory of a BPF file system; use a path below /sys/fs/bpf");
 }
 
-// bpffs refuses them with EPERM, even to be looked for (bpf_lookup() in kernel/bpf/inode.c).
+// As much of it as is there and can be looked at.
+std::string existing_part(const std::string &path) {
+    struct stat st;
+    std::string existing = path;
+    while (existing != "/" && ::stat(existing.c_str(), &st))
+        existing = parent_of(existing);
+    return existing;
+}
+
+// bpffs refuses them with EPERM, even to be looked for (bpf_lookup() in kernel/bpf/inode.c);
+// where it is mounted there may be some.
 void refuse_dots(const std::string &path) {
-    if (path.find('.') != std::string::npos)
+    if (path.find('.', existing_part(path).size()) != std::string::npos)
         throw Error(Kind::invalid_input, path, "a BPF file system takes no name with a dot");
 }
 
@@ -126,11 +141,8 @@ void require_ours(int directory, const std::string &path) {
 // unless bpffs itself is only not mounted.
 void require_possible(const std::string &path) {
     struct stat st;
-    std::string existing = path;
-    while (existing != "/" && ::stat(existing.c_str(), &st))
-        existing = parent_of(existing);
-    bool unmounted = path.compare(0, sizeof(kBpffs) - 1, kBpffs) == 0 && !on_bpffs(kBpffs);
-    if (!unmounted &&
+    const std::string existing = existing_part(path);
+    if (!lacks_mount(path) &&
         (!on_bpffs(existing) || ::stat(existing.c_str(), &st) || !S_ISDIR(st.st_mode)))
         refuse_place(path);
 }
@@ -153,10 +165,9 @@ void PinDirectory::create() {
     if (exists() && on_bpffs(path_))
         return;
     require_possible(path_);
-    if (!on_bpffs(kBpffs) && path_.compare(0, sizeof(kBpffs) - 1, kBpffs) == 0 &&
-        ::mount("bpf", kBpffs, "bpf", 0, "mode=0700"))
-        raise_errno(kBpffs, "mount bpffs", errno);
     refuse_dots(path_);
+    if (lacks_mount(path_) && ::mount("bpf", kBpffs, "bpf", 0, "mode=0700"))
+        raise_errno(kBpffs, "mount bpffs", errno);
     make_directory(path_);
 }
 

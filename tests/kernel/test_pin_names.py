@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import hostreach
 
-from .harness import Box, cli
+from .harness import Box, cli, linux
+from .test_cli import bpffs
 
 
 @pytest.mark.parametrize("below", ["x", "x/y", "links"])
@@ -43,3 +46,30 @@ def test_not_absolute(pin: str) -> None:
 
 def test_shown(box: Box) -> None:
     assert repr(hostreach.open(box.pin)) == f"Node('{box.pin}')"
+
+
+def test_bpffs_below_a_dot(box: Box, tmp_path: Path) -> None:
+    """It refuses dots in its own names, and has no say in those above it."""
+    where = tmp_path / "some.dir"
+    where.mkdir()
+
+    def prepare() -> None:
+        linux.private_mounts()
+        linux.mount("bpf", str(where), "bpf")
+
+    add = ("svc", "add", "10.96.0.10:80/tcp")
+    for pin in (where / "x", where / "x" / "y"):
+        assert cli.run(pin, *add, prepare=prepare).status == 0
+    for pin in (where / "x.y", where / "x.y" / "z"):
+        said = cli.run(pin, *add, prepare=prepare)
+        assert said == (2, "", f"hostreach: {pin}: a BPF file system takes no name with a dot\n")
+    assert not box.pin.exists()
+
+
+@pytest.mark.usefixtures("box")
+def test_beside_where_bpffs_belongs() -> None:
+    """Where it is not mounted, nobody mounts it for that."""
+    said = cli.run(
+        Path("/sys/fs/bpfs/x"), "svc", "add", "10.96.0.10:80/tcp", prepare=bpffs("missing")
+    )
+    cli.one_line(said, 2, "/sys/fs/bpfs/x: no directory of a BPF file system")
