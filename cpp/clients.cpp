@@ -44,8 +44,11 @@ std::vector<hr_network> parse_ranges(const std::string &text) {
         std::size_t slash = part.find('/');
         unsigned bits = 0;
         const char *end = part.data() + part.size();
-        if (slash == std::string::npos ||
-            std::from_chars(part.data() + slash + 1, end, bits).ptr != end || bits > 128)
+        auto is_number = [&] {
+            const auto [at, err] = std::from_chars(part.data() + slash + 1, end, bits);
+            return err == std::errc() && at == end;
+        };
+        if (slash == std::string::npos || !is_number() || bits > 128)
             throw Error(Kind::invalid_input, part, "no network");
         ranges.push_back(parse_network(part.substr(0, slash), bits));
     }

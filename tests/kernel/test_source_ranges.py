@@ -128,3 +128,12 @@ def test_without_cookies(node: Node, monkeypatch: pytest.MonkeyPatch, without: s
     with pytest.raises(errors.Refused, match=r"source ranges: .*5\.14"):
         node.services.add(Service.of("10.96.0.10:53/tcp", source_ranges=INSIDE))
     assert not node.services.list()
+
+
+@pytest.mark.parametrize("ranges", ["10.0.0.0/", "10.0.0.0/4294967296", "10.0.0.0/8,fd00::/x"])
+def test_what_is_no_network_lets_nobody_in(node: Node, ranges: str) -> None:
+    """By the table itself, whoever looked before: a prefix of no length is all addresses."""
+    service = node.plain.plain(Service.of("10.96.0.10:53/tcp", source_ranges=INSIDE))
+    with pytest.raises(errors.InvalidInput, match="no network"):
+        node.plain.plain_write([(*service[:-1], ranges)])
+    assert not len(node.services)
