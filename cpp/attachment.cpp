@@ -68,12 +68,12 @@ std::string directory_of(const PinDirectory &pin, __u64 cgroup_id) {
 }
 
 std::optional<PinnedProgram> find_program(const PinDirectory &pin, const Hook &hook) {
+    if (::access(programs(pin).c_str(), F_OK))
+        return std::nullopt;
     const std::unique_ptr<DIR, int (*)(DIR *)> directory(::opendir(programs(pin).c_str()),
                                                          ::closedir);
-    if (!directory && errno != ENOENT && errno != ENOTDIR)
-        raise_errno(programs(pin), "open the directory", errno);
     if (!directory)
-        return std::nullopt;
+        raise_errno(programs(pin), "open the directory", errno);
     std::optional<PinnedProgram> found;
     while (const dirent *entry = ::readdir(directory.get())) {
         if (entry->d_name[0] == '.')
