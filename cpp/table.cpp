@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The table's life, its lock and its readers; writer.cpp has what changes it.
 #include <bpf/bpf.h>
-#include <bpf/libbpf.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -231,104 +230,12 @@ void Table::refresh_node_addresses() {
 
 bool Table::is_attached() const { return has_attachments(pin_); }
 
-bool Table::exempt(__u64 cgroup_id, __u8 level) {
-    if (level >= 32)
-        throw Error(Kind::refused, "exemptions", "a cgroup deeper than 31 cannot be exempt");
-    __u32 value = level;
-    // First: one killed in between leaves a level that is looked at in vain.
-    const hr_meta &meta = tables_->meta[0];
-    tables_->meta.store(0, &hr_meta::exempt_filter, meta.exempt_filter | hr_exempt_bit(cgroup_id));
-    tables_->meta.store(0, &hr_meta::exempt_levels, meta.exempt_levels | 1U << level);
-    if (int err = add_element(tables_->exempt.get(), &cgroup_id, &value, BPF_NOEXIST)) {
-        if (err == EEXIST)
-            return false;
-        if (err == E2BIG)
-            throw Error(Kind::table_full, "exemptions", "no more cgroups fit", err);
-        raise_errno("exemptions", "add a cgroup", err);
-    }
-    return true;
-}
-
-bool Table::unexempt(__u64 cgroup_id) {
-    if (bpf_map_delete_elem(tables_->exempt.get(), &cgroup_id)) {
-        if (errno == ENOENT)
-            return false;
-        raise_errno("exemptions", "remove a cgroup", errno);
-    }
-    write_exempt_levels();
-    return true;
-}
-
-std::vector<__u64> Table::exempt() const {
-    std::vector<__u64> ids;
-    for_each_key<__u64>(tables_->exempt.get(), [&](__u64 id) { ids.push_back(id); });
-    return ids;
-}
-
-// At which depths programs have to look, and for whom.
-void Table::write_exempt_levels() {
-    __u32 levels = 0;
-    __u64 filter = 0;
-    for (__u64 id : exempt()) {
-        __u32 level;
-        if (bpf_map_lookup_elem(tables_->exempt.get(), &id, &level))
-            continue;
-        levels |= 1U << (level % 32);
-        filter |= hr_exempt_bit(id);
-    }
-    tables_->meta.store(0, &hr_meta::exempt_levels, levels);
-    tables_->meta.store(0, &hr_meta::exempt_filter, filter);
-}
-
 Used Table::used() {
     if (knows_all())
         return used_;
     Used used;
     tables_->for_each_service([&](const hr_key &, __u32 service) { used.add(view(service)); });
     return used;
-}
-
-std::vector<__u64> Table::active(const hr_key &key) {
-    std::vector<__u64> counts;
-    if (std::optional<Block> block = get(key))
-        for (__u32 id : block->ids)
-            // one below zero for a moment, where a count was taken while sockets closed
-            counts.push_back(static_cast<__u64>(
-                std::max<__s64>(static_cast<__s64>(tables_->active.load(id)), 0)));
-    return counts;
-}
-
-Traffic Table::traffic_of(__u32 service) {
-    Traffic traffic;
-    std::vector<__u64> per_cpu(libbpf_num_possible_cpus());
-    if (bpf_map_lookup_elem(tables_->translations.get(), &service, per_cpu.data()))
-        raise_errno(format_key(record(service).key), "read the counters", errno);
-    for (__u64 count : per_cpu)
-        traffic.translations += count;
-    traffic.refusals = tables_->refusals.load(service);
-    return traffic;
-}
-
-Traffic Table::traffic(const hr_key &key) {
-    std::optional<__u32> service = find(key);
-    return service ? traffic_of(*service) : Traffic();
-}
-
-Traffic Table::traffic() {
-    Traffic all;
-    tables_->for_each_service([&](const hr_key &, __u32 service) {
-        Traffic one = traffic_of(service);
-        all.translations += one.translations;
-        all.refusals += one.refusals;
-    });
-    return all;
-}
-
-std::vector<__u64> Table::events() const {
-    std::vector<__u64> events;
-    for (std::size_t i = 0; i < HR_EVENTS; i++)
-        events.push_back(tables_->events.load(i));
-    return events;
 }
 
 } // namespace hr
