@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -88,8 +88,13 @@ class Stepper:
         return self._process.stdout.readline().rstrip("\n")
 
 
-def calls_of(box: Box, action: Callable[[], None], kill: int | None = None) -> list[int | None]:
-    """The system calls that it makes, in a process of its own, once it begins to write.
+def calls_of(
+    box: Box,
+    action: Callable[[], None],
+    kill: int | None = None,
+    since: Container[int | None] | None = MKDIR,
+) -> list[int | None]:
+    """The system calls that it makes, in a process of its own, once it makes one of ``since``.
 
     ``kill``: it is killed after so many of these.
     """
@@ -108,7 +113,7 @@ def calls_of(box: Box, action: Callable[[], None], kill: int | None = None) -> l
     ):
         line.send()
         for event in stepper.steps():
-            if made or event.call in MKDIR:
+            if made or since is None or event.call in since:
                 made.append(event.call)
             if len(made) == kill:
                 os.kill(stepper.pid, signal.SIGKILL)
