@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from kube.objects import (
@@ -16,6 +17,7 @@ from kube.objects import (
 )
 
 from hostreach.errors import InvalidInput
+from hostreach.sources.kubernetes import services
 from hostreach.sources.kubernetes.services import Rules
 
 from .made import made
@@ -70,6 +72,42 @@ def test_far_too_many_ports() -> None:
         taken_service(service(ports=many))
     with pytest.raises(InvalidInput, match="100000 ports"):
         taken_slice(piece("web-1", "10.0.0.1", ports=many))
+
+
+def test_far_too_many_addresses_of_many_ports() -> None:
+    """Each port at each address is an entry, on every node; what the cluster gave goes before."""
+    ports = [port(n + 1, f"p{n}", nodePort=n + 1) for n in range(4096)]
+    external = [f"192.0.{n >> 8}.{n & 255}" for n in range(2, 3000)]
+    ingress = [{"ip": "203.0.113.1"}]
+    found, problems = made(
+        service(ports=ports, externalIPs=external, type="LoadBalancer", ingress=ingress)
+    )
+    assert problems == ["address"]
+    assert len(found) == 4 * 4096
+    assert {at for at in found if at.endswith(":1/tcp")} == {
+        *("10.96.0.10:1/tcp", "node:1/tcp", "203.0.113.1:1/tcp", "192.0.0.2:1/tcp")
+    }
+    found, problems = made(service(externalIPs=external))
+    assert (len(found), problems) == (2999, [])
+
+
+def test_far_too_many_endpoints_of_many_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes first stands, and the rest is not even worked out."""
+    monkeypatch.setattr(services, "TOGETHER_MAX", 100)
+    asked: list[object] = []
+    endpoints_of = services.endpoints_of
+
+    def counted(*arguments: Any) -> dict[str, int]:
+        asked.append(arguments[0])
+        return endpoints_of(*arguments)
+
+    monkeypatch.setattr(services, "endpoints_of", counted)
+    ports = [port(n + 1, f"p{n}") for n in range(50)]
+    one = piece("web-1", *(f"10.0.0.{n}" for n in range(1, 31)), ports=ports)
+    found, problems = made(service(ports=ports), one)
+    assert [*found] == ["10.96.0.10:1/tcp", "10.96.0.10:2/tcp", "10.96.0.10:3/tcp"]
+    assert problems == ["endpoints"]
+    assert len(asked) == 4
 
 
 def test_far_too_many_endpoints_are_cut_the_same_way_each_time() -> None:

@@ -32,6 +32,9 @@ from .sloppy import read_address, read_network
 
 PORTS_MAX = 4096
 """Of one object. Nobody needs so many, and a hostile API may send more."""
+ENTRIES_MAX = 16_384
+"""Of one Service, each port at each of its addresses: twice the ports that it may have at two
+cluster IPs. Its author alone says how many external IPs there are."""
 EXEMPT = "hostreach.io/exempt"
 """The annotation of pods that are to see no service."""
 AFFINITY_SECONDS = 10800
@@ -136,7 +139,14 @@ def take_service(service: objects.Service) -> KubeService | None:
     external = _addresses(spec.external_ips or (), "external IP", problems)
     balanced = _addresses(balancers, "load balancer address", problems)
     balancer_ips = tuple(vip for vip in balanced if family_of(vip) in families)
+    external_ips = tuple(vip for vip in external if family_of(vip) in families)
     ports, affinity = _ports(spec, problems), _affinity(spec)
+    room = max(0, ENTRIES_MAX // max(1, len(ports)) - len(vips) - 1)  # one is for node ports
+    if (count := len(balancer_ips) + len(external_ips)) > room:
+        what = f"{count} external IPs and load balancer addresses"
+        problems.append(Problem("address", f"{what} of {len(ports)} ports: {room} are used"))
+        balancer_ips = balancer_ips[:room]
+        external_ips = external_ips[: room - len(balancer_ips)]
     ranges, shut = _ranges(spec, {family_of(vip) for vip in balancer_ips}, problems)
     local = spec.type == "LoadBalancer" and spec.external_policy == "Local"
     return KubeService(
@@ -144,7 +154,7 @@ def take_service(service: objects.Service) -> KubeService | None:
         age=(service.metadata.created or "~", key, service.metadata.uid),
         ports=ports,
         cluster_ips=vips,
-        external_ips=tuple(vip for vip in external if family_of(vip) in families),
+        external_ips=external_ips,
         balancer_ips=balancer_ips,
         affinity_ms=affinity * 1000,
         internal_local=spec.internal_policy == "Local",

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address
 from typing import NamedTuple
@@ -11,12 +11,18 @@ from typing import NamedTuple
 from hostreach.models import SOURCE_RANGES_MAX
 from hostreach.plain import PlainBackend, PlainService
 from hostreach.rules import BACKENDS_MAX
-from hostreach.syntax import NODE
+from hostreach.syntax import NODE, format_frontend
 
 from .endpoints import LOCAL, READY, better, choose
 from .intake import Family, KubeService, Port, Problem, Slice, family_of
 
 OWNER = "kubernetes"
+TOGETHER_MAX = 1 << 18
+"""Backends of all entries of one Service: as many as tables have room for unless told otherwise.
+
+Endpoints count once for each port and address, so one object, which no quota tells from others,
+would fill the memory of every node.
+"""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,21 @@ def entries(
     """
     found: list[PlainService] = []
     problems: list[Problem] = []
+    together = 0
+    for entry in _each(service, slices, rules, problems):
+        together += len(entry[6])
+        if together > TOGETHER_MAX:
+            first = format_frontend(*entry[:3])
+            many = f"its entries have more than {TOGETHER_MAX} backends together"
+            problems.append(Problem("endpoints", f"{many}: {first} and what follows is left out"))
+            break
+        found.append(entry)
+    return _once(found), problems
+
+
+def _each(
+    service: KubeService, slices: Sequence[Slice], rules: Rules, problems: list[Problem]
+) -> Iterator[PlainService]:
     outside = _outside(service, rules, problems)
     families = {family_of(vip) for vip in service.cluster_ips}
     for port in service.ports:
@@ -64,15 +85,14 @@ def entries(
             inside = everyone[family]
             if service.internal_local:
                 inside = _backends(service, port, by_family[family], True, problems)
-            found.append(_entry(service, port, vip, port.port, inside))
+            yield _entry(service, port, vip, port.port, inside)
         for each in outside:
             backends = [] if each.refused else everyone[family_of(each.vip)]
             scope = (each.host_only, each.ranges)
-            found.append(_entry(service, port, each.vip, port.port, backends, *scope))
+            yield _entry(service, port, each.vip, port.port, backends, *scope)
         if port.node_port and rules.node_ports:
             both = _cut_each([everyone[family] for family in sorted(everyone)], problems)
-            found.append(_entry(service, port, NODE, port.node_port, both))
-    return _once(found), problems
+            yield _entry(service, port, NODE, port.node_port, both)
 
 
 def _entry(
