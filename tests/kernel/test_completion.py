@@ -194,3 +194,16 @@ def test_quick(box: Box, node: Node) -> None:
     assert done.stdout == f"{SERVICES[0]}\n"
     modules = {*done.stderr.split()}
     assert not modules & {"pydantic", "yaml", "rich.console", "prometheus_client", "asyncio"}
+
+
+def test_names_that_a_shell_would_run(node: Node, complete: Complete) -> None:
+    """Owners and cgroups are named as somebody likes; zsh evaluates what it is offered."""
+    mark = f"pwned-{os.getpid()}"
+    node.services.add(Service.of(SERVICES[0], owner=f"a\\$(pwd>{mark})"))
+    node.services.add(Service.of(SERVICES[1], owner="web"))
+    try:
+        found = complete("hostreach export --owner ")
+        assert not Path(mark).exists()
+        assert not [each for each in found if "pwd" in each]
+    finally:
+        Path(mark).unlink(missing_ok=True)

@@ -8,8 +8,10 @@ colons, which frontends have, and fish would run us twice.
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,7 +22,10 @@ if TYPE_CHECKING:
     from hostreach import Node
 
 MOST = 500
-"""Services that are offered: a terminal shows no more."""
+"""Names that are offered: a terminal shows no more."""
+
+_PLAIN = re.compile(r"[\w@%+=:,./\[\]-]+")
+"""What no shell reads otherwise: each puts a word into the line as it is, and zsh evaluates it."""
 
 _BASH = r"""
 _hostreach_completion() {
@@ -108,7 +113,7 @@ def frontends(context: typer.Context, incomplete: str) -> list[str]:
     found: list[str] = []
     for node in _opened(context):
         found = [row.frontend for row in node.services.rows()]
-    return [each for each in found if each.startswith(incomplete)][:MOST]
+    return _offered(found, incomplete)
 
 
 def backends(context: typer.Context, incomplete: str) -> list[str]:
@@ -117,7 +122,7 @@ def backends(context: typer.Context, incomplete: str) -> list[str]:
     for node in _opened(context):
         service = node.services.get(str(context.params.get("frontend")))
         found = [backend.address for backend in service.backends]
-    return [each for each in found if each.startswith(incomplete)][:MOST]
+    return _offered(found, incomplete)
 
 
 def owners(context: typer.Context, incomplete: str) -> list[str]:
@@ -125,7 +130,7 @@ def owners(context: typer.Context, incomplete: str) -> list[str]:
     found: set[str] = set()
     for node in _opened(context):
         found = {row.owner for row in node.services.rows()}
-    return sorted(each for each in found if each.startswith(incomplete))
+    return _offered(sorted(found), incomplete)
 
 
 def exempted(context: typer.Context, incomplete: str) -> list[str]:
@@ -133,7 +138,13 @@ def exempted(context: typer.Context, incomplete: str) -> list[str]:
     found: list[str] = []
     for node in _opened(context):
         found = node.exempt.list()
-    return [each for each in found if each.startswith(incomplete)]
+    return _offered(found, incomplete)
+
+
+def _offered(names: Iterable[str], incomplete: str) -> list[str]:
+    """Those that a shell takes as they stand: owners and cgroups may have any name."""
+    fit = (each for each in names if each.startswith(incomplete) and _PLAIN.fullmatch(each))
+    return [*islice(fit, MOST)]
 
 
 def _opened(context: typer.Context) -> Iterator[Node]:
