@@ -206,10 +206,10 @@ def kubernetes(
         },
         "agent kubernetes",
     )
+    logs.set_up(log_level, log_format)
     where = connection(kubeconfig, kube_context, api_server, api_server_name)
     # Tables may have grown since these options were chosen.
     node = open_node(context, pin, max_services, max_backends, max_slots, at_least=True)
-    logs.set_up(log_level, log_format)
     with running.alone(node.pin, Agent.source_name, ENDING, _waits_for):
         stopped = _signals()
         rules = Rules(

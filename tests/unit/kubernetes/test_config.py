@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -110,6 +111,36 @@ def test_exec_credentials(server: ApiServer, tmp_path: Path, version: str) -> No
     assert client.get(SERVICES, {})
     assert (tmp_path / "count").read_text() == ".."
     client.close()
+
+
+@pytest.mark.parametrize("named", ["config", "/config"])
+def test_a_program_beside_the_kubeconfig(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    """As kubectl has it: not one of that name where the agent was started, or in PATH."""
+    for directory, token in (("beside", "one"), ("elsewhere", "two")):
+        program = tmp_path / directory / "bin" / "login"
+        program.parent.mkdir(parents=True)
+        program.write_text(f'#!/bin/sh\necho \'{{"status": {{"token": "{token}"}}}}\'\n')
+        program.chmod(0o755)
+    section = {"apiVersion": "client.authentication.k8s.io/v1", "command": "./bin/login"}
+    path = kubeconfig(tmp_path / "beside" / "config", server.url, {"exec": section})
+    monkeypatch.setenv("PATH", f"{tmp_path}/elsewhere/bin:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path / ("beside" if named == "config" else "elsewhere"))
+    assert names(named if named == "config" else path) == ["web"]
+
+
+def test_a_kubeconfig_that_others_may_write(
+    server: ApiServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it names is run."""
+    path = kubeconfig(tmp_path / "config", server.url, {"token": "one"})
+    Path(path).chmod(0o644)
+    connection(path)
+    assert not caplog.messages
+    Path(path).chmod(0o620)
+    connection(path)
+    assert caplog.messages == [f"{path}: others may write to it, and so say what is run here"]
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,14 @@ def test_an_unknown_authority(secure: str, tmp_path: Path) -> None:
         names(kubeconfig(tmp_path / "config", secure, {"token": "one"}, **named))
 
 
+def test_a_certificate_that_is_not_checked(
+    secure: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    careless = {"insecure-skip-tls-verify": True}
+    assert names(kubeconfig(tmp_path / "config", secure, {"token": "one"}, **careless)) == ["web"]
+    assert [each for each in caplog.messages if "its certificate is not checked" in each]
+
+
 def test_a_certificate_for_another_name(secure: str, certificate: Path, tmp_path: Path) -> None:
     bundle = {"certificate-authority": str(certificate / "cert.pem")}
     with pytest.raises(ApiError, match="CERTIFICATE_VERIFY_FAILED"):

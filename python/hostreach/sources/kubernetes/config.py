@@ -8,9 +8,11 @@ v1, `proxy-url`, `tls-server-name`, and another address for the server.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import ssl
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +32,8 @@ from lightkube.core.exceptions import ConfigError
 from hostreach.errors import InvalidInput, Refused
 
 from .credentials import ExecCredentials
+
+log = logging.getLogger("hostreach.kubernetes")
 
 
 def _never() -> None:
@@ -99,13 +103,16 @@ def _from_file(
     path: str, context: str | None, api_server: str | None, server_name: str | None
 ) -> Connection:
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
+        file = Path(path).expanduser()
+        text = file.read_text(encoding="utf-8")
         raw = yaml.safe_load(text)
         config = KubeConfig.from_file(path).get(context)
         assert config is not None
         clusters = {each["name"]: each["cluster"] for each in raw["clusters"]}
         cluster = clusters[config.context.cluster]
         server_name = server_name or cluster.get("tls-server-name")
+        if file.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            log.warning("%s: others may write to it, and so say what is run here", path)
         return _made(config, api_server, cluster.get("proxy-url"), server_name)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
@@ -134,10 +141,17 @@ def _made(
     verify: Any = verify_cluster(config.cluster, user, config.abs_file)
     auth: httpx.Auth | None
     if user.exec and not (user.token or user.token_file):
+        if "/" in user.exec.command:  # as kubectl has it; nobody's working directory says what runs
+            user.exec.command = str(Path(config.abs_file(user.exec.command)).absolute())
         auth = ExecCredentials(user.exec, config.cluster, verify)
     else:
         auth = user_auth(user)
     server = _url(api_server) if api_server else config.cluster.server.rstrip("/")
+    if server.startswith("https:") and verify.verify_mode == ssl.CERT_NONE:
+        what = "whoever takes its place says where this node's connections go"
+        log.warning(
+            "%s: its certificate is not checked (insecure-skip-tls-verify): %s", server, what
+        )
 
     def renewed() -> Connection | None:
         if _digest(files) == before:
