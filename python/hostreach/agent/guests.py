@@ -14,9 +14,10 @@ from functools import partial
 from typing import Any
 
 PATIENCE = 0.1
-"""Seconds in which nobody is put out: a request comes right after its connection, if it comes.
+"""Seconds in which nobody is put out: a request comes right after its connection, if it comes, and
+an answer is taken as it is given.
 
-While all that are silent are so new, others wait in the kernel's queue, in their order.
+While all that are idle are so new, others wait in the kernel's queue, in their order.
 """
 
 
@@ -25,7 +26,7 @@ class Guests:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._silent: dict[asyncio.Task[None], float] = {}  # and when they came, in that order
+        self._idle: dict[asyncio.Task[None], float] = {}  # and since when, in that order
         self._asked: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
 
@@ -35,15 +36,15 @@ class Guests:
         Where it is waited for at several ports, each has it in turn.
         """
         async with self._turn:
-            while len(self._silent) + len(self._asked) >= self._most:
-                oldest, came = next(iter(self._silent.items()), (None, 0.0))
+            while len(self._idle) + len(self._asked) >= self._most:
+                oldest, came = next(iter(self._idle.items()), (None, 0.0))
                 left = came + PATIENCE - asyncio.get_running_loop().time()
                 if oldest is not None and left <= 0:
                     oldest.cancel()
                     await asyncio.wait([oldest])
                 else:
                     await asyncio.wait(
-                        {*self._silent, *self._asked},
+                        {*self._idle, *self._asked},
                         timeout=None if oldest is None else left,
                         return_when=asyncio.FIRST_COMPLETED,
                     )
@@ -52,18 +53,25 @@ class Guests:
         """Begin to serve one, for whom there is `room`; closed when that ends, however it does."""
         loop = asyncio.get_running_loop()
         task = loop.create_task(serve)
-        self._silent[task] = loop.time()
+        self._idle[task] = loop.time()
         task.add_done_callback(partial(self._left, client))
 
     def asked(self) -> None:
         """Whom the current task serves has said all that he has to: nobody puts him out."""
         task = asyncio.current_task()
-        if task is not None and self._silent.pop(task, None) is not None:
+        if task is not None and self._idle.pop(task, None) is not None:
             self._asked.add(task)
+
+    def answered(self) -> None:
+        """All that is left to him is to take the answer: again he makes room for who comes."""
+        task = asyncio.current_task()
+        if task is not None and task in self._asked:
+            self._asked.discard(task)
+            self._idle[task] = asyncio.get_running_loop().time()
 
     def _left(self, client: socket.socket, task: asyncio.Task[None]) -> None:
         client.close()
-        self._silent.pop(task, None)
+        self._idle.pop(task, None)
         self._asked.discard(task)
 
 

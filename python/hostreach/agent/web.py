@@ -49,8 +49,9 @@ Ask: TypeAlias = Callable[[str], Answer | Callable[[], Answer]]
 class WebServer:
     """Answers GET and HEAD; each connection has one question.
 
-    Who opens connections and says nothing keeps nobody out: see `Guests`. Other threads may call
-    all of this. What answers runs in the server's thread, unless it may take its time.
+    Who opens connections and says nothing, or takes no answer, keeps nobody out: see `Guests`.
+    Other threads may call all of this. What answers runs in the server's thread, unless it may take
+    its time.
     """
 
     def __init__(self) -> None:
@@ -133,7 +134,9 @@ class WebServer:
                 head = await self._head(client)
             self._guests.asked()
             with within(_SECONDS):
-                await self._loop.sock_sendall(client, await self._reply(head, ask))
+                reply = await self._reply(head, ask)
+                self._guests.answered()
+                await self._loop.sock_sendall(client, reply)
 
     async def _head(self, client: socket.socket) -> bytes:
         head = bytearray()

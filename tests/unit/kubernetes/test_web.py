@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
@@ -34,6 +34,9 @@ def say(port: int, text: str, host: str = "127.0.0.1") -> str:
         except ConnectionResetError:
             return "reset"
     return answer.decode()
+
+
+LITTLE = Answer(200, b"ok\n")
 
 
 def ask(path: str) -> Answer:
@@ -139,6 +142,22 @@ def test_who_does_not_take_an_answer_holds_it_for_a_while(
         client.sendall(b"GET /x HTTP/1.1\r\n\r\n")
         assert client.recv(5) == b"HTTP/"
         wait_until(lambda: not asyncio.run_coroutine_threadsafe(tasks(), web._loop).result())
+
+
+def test_who_does_not_take_an_answer_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """/metrics may be more than the kernel keeps for a client that does not read."""
+    monkeypatch.setattr("hostreach.agent.web._AT_ONCE", 6)
+    monkeypatch.setattr("hostreach.agent.web._SECONDS", 60.0)
+    web, large = WebServer(), Answer(200, bytes(20 << 20))
+    port = web.listen("a", "127.0.0.1", 0, lambda path: (lambda: large) if path == "/x" else LITTLE)
+    with ExitStack() as stack:
+        stack.callback(web.close)
+        for _ in range(6):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
+            client.sendall(b"GET /x HTTP/1.1\r\n\r\n")
+            assert client.recv(5) == b"HTTP/"
+        for _ in range(3):
+            assert say(port, "GET /healthz HTTP/1.1\r\n\r\n").endswith("ok\n")
 
 
 async def tasks() -> set[asyncio.Task[object]]:
