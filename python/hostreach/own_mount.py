@@ -28,7 +28,7 @@ def root_to_attach(cgroup: str | None) -> Iterator[str]:
     if mounted_root() or not wants_ours:
         yield find_root()
         return
-    with _locked_directory(OWN_MOUNT.rpartition("/")[0]):
+    with _locked(f"{OWN_MOUNT}.lock"):
         ours = not mounted_root()  # another may have been quicker
         if ours:
             _make_directory(OWN_MOUNT)
@@ -42,14 +42,18 @@ def root_to_attach(cgroup: str | None) -> Iterator[str]:
 
 
 @contextmanager
-def _locked_directory(path: str) -> Iterator[None]:
-    _make_directory(path)
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _locked(path: str) -> Iterator[None]:
+    """By a file that root alone can open: whoever can open it can keep it locked for ever."""
+    _make_directory(path.rpartition("/")[0])
     try:
-        flock(directory, LOCK_EX)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise _nowhere(path, error) from None
+    try:
+        flock(lock, LOCK_EX)
         yield
     finally:
-        os.close(directory)
+        os.close(lock)
 
 
 def _make_directory(path: str) -> None:
@@ -60,7 +64,9 @@ def _make_directory(path: str) -> None:
             Path(path).mkdir(parents=True, exist_ok=True)
             Path(path).chmod(0o755)  # whatever the umask
     except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise Refused(
-            f"no cgroup v2 is mounted, and nothing can be mounted here: {why}", object=path
-        ) from None
+        raise _nowhere(path, error) from None
+
+
+def _nowhere(path: str, error: OSError) -> Refused:
+    why = (error.strerror or str(error)).lower()
+    return Refused(f"no cgroup v2 is mounted, and nothing can be mounted here: {why}", object=path)

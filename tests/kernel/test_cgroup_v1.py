@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -69,6 +70,21 @@ def test_attach_mounts_for_itself(box: Box) -> None:
     box.call(detach)
     assert not attached(box.cgroup)
     assert mounts() == outside
+
+
+def test_nobody_else_can_keep_attach_waiting(box: Box) -> None:
+    """Whoever can open what it locks could."""
+
+    def on_v1() -> None:
+        mount_hierarchy(box, "")
+        Path("/run/hostreach").mkdir()
+        held = os.open("/run/hostreach", os.O_RDONLY)  # as any user can
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert cli.run(box.pin, "attach", "--json").json["cgroup"] == OWN_MOUNT
+        readable = [each for each in Path("/run/hostreach").iterdir() if each.is_file()]
+        assert [each.stat().st_mode & 0o777 for each in readable] == [0o600]
+
+    box.call(on_v1, timeout=60)
 
 
 def test_only_attach_mounts(box: Box) -> None:
