@@ -44,7 +44,8 @@ class _Json(logging.Formatter):
         }
         if record.exc_info:
             said["exception"] = self.formatException(record.exc_info)
-        return json.dumps(said, ensure_ascii=False)
+        text = json.dumps(said, ensure_ascii=False)
+        return text if text.isprintable() else json.dumps(said)  # which is ASCII
 
 
 def _when(record: logging.LogRecord) -> str:

@@ -34,7 +34,15 @@ _LEAST = 8
 
 def print_json(**values: object) -> None:
     """One object; its first key is the schema version."""
-    typer.echo(json.dumps({"schema": SCHEMA, **values}, indent=2, ensure_ascii=False))
+    typer.echo(to_json({"schema": SCHEMA, **values}, indent=2))
+
+
+def to_json(value: object, indent: int | None = None) -> str:
+    """As it is read, where all of it can be: JSON itself leaves in what begins C1's sequences."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    if text.replace("\n", "").isprintable():
+        return text
+    return json.dumps(value, indent=indent)
 
 
 def print_columns(

@@ -19,7 +19,7 @@ from hostreach.errors import InvalidInput
 
 from .completion import choices, frontends
 from .options import Pin, open_node, parsed
-from .output import SCHEMA, cut, printable, width
+from .output import SCHEMA, cut, printable, to_json, width
 
 if TYPE_CHECKING:
     from hostreach.tracing import Traced, Tracer
@@ -157,7 +157,7 @@ def _say(message: str) -> None:
 
 
 def _json_line(call: Traced) -> str:
-    return json.dumps({"schema": SCHEMA, **call.to_dict()}, ensure_ascii=False) + "\n"
+    return to_json({"schema": SCHEMA, **call.to_dict()}) + "\n"
 
 
 class _Line:
