@@ -52,7 +52,7 @@ def bpffs(pin: str, mountinfo: str = MOUNTINFO) -> Finding:
         "bpffs",
         "broken",
         f"{pin} is on none{where}",
-        f"mount -t bpf bpf {os.path.dirname(pin)}",  # noqa: PTH120 - it need not be there
+        f"mount -t bpf -o mode=0700 bpf {os.path.dirname(pin)}",  # noqa: PTH120 - it need not be there
     )
 
 

@@ -51,7 +51,9 @@ def test_bpffs(mountinfo: str, pin: str, state: str, text: str) -> None:
 def test_bpffs_not_mounted(tmp_path: Path) -> None:
     (tmp_path / "none").write_text("")
     assert checkup.bpffs("/sys/fs/bpf/x", str(tmp_path / "none")).state == "note"
-    assert checkup.bpffs("/run/x", str(tmp_path / "none")).fix == "mount -t bpf bpf /run"
+    assert (
+        checkup.bpffs("/run/x", str(tmp_path / "none")).fix == "mount -t bpf -o mode=0700 bpf /run"
+    )
 
 
 def test_nothing_attached_beside_an_agent() -> None:

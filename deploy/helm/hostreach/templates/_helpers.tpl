@@ -123,7 +123,7 @@ seLinuxOptions:
   args:
     - >-
       grep -q ' /sys/fs/bpf bpf ' /proc/1/mounts ||
-      nsenter --target 1 --mount -- mount -t bpf bpf /sys/fs/bpf
+      nsenter --target 1 --mount -- mount -t bpf -o mode=0700 bpf /sys/fs/bpf
   securityContext:
     privileged: true
     readOnlyRootFilesystem: true
