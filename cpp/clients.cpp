@@ -8,6 +8,7 @@
 #include "error.hpp"
 #include "features.hpp"
 #include "host.hpp"
+#include "local_addresses.hpp"
 #include "netns.hpp"
 
 namespace hr {
@@ -21,13 +22,7 @@ std::vector<Client> find_clients() {
     std::vector<Client> clients;
     visit_namespaces(find_inhabited_namespaces(), [&](std::uint32_t) {
         try {
-            Client client = {netns_cookie(std::nullopt), {}};
-            for (const std::string &address : local_addresses()) {
-                hr_ip ip;
-                parse_ip(address, ip.ip);
-                client.addresses.push_back(ip);
-            }
-            clients.push_back(std::move(client));
+            clients.push_back({netns_cookie(std::nullopt), some_addresses()});
         } catch (const Error &) {
             // one that cannot be asked lets nobody in, and the others go on
         }

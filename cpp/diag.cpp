@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "error.hpp"
+#include "netlink.hpp"
 
 namespace hr {
 
@@ -39,7 +40,7 @@ bool leads_to(const hr_origin &origin, const DiagSocket &socket) {
            !std::memcmp(origin.given_ip, socket.peer_ip, sizeof(socket.peer_ip));
 }
 
-SockDiag::SockDiag() : socket_(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG)) {
+SockDiag::SockDiag() : socket_(open_netlink(NETLINK_SOCK_DIAG)) {
     if (!socket_)
         raise_errno("sockets", "ask the kernel for them", errno);
 }

@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import struct
 import subprocess
+import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -137,3 +142,68 @@ def test_what_is_no_network_lets_nobody_in(node: Node, ranges: str) -> None:
     with pytest.raises(errors.InvalidInput, match="no network"):
         node.plain.plain_write([(*service[:-1], ranges)])
     assert not len(node.services)
+
+
+@LISTING
+def test_a_namespace_with_very_many_addresses(box: Box, node: Node) -> None:
+    """Any user can make one: those that the kernel tells first are looked at."""
+    vip = add(box, node, V4, TCP, "fd00:7::/64")
+    lines = [f"link add a{n} type veth peer name b{n}" for n in range(18)]
+    lines += [f"link set {end}{n} up" for n in range(18) for end in "ab"]
+    lines += [  # on one device it takes minutes to add them
+        f"addr add fd00:8::{end}:{n:x}:{i:x}/128 dev {end}{n} nodad noprefixroute"
+        for n in range(18)
+        for end in "ab"
+        for i in range(500)
+    ]
+
+    def elsewhere(test: Line) -> None:
+        linux.unshare(linux.CLONE_NEWNET)
+        subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+        for device in ("a17", "b0"):
+            last = f"ip addr add fd00:7::1/128 dev {device} nodad"
+            subprocess.run(last.split(), check=True)
+            test.ask("look")
+            test.send(outcome(exchange, V4, TCP, vip))
+
+    with box.talk(elsewhere) as client:
+        for seen in ("ECONNREFUSED", "ENETUNREACH"):  # translated, and the backend is elsewhere
+            assert client.recv() == "look"
+            node.admit()
+            assert client.ask("looked") == seen
+    assert box.call(outcome, exchange, V4, TCP, vip) == "ECONNREFUSED"
+
+
+@LISTING
+def test_a_namespace_that_answers_for_the_kernel(box: Box, node: Node) -> None:
+    """Who has rights in a namespace may send to any netlink socket there."""
+    vip = add(box, node, V4, TCP, "192.0.2.0/24")
+    failed = struct.pack("=IHHIIi16x", 36, 2, 0, 0, 0, -1)  # NLMSG_ERROR, EPERM
+
+    def elsewhere(test: Line) -> None:
+        linux.unshare(linux.CLONE_NEWNET)
+        lines = [f"addr add 192.0.2.{n}/32 dev lo" for n in range(1, 255)]
+        lines += [f"addr add fd00:8::{n:x}/128 dev lo nodad" for n in range(1000)]
+        subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+        who, done = test.ask("made"), threading.Event()
+
+        def lie() -> None:
+            with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as liar:
+                while not done.is_set():
+                    with suppress(ConnectionRefusedError, BlockingIOError):
+                        liar.sendto(failed, socket.MSG_DONTWAIT, (who, 0))
+
+        lying = threading.Thread(target=lie)
+        lying.start()
+        while test.ask(outcome(exchange, V4, TCP, vip)):
+            pass
+        done.set()
+        lying.join()
+
+    with box.talk(elsewhere) as client:
+        assert client.recv() == "made"
+        assert client.ask(os.getpid()) == "ECONNREFUSED"
+        for _ in range(20):
+            node.admit()
+            assert client.ask("looked") == "ENETUNREACH"
+        client.send("")
