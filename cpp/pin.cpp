@@ -135,6 +135,10 @@ void require_ours(int directory, const std::string &path) {
                     "the pin directory belongs to user " + std::to_string(st.st_uid) +
                         " or others may write to it; remove it, or use another --pin");
     require_safe_above(directory, path);
+    // Somebody made it by hand: who can open it can keep everybody else from its lock. On a
+    // read-only mount it stays as it is.
+    if ((st.st_mode & 0777) != 0700)
+        ::fchmod(directory, 0700);
 }
 
 // Could the directory be made? It could not where nothing above it is on bpffs,

@@ -68,6 +68,16 @@ def test_the_pin_directory(box: Box, node: Node) -> None:
     )
 
 
+def test_a_pin_directory_that_somebody_made_before(box: Box) -> None:
+    """By mkdir, so that everybody may open it; or everybody may write to it: then it is refused."""
+    box.pin.mkdir(mode=0o755)
+    assert cli.run(box.pin, "svc", "add", "10.96.0.1:80/tcp").status == 0
+    refused(box, lambda: lock(box.pin))
+    for mode in (0o770, 0o707):
+        box.pin.chmod(mode)
+        one_line(cli.run(box.pin, "status"), 1, "others may write to it")
+
+
 def test_the_lock_of_an_agent(box: Box) -> None:
     """Who could open it could keep the agent from starting."""
     with alone(str(box.pin), "file"):
