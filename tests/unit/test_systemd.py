@@ -52,6 +52,20 @@ def test_as_many_capabilities_as_the_chart_has() -> None:
     assert {f"CAP_{each}" for each in found[1].split(", ")} == {*systemd.CAPABILITIES}
 
 
+def test_the_unit_of_the_kubernetes_agent_is_as_hardened() -> None:
+    """But for what exec programs of a kubeconfig may need."""
+    path = ROOT / "deploy/systemd/hostreach-agent.service"
+    theirs = dict(re.findall(r"^(\w+)=(.*)$", path.read_text(), re.MULTILINE))
+    ours = dict(re.findall(r"^(\w+)=(.*)$", systemd.unit("agent").text, re.MULTILINE))
+    hardening = [key for key in [*ours][[*ours].index("CapabilityBoundingSet") :] if key in theirs]
+    assert len(hardening) > 20
+    where = ("ProtectHome", "PrivateTmp", "WantedBy")  # as the interpreter and the paths lie
+    left = {key: theirs[key] for key in hardening if key not in where}
+    assert left == {key: ours[key] for key in left}
+    assert (theirs["ProtectHome"], theirs["PrivateTmp"]) == ("yes", "yes")
+    assert ours.keys() - theirs.keys() == {"Documentation", "MemoryDenyWriteExecute"}
+
+
 @pytest.mark.parametrize("name", systemd.NAMES)
 def test_systemd_takes_them(tmp_path: Path, name: systemd.Name) -> None:
     if (analyze := shutil.which("systemd-analyze")) is None:
