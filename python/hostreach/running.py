@@ -174,9 +174,14 @@ def write_json(path: str, value: object) -> None:
     """Whoever reads it finds all of it, or all that was there before."""
     with suppress(OSError):
         os.makedirs(DIRECTORY, mode=0o755, exist_ok=True)  # noqa: PTH103 - as quick as can be
-        with open(f"{path}{_NEW}", "w", encoding="utf-8") as file:  # noqa: PTH123
+        with open(f"{path}{_NEW}", "w", encoding="utf-8", opener=open_ours) as file:
             json.dump(value, file)
         os.replace(f"{path}{_NEW}", path)  # noqa: PTH105
+
+
+def open_ours(path: str, flags: int) -> int:
+    """For open(): nobody else is to write there, whatever the umask, for it is believed."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o644)
 
 
 def remove(pin: str, source: str) -> None:

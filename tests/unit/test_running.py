@@ -53,6 +53,18 @@ def test_agent_that_was_killed(directory: Path) -> None:
     assert [each.alive for each in running.read(PIN)] == [False]
 
 
+def test_nobody_else_writes_them(directory: Path) -> None:
+    """Whatever the umask of who started the agent."""
+    before = os.umask(0)
+    try:
+        running.write(PIN, "file", None)
+        running.write_checks(PIN, "file", "file", CHECKS)
+    finally:
+        os.umask(before)
+    assert directory.stat().st_mode & 0o777 == 0o755
+    assert [each.stat().st_mode & 0o777 for each in directory.iterdir()] == [0o644, 0o644]
+
+
 def test_another_process_has_its_pid_by_now() -> None:
     """Its lock was given back when it was killed."""
     running.write(PIN, "file", None)

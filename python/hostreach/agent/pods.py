@@ -19,7 +19,7 @@ from pathlib import Path
 from hostreach.errors import InvalidInput
 from hostreach.exempt import Exemptions
 from hostreach.podnames import POD
-from hostreach.running import EXEMPT, path_of
+from hostreach.running import EXEMPT, open_ours, path_of
 from hostreach.sources.kubernetes.intake import ExemptPod
 
 log = logging.getLogger("hostreach.agent")
@@ -162,7 +162,8 @@ class PodExemptions:
         new = self._file.with_suffix(".new")
         try:
             self._file.parent.mkdir(mode=0o755, exist_ok=True)
-            new.write_text(json.dumps(self._ours), encoding="utf-8")
+            with open(new, "w", encoding="utf-8", opener=open_ours) as file:
+                json.dump(self._ours, file)
             new.replace(self._file)
         except OSError as error:
             log.warning("%s: %s; after a restart what is exempt stays so", self._file, error)

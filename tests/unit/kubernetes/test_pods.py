@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
 from kube.objects import pod, taken_pod
 
-from hostreach.agent.pods import pod_cgroups
+from hostreach.agent.pods import PodExemptions, pod_cgroups
 from hostreach.errors import InvalidInput
+from hostreach.exempt import Exemptions
+from hostreach.sources.kubernetes.intake import ExemptPod
+from hostreach.testing import MemoryTable
 
 UID = "0f9d3c1e-7c0b-4d5e-9a51-2f8f4f0c8a11"
 SLICE = UID.replace("-", "_")
@@ -94,3 +99,19 @@ def test_where_a_pods_cgroup_is(tmp_path: Path, path: str) -> None:
 
 def test_no_cgroups_at_all(tmp_path: Path) -> None:
     assert not [*pod_cgroups(str(tmp_path / "nowhere"))]
+
+
+def test_nobody_else_writes_which_exemptions_are_ours(tmp_path: Path) -> None:
+    """Whatever the umask: the agent takes back what stands there."""
+    cgroup = tmp_path / "kubepods" / "pod12345678"
+    cgroup.mkdir(parents=True)
+    notes = tmp_path / "run" / "exempt.json"
+    exemptions = PodExemptions(Exemptions(MemoryTable()), str(tmp_path), notes)
+    before = os.umask(0)
+    try:
+        exemptions.follow([ExemptPod("default/web", "12345678")], complete=True)
+        exemptions.look()
+    finally:
+        os.umask(before)
+    assert json.loads(notes.read_text()) == {"12345678": str(cgroup)}
+    assert notes.stat().st_mode & 0o777 == 0o644
