@@ -2,11 +2,13 @@
 #include "netns.hpp"
 
 #include <fcntl.h>
-#include <linux/magic.h>
+#include <linux/openat2.h>
 #include <linux/sched.h>
 #include <sched.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstdlib>
@@ -22,6 +24,12 @@
 namespace hr {
 
 namespace {
+
+#ifndef SYS_openat2
+#define SYS_openat2 437
+#endif
+
+constexpr int kTries = 4;
 
 // "net:[4026531840]" -> 4026531840; 0 for anything else.
 std::uint32_t inode_in(const std::string &link) {
@@ -44,14 +52,33 @@ std::string unescape(const std::string &path) {
     return plain;
 }
 
-// A path in a container's hands may lead to a device or a pipe by the time that
-// we open it: O_PATH neither waits nor has effects, and shows what it is.
-Fd open_namespace(const std::string &path, std::uint32_t inode) {
-    Fd place(::open(path.c_str(), O_PATH | O_CLOEXEC));
-    struct statfs fs;
-    struct stat about;
-    if (!place || ::fstatfs(place.get(), &fs) || fs.f_type != NSFS_MAGIC ||
-        ::fstat(place.get(), &about) || about.st_ino != inode)
+// A place to look at, which neither waits nor has effects, whatever it is. Whoever made the mounts
+// below `root` may have put a file system on the way that never answers (FUSE); but the way to what
+// is mounted is in the kernel's memory for as long as it is.
+Fd find_place(const Fd &root, const std::string &path) {
+    open_how how = {};
+    how.flags = O_PATH | O_CLOEXEC;
+    how.resolve = RESOLVE_IN_ROOT | RESOLVE_CACHED;
+    for (int tries = 0; tries < kTries; tries++) {
+        Fd place(
+            static_cast<int>(::syscall(SYS_openat2, root.get(), path.c_str(), &how, sizeof(how))));
+        if (place)
+            return place;
+        if (errno != EAGAIN) // also because something was mounted or renamed just then
+            break;
+    }
+    if (errno != ENOSYS && errno != EINVAL && errno != EPERM) // before Linux 5.6, 5.12; sandboxes
+        return Fd();
+    return Fd(::openat(root.get(), ("." + path).c_str(), O_PATH | O_CLOEXEC));
+}
+
+// It may lead to a device or a pipe by now; nor is a file system to be asked what it is.
+Fd open_namespace(const Fd &place, std::uint32_t inode) {
+    struct statx about;
+    struct stat ours;
+    if (!place || ::stat("/proc/self/ns/net", &ours) ||
+        ::statx(place.get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &about) ||
+        makedev(about.stx_dev_major, about.stx_dev_minor) != ours.st_dev || about.stx_ino != inode)
         return Fd();
     return Fd(
         ::open(("/proc/self/fd/" + std::to_string(place.get())).c_str(), O_RDONLY | O_CLOEXEC));
@@ -111,35 +138,38 @@ class Search {
     // The link names the inode: most need not be opened.
     void look_at(const std::string &path) {
         if (std::uint32_t inode = inode_in(read_link(path)); needs(inode))
-            take(inode, open_namespace(path, inode));
+            take(inode, open_namespace(Fd(::open(path.c_str(), O_PATH | O_CLOEXEC)), inode));
     }
 
     // In each mount namespace: `ip netns` and container runtimes keep them so.
     void look_at_mounts() {
         std::set<std::string> seen = {read_link("/proc/self/ns/mnt")};
         if (!done())
-            look_at_mounts_of("/proc/self/mountinfo", "");
+            look_at_mounts_of("/proc/self");
         for (const std::string &pid : pids_) {
             if (done())
                 return;
             std::string process = "/proc/" + pid;
             if (seen.insert(read_link(process + "/ns/mnt")).second)
-                look_at_mounts_of(process + "/mountinfo", process + "/root");
+                look_at_mounts_of(process);
         }
     }
 
-    void look_at_mounts_of(const std::string &mountinfo, const std::string &root) {
-        std::ifstream lines(mountinfo);
+    void look_at_mounts_of(const std::string &process) {
+        std::ifstream lines(process + "/mountinfo");
+        Fd root;
         for (std::string line; std::getline(lines, line);) {
             if (line.find(" - nsfs ") == std::string::npos)
                 continue;
             std::istringstream fields(line);
             std::string skip, link, path; // ID PARENT DEVICE ROOT MOUNTPOINT
             fields >> skip >> skip >> skip >> link >> path;
-            if (std::uint32_t inode = inode_in(link); needs(inode)) {
-                path = root + unescape(path);
-                take(inode, open_namespace(path, inode));
-            }
+            const std::uint32_t inode = inode_in(link);
+            if (!needs(inode))
+                continue;
+            if (!root)
+                root = Fd(::open((process + "/root").c_str(), O_PATH | O_CLOEXEC));
+            take(inode, open_namespace(find_place(root, unescape(path)), inode));
         }
     }
 
