@@ -20,7 +20,11 @@ std::vector<Client> Table::clients_of(const std::vector<hr_network> &ranges) con
     return found;
 }
 
-void Table::check_room_for_clients(const std::vector<ServiceSpec> &to_put) const {
+std::size_t Table::room_for_clients() const {
+    return map_info(tables_->allowed.get(), "allowed clients").max_entries;
+}
+
+std::size_t Table::clients_after(const std::vector<ServiceSpec> &to_put) const {
     std::size_t needed = 0;
     std::map<__u32, std::set<__u64>> asked; // of services that are there, by index
     for (const ServiceSpec &spec : to_put) {
@@ -31,12 +35,21 @@ void Table::check_room_for_clients(const std::vector<ServiceSpec> &to_put) const
                 asked[at->second].insert(client.netns);
     }
     if (!needed)
-        return;
+        return 0;
     for_each_key<hr_allowed_key>(tables_->allowed.get(), [&](const hr_allowed_key &key) {
         auto of = asked.find(key.service);
         needed += of == asked.end() || !of->second.contains(key.netns);
     });
-    const __u32 room = map_info(tables_->allowed.get(), "allowed clients").max_entries;
+    return needed;
+}
+
+// Where others' namespaces would have more than their half, they wait for the next look.
+void Table::check_room_for_clients(const std::vector<ServiceSpec> &to_put) {
+    const std::size_t room = room_for_clients();
+    if (clients_after(to_put) <= room / 2)
+        return;
+    std::erase_if(clients_, [](const Client &client) { return !client.is_ours; });
+    const std::size_t needed = clients_after(to_put);
     if (needed > room)
         throw Error(Kind::table_full, pin_.path(),
                     "no room: " + std::to_string(needed) +
@@ -70,15 +83,36 @@ bool Table::admits() {
 void Table::look_for_clients() { clients_ = find_clients(); }
 
 std::size_t Table::admit() {
+    bool all = true;
+    const std::size_t listed = let_in(&all);
+    if (!all)
+        throw Error(Kind::table_full, pin_.path(),
+                    "too many clients in user namespaces of their own: not all are let into "
+                    "services with source ranges",
+                    ENOSPC);
+    return listed;
+}
+
+// Those that are ours first, and others as long as half of the room is left: whoever makes many
+// keeps nobody else out.
+std::size_t Table::let_in(bool *all) {
     std::vector<std::pair<__u32, std::vector<hr_network>>> listed;
     tables_->for_each_service([&](const hr_key &, __u32 service) {
         if (observe(tables_->records[service].set) & HR_SET_LISTED)
             listed.emplace_back(service, parse_ranges(read(service).spec.ranges));
     });
+    std::ranges::stable_partition(clients_, [](const Client &client) { return client.is_ours; });
     std::vector<hr_allowed_key> wanted;
-    for (const auto &[service, ranges] : listed)
-        for (const Client &client : clients_of(ranges))
-            wanted.push_back({client.netns, service, 0});
+    const std::size_t half = room_for_clients() / 2;
+    for (const Client &client : clients_)
+        for (const auto &[service, ranges] : listed) {
+            if (!client.netns || !has_address_in(client, ranges))
+                continue;
+            if (client.is_ours || wanted.size() < half)
+                wanted.push_back({client.netns, service, 0});
+            else
+                *all = false;
+        }
     replace_set(tables_->allowed.get(), wanted, "allowed clients");
     return listed.size();
 }

@@ -20,9 +20,11 @@ bool knows_clients() {
 
 std::vector<Client> find_clients() {
     std::vector<Client> clients;
-    visit_namespaces(find_inhabited_namespaces(), [&](std::uint32_t) {
+    const Namespaces namespaces = find_inhabited_namespaces();
+    visit_namespaces(namespaces, [&](std::uint32_t inode) {
         try {
-            clients.push_back({netns_cookie(std::nullopt), some_addresses()});
+            clients.push_back(
+                {netns_cookie(std::nullopt), some_addresses(), is_ours(namespaces.at(inode))});
         } catch (const Error &) {
             // one that cannot be asked lets nobody in, and the others go on
         }

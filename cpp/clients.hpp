@@ -13,6 +13,9 @@ namespace hr {
 struct Client {
     __u64 netns; // cookie; 0 where the kernel gives none to user space (before Linux 5.14)
     std::vector<hr_ip> addresses;
+    // Whoever made it has rights here, as container runtimes do: any user may make others, and give
+    // them any address.
+    bool is_ours;
 };
 
 // Whether programs and user space both can tell network namespaces apart.

@@ -2,9 +2,11 @@
 #include "netns.hpp"
 
 #include <fcntl.h>
+#include <linux/nsfs.h>
 #include <linux/openat2.h>
 #include <linux/sched.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -198,6 +200,13 @@ Namespaces find_namespaces(std::set<std::uint32_t> wanted) {
 Namespaces find_inhabited_namespaces() { return Search(std::nullopt).inhabited(); }
 
 Namespaces find_all_namespaces() { return Search(std::nullopt).run(); }
+
+bool is_ours(const Fd &ns) {
+    Fd owner(::ioctl(ns.get(), NS_GET_USERNS));
+    struct stat theirs, ours;
+    return owner && !::fstat(owner.get(), &theirs) && !::stat("/proc/self/ns/user", &ours) &&
+           theirs.st_ino == ours.st_ino;
+}
 
 std::set<std::uint32_t> visit_namespaces(const Namespaces &namespaces,
                                          const std::function<void(std::uint32_t)> &visit) {

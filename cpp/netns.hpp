@@ -25,6 +25,9 @@ Namespaces find_all_namespaces();
 // to be in, and quickly found.
 Namespaces find_inhabited_namespaces();
 
+// Whether it was made in the user namespace that we are in.
+bool is_ours(const Fd &ns);
+
 // Calls visit(inode) on a thread that is in each of these. Returns those that
 // could not be entered. Rethrows what `visit` throws.
 std::set<std::uint32_t> visit_namespaces(const Namespaces &namespaces,

@@ -109,7 +109,7 @@ class Table {
     void look_for_clients();
     // Lets the clients that were found into services with source ranges that they
     // have an address in, and no others; those who come later need another look. How
-    // many services have ranges.
+    // many services have ranges. Raises table_full once those are let in that fit.
     std::size_t admit();
     // Whether any program is pinned.
     bool is_attached() const;
@@ -182,7 +182,10 @@ class Table {
     void write_exempt_levels();
     void retire(const Old &old, const std::vector<__u32> &kept);
     std::vector<Client> clients_of(const std::vector<hr_network> &ranges) const;
-    void check_room_for_clients(const std::vector<ServiceSpec> &put) const;
+    std::size_t room_for_clients() const;
+    std::size_t clients_after(const std::vector<ServiceSpec> &put) const;
+    void check_room_for_clients(const std::vector<ServiceSpec> &put);
+    std::size_t let_in(bool *all);
     void keep_clients(__u32 service, const std::vector<Client> &clients);
     void note_ends();
     __s64 open_at(__u32 id); // connections; may be below zero for a moment

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import struct
 import subprocess
 import threading
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -207,3 +209,49 @@ def test_a_namespace_that_answers_for_the_kernel(box: Box, node: Node) -> None:
             node.admit()
             assert client.ask("looked") == "ENETUNREACH"
         client.send("")
+
+
+@LISTING
+def test_very_many_namespaces_that_a_user_made(box: Box, node: Node, tmp_path: Path) -> None:
+    """He gives them any address; those that are root's are let in all the same."""
+    many = [f"10.96.1.1:{port}/tcp" for port in range(1, 221)]
+    node.services.apply([Service.of(each, source_ranges="192.0.2.0/24") for each in many])
+    (tmp_path / "kept").mkdir()
+
+    def made(test: Line) -> None:
+        linux.private_mounts()
+        for n in range(155):
+            kept = tmp_path / "kept" / str(n)
+            kept.touch()
+            pid = os.fork()
+            if not pid:
+                linux.unshare(linux.CLONE_NEWUSER | linux.CLONE_NEWNET)
+                Path("/proc/self/uid_map").write_text("0 0 1")
+                add_address()
+                os.kill(os.getpid(), signal.SIGSTOP)
+                os._exit(0)
+            os.waitpid(pid, os.WUNTRACED)
+            linux.mount(f"/proc/{pid}/ns/net", str(kept), flags=linux.MS_BIND)
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        test.ask("made")
+
+    def later(test: Line) -> None:
+        linux.unshare(linux.CLONE_NEWNET)
+        add_address()
+        test.ask("there")
+        test.send(outcome(exchange, V4, TCP, ("10.96.2.1", 80)))
+
+    def add_address() -> None:
+        for command in ("ip link set lo up", "ip address add 192.0.2.7/32 dev lo"):
+            subprocess.run(command.split(), check=True)
+
+    with box.talk(made, timeout=120) as crowd, box.talk(later) as client:
+        assert client.recv() == "there"
+        assert crowd.recv() == "made"
+        with pytest.raises(errors.TableFull, match="user namespaces of their own"):
+            node.admit()
+        last = Service.of("10.96.2.1:80/tcp", "10.0.0.2:80", source_ranges="192.0.2.0/24")
+        node.services.add(last)
+        assert client.ask("added") == "ENETUNREACH"  # translated, and the backend is elsewhere
+        crowd.send("done")
