@@ -211,7 +211,7 @@ void Table::mend() {
     raise_ends_due(tables_->meta[0].generation + 1); // the batch's own may be there already
     if (admits()) { // some may be let in that the published ranges leave out
         look_for_clients();
-        bool all;
+        bool all = true;
         let_in(&all);
     }
 }

@@ -95,3 +95,14 @@ def test_a_narrow_terminal(
         ["10.96.0.1:80/tcp  shop/fr…  -", "10.96.0.2:80/tcp  web       12"],
         ["10.96.0.1:80/tcp  shop/fr…  -", "10.96.0.2:80/tcp  web       12"],
     ]
+
+
+def test_as_many_descriptors_as_there_may_be() -> None:
+    """Each network namespace that is looked at takes one, and any user can make some."""
+    code = (
+        "import resource; from hostreach.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (200, 300))\n"
+        "main(['--version']); print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "300 300"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -150,6 +151,7 @@ def _flushed(stream: TextIO) -> bool:
 
 
 def _run(argv: list[str]) -> int:
+    _take_descriptors()
     gc.set_threshold(50_000)  # what commands load stays, and most end before anything is garbage
     # What runs as root loads nothing that it does not know of; and to look for it takes a while.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -180,6 +182,13 @@ def _run(argv: list[str]) -> int:
     except TyperException as error:
         return _fail(_usage(error), 2)
     return 0
+
+
+def _take_descriptors() -> None:
+    """As many as there may be: 1,024, as systemd gives, are fewer than users make namespaces."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _is_text(word: str) -> bool:
