@@ -35,11 +35,16 @@ struct hr_socket {
  */
 static inline int hr_is_due(const struct hr_backend *backend, const struct hr_origin *origin)
 {
-	/* the incarnation is the last to change */
-	if (backend->reset_before == origin->incarnation)
+	const volatile struct hr_backend *now = backend;
+	int ends = now->reset && (now->service == HR_NO_SERVICE || now->state == HR_DOWN);
+
+	/*
+	 * A writer who gives the id away says first what becomes of these sockets, then changes the
+	 * incarnation, then all else: read the other way round.
+	 */
+	if (ends && now->incarnation == origin->incarnation)
 		return 1;
-	return backend->incarnation == origin->incarnation && backend->reset &&
-	       (backend->service == HR_NO_SERVICE || backend->state == HR_DOWN);
+	return now->reset_before == origin->incarnation;
 }
 
 #endif /* HR_SOCKETS_H */

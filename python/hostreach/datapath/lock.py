@@ -247,20 +247,17 @@ class LockedTable:
         with self.thread:
             self._core.close()
 
-    def forget_batch(self) -> None:
-        """Begin anew, in the child of a fork: a batch that was under way is the parent's."""
-        ours = self.thread.acquire(blocking=False)
-        if ours:
+    def forget_threads(self) -> None:
+        """Begin anew, in the child of a fork, if another thread was at work: it is not here."""
+        if self.thread.acquire(blocking=False):
             self.thread.release()
-            if not self.depth:
-                return
+            return
         self._core.abandon()
         self._core = _core.Table(self._pin, LOCK_SLICE_MS, self._cgroup_mount)
-        if not ours:  # the thread is not here
-            self.thread = threading.RLock()
-            self.depth = 0
-            self._exclusive = False
-            self.last_ended = None
+        self.thread = threading.RLock()
+        self.depth = 0
+        self._exclusive = False
+        self.last_ended = None
 
 
 _tables: WeakSet[LockedTable] = WeakSet()
@@ -268,7 +265,7 @@ _tables: WeakSet[LockedTable] = WeakSet()
 
 def _after_fork() -> None:
     for table in _tables:
-        table.forget_batch()
+        table.forget_threads()
 
 
 os.register_at_fork(after_in_child=_after_fork)
