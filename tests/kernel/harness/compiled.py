@@ -20,7 +20,7 @@ import pytest
 from .box import environment
 
 SOURCES = Path(__file__).parent.parent / "clients"
-LIBRARIES = ("clock.c", "failing.c")  # without a main()
+LIBRARIES = ("clock.c", "failing.c", "threadless.c")  # without a main()
 
 
 def need(program: str) -> str:
