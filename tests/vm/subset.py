@@ -68,7 +68,7 @@ LEFT_OUT = tuple(
         *("agent_life", "agent_metrics", "agent_pods", "checks"),
         *("completion", "systemd", "for_life"),  # shells, units, an end by a signal
         *("compilers", "harness"),  # what builds the programs, and the tests' own tools
-        *("intermediate", "soak"),  # a writer instruction by instruction; an hour
+        *("intermediate", "killed", "soak"),  # instruction by instruction, call by call; an hour
     )
 )
 """Of the long form: processes that wait for one another or are stepped through, which emulation
