@@ -25,6 +25,7 @@ class Trouble:
     Attributes:
         answers: instead of the next requests' answers: a status, and headers.
         gone_in_event: an expired version is told by an ERROR event within a 200.
+        stream_error: streamed lists end so, by an ERROR event with this status.
         silent: watches are accepted, and then nothing is ever said.
         twice: each event is sent again, and an older one after it.
         dribble: bytes at a time, with a pause.
@@ -36,6 +37,7 @@ class Trouble:
 
     answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     gone_in_event: bool = False
+    stream_error: int | None = None
     silent: bool = False
     twice: bool = False
     dribble: bool = False

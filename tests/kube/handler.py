@@ -173,6 +173,8 @@ class Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):
             if gone:
                 self._event("ERROR", GONE)
+            elif streamed and (code := api.trouble.stream_error):
+                self._event("ERROR", b'{"kind":"Status","code":%d}' % code)
             else:
                 if streamed:
                     for value in initial:

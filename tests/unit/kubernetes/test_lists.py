@@ -128,6 +128,18 @@ def test_a_server_that_is_upgraded_streams_its_lists(
     assert not lists(server)
 
 
+@pytest.mark.parametrize("code", [500, 504])
+def test_a_server_that_cannot_end_a_streamed_list(server: ApiServer, code: int) -> None:
+    """As by an etcd that does not tell how far it is: asked again, it would say so for ever."""
+    server.streamed_lists = True
+    server.trouble.stream_error = code
+    following = Follower(server)
+    following.shows({"10.96.0.10": "10.0.0.1:8080"})
+    assert lists(server) == [{"limit": "500"}]
+    assert following.restarts() == {"server": 1}
+    following.source.close(5)
+
+
 def test_bookmarks_do_not_go_back(server: ApiServer, follower: Follower) -> None:
     """As from a server that lags: what follows the older one was told already."""
     watcher = follower.source.watchers["Service"]

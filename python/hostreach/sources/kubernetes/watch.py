@@ -30,6 +30,7 @@ PAGE = 500
 WHOLE_MAX = 32 << 20
 """Bytes of a list in one answer; larger ones are read page by page, to hold no more at a time."""
 GONE = 410
+BUSY = 429
 # Made while there is one thread: msgspec describes a type to itself when it first meets it, and a
 # second thread that meets it meanwhile takes half a description for a whole one, and crashes.
 _page = msgspec.json.Decoder(objects.Page)
@@ -276,6 +277,9 @@ class Watcher:
         code = status.code or 0
         if code == GONE or status.reason in ("Expired", "Gone"):
             raise _Again
+        if self._version is None and code != BUSY:
+            # As where etcd is too old to tell how far it is: it would say so for ever.
+            self._abilities.lacks_streams()
         raise ApiError(code, f"{code} {status.message or status.reason or ''}".strip())
 
     def _bookmark(self, line: bytes) -> None:
@@ -351,7 +355,7 @@ class Watcher:
             self._abilities.answered()
         else:
             self._abilities.failed()
-        known = {GONE: "expired", 401: "unauthorized", 403: "forbidden", 429: "throttled"}
+        known = {GONE: "expired", 401: "unauthorized", 403: "forbidden", BUSY: "throttled"}
         self._restarted(known.get(error.code) or ("server" if error.code >= 500 else "connection"))
         self._forgive()
         delay = self._backoff.take(error.retry_after)
