@@ -112,8 +112,11 @@ class Handler(BaseHTTPRequestHandler):
         wanted = _selected(query)
         begin, _, version = query.get("continue", "").partition("@")
         asked = query.get("resourceVersion", "")
-        if (begin and asked) or ("resourceVersionMatch" in query and not asked):
-            self._refuse(400, {}, "resourceVersion is not to be given with this")
+        if begin and asked:
+            self._refuse(400, {}, "specifying resource version is not allowed when using continue")
+            return
+        if "resourceVersionMatch" in query and not asked:
+            self._refuse(422, {}, "resourceVersionMatch is forbidden unless resourceVersion is set")
             return
         cached = asked == "0" or (asked and "limit" not in query)
         if cached and api.trouble.whole_lists:
@@ -127,7 +130,8 @@ class Handler(BaseHTTPRequestHandler):
             if cached and api.cache:
                 objects, current = api.cache
             if cached and int(asked) > current and not api.trouble.any_version:
-                self._refuse(504, {}, f"Too large resource version: {asked}, current: {current}")
+                message = f"Too large resource version: {asked}, current: {current}"
+                self._refuse(504, {"Retry-After": "1"}, message)
                 return
             items = sorted(
                 (key, value)
@@ -139,7 +143,7 @@ class Handler(BaseHTTPRequestHandler):
         meta = {"resourceVersion": version}
         if len(items) > limit:
             meta["continue"] = f"{items[limit - 1][0]}@{version}"
-        found = [value for _, value in items[:limit]]
+        found = [_without_kind(value) for _, value in items[:limit]]
         body: Json = {"kind": f"{kind}List", "apiVersion": "v1", "metadata": meta, "items": found}
         body |= api.trouble.lists
         self._send(200, {key: value for key, value in body.items() if value is not None}, {})
@@ -158,7 +162,9 @@ class Handler(BaseHTTPRequestHandler):
             epoch = api.epoch
             version = int(query.get("resourceVersion") or api.version)
             initial = [
-                value for (of, _), value in api.objects.items() if of == kind and wanted(value)
+                value
+                for (of, _), value in sorted(api.objects.items(), key=lambda item: item[0])
+                if of == kind and wanted(value)
             ]
             gone = version < api.oldest
             if streamed:
@@ -183,6 +189,7 @@ class Handler(BaseHTTPRequestHandler):
                 self._follow(kind, wanted, version, epoch, deadline)
             if api.epoch == epoch:
                 self.wfile.write(b"0\r\n\r\n")
+                return
         self.close_connection = True
 
     def _follow(
@@ -194,11 +201,11 @@ class Handler(BaseHTTPRequestHandler):
         deadline: float,
     ) -> None:
         api = self.api
-        marked = time.monotonic()
+        asked, marked = version, time.monotonic()
         while True:
             with api.changed:
                 silent = api.trouble.silent  # what is not said now is said later, or to the next
-                if api.epoch == epoch and (silent or api.version == version):
+                if api.epoch == epoch and (silent or api.version <= version):
                     api.changed.wait(min(api.bookmarks, 0.5))
                 ended = api.epoch != epoch
                 if not silent:
@@ -214,7 +221,7 @@ class Handler(BaseHTTPRequestHandler):
                 return
             for _, event, _, line, before in news:
                 self._change(event, line, before, wanted)
-            if time.monotonic() - marked > api.bookmarks:
+            if version > asked and time.monotonic() - marked > api.bookmarks:
                 marked = time.monotonic()
                 self._bookmark(kind, version)
 
@@ -226,6 +233,10 @@ class Handler(BaseHTTPRequestHandler):
         was = bool(before) and wanted(before)
         if not now and not was:
             return
+        if event != "DELETED" and not now:  # as it was, by the version of what it became
+            version = json.loads(line)["metadata"]["resourceVersion"]
+            gone = {**before, "metadata": {**before["metadata"], "resourceVersion": version}}
+            line = json.dumps(gone).encode()
         self._event(("MODIFIED" if was else "ADDED") if now else "DELETED", line)
         if self.api.trouble.twice:
             self._event("MODIFIED" if now else "DELETED", line)
@@ -240,6 +251,7 @@ class Handler(BaseHTTPRequestHandler):
         if kind == "Service":  # Go writes out what is empty
             mark |= {"spec": {}, "status": {"loadBalancer": {}}}
         elif kind == "EndpointSlice":
+            mark["apiVersion"] = "discovery.k8s.io/v1"
             mark |= {"addressType": "", "endpoints": None, "ports": None}
         self._event("BOOKMARK", json.dumps(mark).encode())
 
@@ -267,6 +279,11 @@ def _after(log: list[tuple[int, str, str, bytes, Json]], version: int) -> list[A
     while at and log[at - 1][0] > version:
         at -= 1
     return log[at:]
+
+
+def _without_kind(value: Json) -> Json:
+    """As in a list, whose own kind says it."""
+    return {key: each for key, each in value.items() if key not in ("kind", "apiVersion")}
 
 
 def _selected(query: dict[str, str]) -> Callable[[Json], bool]:
