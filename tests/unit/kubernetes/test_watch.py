@@ -138,18 +138,25 @@ def test_a_server_that_is_away_for_a_while(server: ApiServer, follower: Follower
     assert not follower.removed
 
 
-def test_a_half_open_connection(server: ApiServer, follow: Follow) -> None:
-    """Nothing is heard, no bookmark either: it is given up, and made anew."""
+def test_a_half_open_connection(
+    server: ApiServer, follow: Follow, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is heard, no bookmark either: it is given up, and made anew.
+
+    That may as well be a server that has nothing to say, so nobody is told.
+    """
     following = follow(idle=2.0)
     following.shows({"10.96.0.10": "10.0.0.1:8080"})
     server.trouble.silent = True
     server.put(piece("web-1", "10.0.0.2"))
     asked = len(server.requests)
-    following.until(lambda: following.restarts("EndpointSlice").get("connection"))
+    following.until(lambda: following.restarts("EndpointSlice").get("ended"))
     following.until(lambda: any("slices" in each for each in server.requests[asked:]))
     time.sleep(0.1)
     server.trouble.silent = False
     following.shows({"10.96.0.10": "10.0.0.2:8080"})
+    assert not following.counted("connection")
+    assert not [each for each in caplog.records if each.levelname == "WARNING"]
 
 
 def test_slow_events(server: ApiServer, follower: Follower) -> None:

@@ -46,6 +46,10 @@ class ApiError(Exception):
         self.retry_after = retry_after
 
 
+class Silent(ApiError):
+    """Nothing came for longer than may be."""
+
+
 class TooLarge(Exception):
     """A response is larger than it may be; ``head`` is how it begins."""
 
@@ -63,8 +67,8 @@ class TooLong(NamedTuple):
 class ApiClient:
     """For several threads, each with a connection of its own.
 
-    ``idle`` is how many seconds of silence there may be within a response; a watch hears a bookmark
-    each minute.
+    ``idle`` is how many seconds of silence there may be within a response. Most watches hear a
+    bookmark each minute.
     """
 
     def __init__(self, connection: Connection, idle: float = 120.0) -> None:
@@ -135,6 +139,8 @@ class ApiClient:
                     yield response
                 finally:
                     self._open_sockets.discard(sock)
+        except httpx.ReadTimeout:
+            raise Silent(0, "it fell silent") from None
         except httpx.HTTPError as error:
             raise ApiError(0, _why(error)) from None
         except (HostreachError, ConfigError) as error:  # of a credential's program or file
@@ -193,6 +199,4 @@ def _error(response: httpx.Response) -> ApiError:
 
 
 def _why(error: httpx.HTTPError) -> str:
-    if isinstance(error, httpx.ReadTimeout):
-        return "it fell silent"
     return str(error).strip() or type(error).__name__

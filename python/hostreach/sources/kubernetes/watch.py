@@ -18,7 +18,7 @@ import msgspec
 
 from . import objects
 from .abilities import Abilities
-from .client import ApiClient, ApiError, TooLarge, TooLong
+from .client import ApiClient, ApiError, Silent, TooLarge, TooLong
 from .heads import page_of
 from .news import Listed, Listing, News
 from .patience import Backoff, Patience
@@ -117,7 +117,13 @@ class Watcher:
                 if not self._abilities.streams:
                     self._list()
                     return 0.0
-            self._watch()
+            try:
+                self._watch()
+            except Silent:
+                # No failure, once it was connected: there is nothing to say while nothing of this
+                # kind changes, and etcd may tell the server but every ten minutes how far it is.
+                if not self.state.connected:
+                    raise
             self._restarted("ended")
             self._forgive()
             lasted = time.monotonic() - began
