@@ -116,6 +116,12 @@ class ApiServer:
             self.log.clear()
             self.oldest = self.version
 
+    def go_back(self) -> None:
+        """As where etcd was restored: versions are smaller than they were."""
+        with self.changed:
+            self.log.clear()
+            self.oldest = self.version = 100
+
     def lag(self) -> None:
         """From now on what is served from the cache is as it is now, until `catch_up`."""
         with self.changed:

@@ -159,6 +159,41 @@ def test_a_half_open_connection(
     assert not [each for each in caplog.records if each.levelname == "WARNING"]
 
 
+def test_a_server_whose_versions_go_back(server: ApiServer, follow: Follow) -> None:
+    """It says nothing to a watch from a version that is yet to come, and then too little."""
+    following = follow(idle=0.5, patience=Patience(first=0.02, longest=0.2, settled=0.1))
+    following.shows({"10.96.0.10": "10.0.0.1:8080"})
+    server.stop()
+    server.delete(service())
+    server.put(service("api", "10.96.0.11"))
+    server.go_back()
+    server.start()
+    following.shows({"10.96.0.11": ""})
+    server.put(service("new", "10.96.0.12"))
+    following.shows({"10.96.0.11": "", "10.96.0.12": ""})
+
+
+def test_a_quiet_server_is_asked_for_little(server: ApiServer, follow: Follow) -> None:
+    following = follow(idle=0.3, patience=Patience(first=0.02, longest=0.2, settled=0.1))
+    following.shows({"10.96.0.10": "10.0.0.1:8080"})
+    server.requests.clear()
+    following.until(lambda: following.restarts().get("ended", 0) >= 3)
+    asked = [each for each in server.requests if "watch" not in each and "/services" in each]
+    assert asked
+    assert all("limit=1&" in f"{each}&" for each in asked)
+    assert not following.removed
+
+
+def test_a_quiet_server_that_does_not_say_how_far_it_is(server: ApiServer, follow: Follow) -> None:
+    """As while etcd is away: it is watched all the same."""
+    following = follow(idle=0.3, patience=Patience(first=0.02, longest=0.2, settled=0.1))
+    following.shows({"10.96.0.10": "10.0.0.1:8080"})
+    server.trouble.lists = {"kind": "Status"}
+    following.until(lambda: following.restarts().get("ended", 0) >= 3)
+    server.put(service("api", "10.96.0.11"))
+    following.shows({"10.96.0.10": "10.0.0.1:8080", "10.96.0.11": ""})
+
+
 def test_slow_events(server: ApiServer, follower: Follower) -> None:
     server.trouble.dribble = True
     server.put(piece("web-1", *(f"10.0.1.{n}" for n in range(1, 100))))

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
@@ -88,6 +89,7 @@ class Watcher:
         self._abilities = Abilities()
         self._params = {**resource.params, **resource.spares}
         self._relist = False
+        self._mute = False
         self._event = msgspec.json.Decoder(objects.Event[resource.type])  # type: ignore[name-defined]
         self._objects = Teller(resource, tell)
 
@@ -112,6 +114,8 @@ class Watcher:
         """One list or watch to its end; the seconds to wait then."""
         began = time.monotonic()
         try:
+            if self._version is not None and self._mute and self._has_settled():
+                self._check_place(self._version)
             if self._version is None:
                 self._abilities.renew()
                 if not self._abilities.streams:
@@ -146,14 +150,32 @@ class Watcher:
         Not at its first word: a stream that breaks after each would be asked for again and again,
         and so would lists, of which each costs the server much.
         """
-        lasted = time.monotonic() - self._connected_at
-        if self.state.connected and lasted >= self._patience.settled:
+        if self.state.connected and self._has_settled():
             self._backoff.reset()
+
+    def _has_settled(self) -> bool:
+        return time.monotonic() - self._connected_at >= self._patience.settled
 
     def _lose_place(self) -> None:
         """There is nowhere to watch from: a list is needed, but none from before what we know."""
         self._known = self._version or self._known
         self._version = None
+
+    def _check_place(self, version: str) -> None:
+        """A watch that ended without a word may be from a version that is yet to come.
+
+        Versions go back where etcd was restored. Such a watch hears nothing until they have caught
+        up, and then not what had been lost, or was changed meanwhile. Where nobody can tell, as
+        while etcd is away, the watch is better than nothing: it hears what comes first.
+        """
+        params = {**self._params, "limit": "1", "timeout": "5s"}
+        with suppress(ApiError, TooLarge):
+            now = self._page_of(self._client.get(self._resource.path, params)).metadata
+            if is_older(now.resource_version, version):
+                text = "%s: the server is at version %s, before %s; reading all anew"
+                log.warning(text, self._resource.path, now.resource_version, version)
+                self._lose_place()
+                self._known = ""
 
     # --- what the server says --------------------------------------------------------------------
 
@@ -248,10 +270,13 @@ class Watcher:
             params |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
             self._tell(Listing(self._resource.kind))
         params["resourceVersion"] = self._version or ""
+        self._mute = False
         with self._client.lines(self._resource.path, params) as lines:
             if not initial:
                 self._connected()
+                self._mute = True
             for line in lines:
+                self._mute = False
                 if isinstance(line, TooLong):
                     self._objects.too_large(line.head)
                 elif line:
