@@ -6,12 +6,15 @@ The log tells which of the two each test ran on.
 
 from __future__ import annotations
 
+import json
 import logging
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+import httpx2 as httpx
 import pytest
 from kube.apiserver import ApiServer
 from kube.objects import Json, piece, port, service
@@ -22,7 +25,7 @@ from hostreach.sources.kubernetes.client import ApiClient
 from hostreach.sources.kubernetes.config import connection
 from hostreach.sources.kubernetes.patience import Patience
 from hostreach.sources.kubernetes.services import Rules
-from hostreach.sources.kubernetes.source import KubernetesSource
+from hostreach.sources.kubernetes.source import SERVICES, KubernetesSource
 
 log = logging.getLogger("hostreach.tests")
 SECONDS = 30.0
@@ -35,6 +38,10 @@ NODE: Json = {
     "metadata": {"name": "node-a", "labels": {"topology.kubernetes.io/zone": "zone-a"}},
     "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]},
 }
+
+
+NEWER = {"resourceVersionMatch": "NotOlderThan"}
+FUTURE = {"resourceVersion": "999999"}
 
 
 class Server(Protocol):
@@ -65,6 +72,14 @@ class ApiContract:
             f" clusters: [{{name: c, cluster: {{server: '{server.url}'{trust}}}}}]}}\n"
         )
         return path
+
+    @pytest.fixture
+    def http(self, server: Server) -> Iterator[httpx.Client]:
+        trust = server.certificate if isinstance(server, RealApiServer) else None
+        verify = ssl.create_default_context(cafile=trust)
+        signed = {"Authorization": f"Bearer {TOKEN}"}
+        with httpx.Client(base_url=server.url, verify=verify, headers=signed) as made:
+            yield made
 
     @pytest.fixture
     def follower(self, server: Server, kubeconfig: Path) -> Iterator[Follower]:
@@ -104,6 +119,62 @@ class ApiContract:
         server.put(piece("web-1", "10.0.0.2"))
         follower.shows({"default/web": "10.0.0.2:8080"})
         assert not follower.removed
+
+    @pytest.mark.parametrize(
+        ("path", "params", "code"),
+        [
+            (SERVICES, {"limit": "1", "continue": "x", "resourceVersion": "1"}, 400),
+            (SERVICES, NEWER, 422),
+            (SERVICES, NEWER | FUTURE, 504),
+            ("/api/v1/nodes/nobody", {}, 404),
+            ("/api/v1/nothings", {}, 404),
+        ],
+        ids=str,
+    )
+    def test_what_is_refused(
+        self, http: httpx.Client, path: str, params: dict[str, str], code: int
+    ) -> None:
+        answer = http.get(path, params=params)
+        assert answer.status_code == code, answer.text
+
+    def test_the_items_of_a_list_do_not_say_their_kind(
+        self, server: Server, http: httpx.Client
+    ) -> None:
+        server.put(service())
+        found = http.get(SERVICES).json()
+        assert (found["kind"], found["apiVersion"]) == ("ServiceList", "v1")
+        assert not [each for each in found["items"] if each.keys() & {"kind", "apiVersion"}]
+
+    def test_nothing_is_said_of_a_version_that_is_yet_to_come(
+        self, server: Server, http: httpx.Client
+    ) -> None:
+        """Not even by bookmarks: `Watcher` relies on it, to notice that versions have gone back."""
+        server.put(service())
+        params = {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": "1", **FUTURE}
+        answer = http.get(SERVICES, params=params)
+        assert (answer.status_code, answer.text) == (200, "")
+
+    def test_a_streamed_list(self, server: Server, http: httpx.Client) -> None:
+        server.put(service("web"), service("api", "10.96.0.11"))
+        params = {
+            **NEWER,
+            "watch": "1",
+            "sendInitialEvents": "true",
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": "1",
+            "resourceVersion": "",
+        }
+        answer = http.get(SERVICES, params=params)
+        if answer.status_code == 422:
+            pytest.skip("it has no WatchList")
+        *events, end = (json.loads(line) for line in answer.iter_lines())
+        named = [(each["type"], each["object"]["metadata"]["name"]) for each in events]
+        ours = [each for each in named if f"default/{each[1]}" != OWN]
+        assert ours == [("ADDED", "api"), ("ADDED", "web")]
+        assert end["type"] == "BOOKMARK"
+        meta = end["object"]["metadata"]
+        assert meta["annotations"] == {"k8s.io/initial-events-end": "true"}
+        assert int(meta["resourceVersion"]) > 0
 
 
 class TestOurs(ApiContract):
