@@ -27,7 +27,6 @@ static __always_inline bool same_ip(const __u32 *a, const __u32 *b)
 #define LIES_WHOLE(type, member) _Static_assert(__builtin_offsetof(type, member) % 8 == 0, #member)
 
 typedef __u64 __attribute__((may_alias)) half;
-typedef __u32 __attribute__((may_alias)) word;
 
 static __always_inline bool same_whole(const __u32 *a, const __u32 *b)
 {
@@ -75,21 +74,6 @@ static __always_inline bool is_v4(const __u32 *ip)
 	return ip[2] == V4_MAPPED && !ip[1] && !ip[0];
 }
 
-/*
- * The same as a number, 0 for IPv4, by arithmetic alone and from memory: a verifier walks all that
- * follows once more for each branch, and for each value that it knows from a branch of before. The
- * compiler must not know what it is, or it would make one.
- */
-static __always_inline __u32 family_of(const __u32 *ip)
-{
-	__u64 high = *(const volatile half *)ip;
-	__u64 other = (__u32)(high | high >> 32) | (*(const volatile __u32 *)&ip[2] ^ V4_MAPPED);
-
-	other = -other;
-	asm volatile("" : "+r"(other));
-	return other >> 63;
-}
-
 /* 127.0.0.0/8, or ::1 */
 static __always_inline bool is_loopback(const __u32 *ip)
 {
@@ -104,16 +88,6 @@ static __always_inline bool is_loopback(const __u32 *ip)
 static __always_inline __u8 service_protocol(__u32 protocol)
 {
 	return protocol == IPPROTO_UDPLITE ? IPPROTO_UDP : protocol;
-}
-
-/* Two words as they lie one after the other in memory. */
-static __always_inline __u64 join(__u32 first, __u32 second)
-{
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-	return first | (__u64)second << 32;
-#else
-	return (__u64)first << 32 | second;
-#endif
 }
 
 /*
@@ -144,7 +118,7 @@ static __always_inline void load_address(struct hr_key *key, volatile struct bpf
 static __always_inline void load_destination(struct hr_key *key, struct bpf_sock_addr *ctx, bool v6)
 {
 	load_address(key, ctx, v6);
-	if (likely(key->ip[3] || key->ip[1] || key->ip[0]))
+	if (key->ip[3] || key->ip[1] || key->ip[0])
 		return;
 	if (key->ip[2] == V4_MAPPED)
 		key->ip[3] = bpf_htonl(0x7f000001);

@@ -3,23 +3,20 @@
 #ifndef HR_HINT_BPF_H
 #define HR_HINT_BPF_H
 
-/*
- * The place of a key's hint; null where there are none. Multiplied and folded: addresses differ in
- * few bits. Joined of the pieces that were stored just now, for these the compiler still has: a
- * load of several waits until they have gone to the cache.
- */
+/* The place of a key's hint; null where there are none. Multiplied and folded: addresses differ in
+ * few bits. */
 static __always_inline struct hr_hint *hint_of(const struct hr_key *key)
 {
 #ifdef HR_LEGACY
 	return NULL;
 #else
-	__u64 h = join(key->ip[0], key->ip[1]) * 0x9e3779b97f4a7c15ULL;
+	const half *ip = (const half *)key->ip;
+	__u64 h = ip[0] * 0x9e3779b97f4a7c15ULL;
 	__u32 at;
 
 	if (!knobs.has_hints)
 		return NULL;
-	h ^= join(key->ip[2], key->ip[3]);
-	h ^= (__u64)key->port << 8 | (__u64)key->protocol << 24 | (__u64)key->scope << 32;
+	h ^= ip[1] ^ (__u64)port_word(key) << 8;
 	h *= 0xd6e8feb86659fd93ULL;
 	h ^= h >> 32;
 	h *= 0xd6e8feb86659fd93ULL;
@@ -54,29 +51,15 @@ static __always_inline __u32 scale(__u32 number, __u32 count)
 	return (__u32)(((__u64)number * count) >> 32);
 }
 
-/* A service's selection slots for a family: where they begin, and how many. */
-static __always_inline __u32 base_for(__u64 set, __u32 family)
-{
-	return (__u32)set + family * count_of(set);
-}
-
-static __always_inline __u32 slots_for(__u64 set, __u32 family)
-{
-	__u32 shift = HR_SET_COUNT_SHIFT + family * (HR_SET_COUNT6_SHIFT - HR_SET_COUNT_SHIFT);
-
-	return (set >> shift) & HR_SET_COUNT_MASK;
-}
-
 /*
  * What a hint says the call will need, before the record has said that it is so: slot, backend
  * and count. Which backend it will be is a guess that does not wait for the slot. It stands here,
  * not where a backend is chosen, for what is kept from here to there the verifier follows.
  */
-static __always_inline void fetch_hinted(const struct service *service, __u64 hinted, __u32 first,
-					 __u32 family)
+static __always_inline void fetch_hinted(const struct service *service, __u64 hinted, __u32 first)
 {
-	__u32 drawn = scale(service->random, slots_for(hinted, family));
-	__u32 at = (base_for(hinted, family) + drawn) / HR_LINE_WORDS;
+	__u32 drawn = scale(service->random, count_of(hinted));
+	__u32 at = ((__u32)hinted + drawn) / HR_LINE_WORDS;
 	__u32 id = first + drawn;
 	const struct hr_line *line = bpf_map_lookup_elem(&slots, &at);
 	const struct hr_backend *backend = bpf_map_lookup_elem(&backends, &id);
@@ -92,14 +75,13 @@ static __always_inline void fetch_hinted(const struct service *service, __u64 hi
  * The same word, but not from the record: what is read by it need not wait for that.
  * The compiler must not know that they are the same.
  */
-static __always_inline void take_hinted(struct hr_hint *hint, __u64 hinted, struct service *service,
-					__u32 family)
+static __always_inline void take_hinted(struct hr_hint *hint, __u64 hinted, struct service *service)
 {
 	__u64 own = hinted;
 
 	asm volatile("" : "+r"(own));
 	if (unlikely(hinted != service->set)) {
-		*(volatile __u32 *)&hint->first = slot(base_for(service->set, family));
+		*(volatile __u32 *)&hint->first = slot((__u32)service->set);
 		*(volatile __u64 *)&hint->set = service->set;
 		return;
 	}

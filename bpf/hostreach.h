@@ -174,7 +174,7 @@ enum hr_on_removal {
 struct hr_hint {
 	__u64 set; /* hr_record.set, as it was */
 	__u32 service; /* index and one; 0 = none */
-	__u32 first; /* id in its family's first slot: services made at once have ids in a row */
+	__u32 first; /* id in its first slot: a service that was made at once has ids in a row */
 };
 
 /*

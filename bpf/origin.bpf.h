@@ -23,15 +23,15 @@ static __always_inline bool was_given(const struct hr_origin *origin, const stru
 /* Both lie at a multiple of 8 bytes. */
 LIES_WHOLE(struct hr_connection, latest);
 LIES_WHOLE(struct hr_origin, given_ip);
+LIES_WHOLE(struct hr_origin, asked_port);
 
-/* The rest in the pieces that it was stored in just now. */
 static __always_inline void copy_origin(struct hr_origin *to, const struct hr_origin *from)
 {
+	const half *ports = (const half *)&from->asked_port; /* and the backend */
+
 	copy_whole(to->asked_ip, from->asked_ip);
 	copy_whole(to->given_ip, from->given_ip);
-	to->asked_port = from->asked_port;
-	to->given_port = from->given_port;
-	to->backend = from->backend;
+	*(half *)&to->asked_port = *ports;
 	to->incarnation = from->incarnation;
 }
 

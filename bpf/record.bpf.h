@@ -42,6 +42,8 @@ static __always_inline __u32 detail(__u64 set, __u32 offset)
 	return slot((__u32)set + count_of(set) + count6_of(set) + offset / sizeof(__u32));
 }
 
+typedef __u32 __attribute__((may_alias)) word;
+
 /* All but the address, in one load. */
 static __always_inline __u32 port_word(const struct hr_key *key)
 {

@@ -131,13 +131,17 @@ static __always_inline const struct hr_backend *
 choose_anew(struct bpf_sock_addr *ctx, const struct service *service, struct hr_origin *origin)
 {
 	const struct hr_backend *backend;
-	__u32 family = family_of(origin->asked_ip);
-	__u32 count = slots_for(service->set, family);
+	__u32 base = (__u32)service->set;
+	__u32 count = count_of(service->set);
 	__u32 id;
 
+	if (!is_v4(origin->asked_ip)) {
+		base += count;
+		count = count6_of(service->set);
+	}
 	if (unlikely(!count))
 		return NULL;
-	id = draw(ctx, service, base_for(service->set, family), count);
+	id = draw(ctx, service, base, count);
 	backend = bpf_map_lookup_elem(&backends, &id);
 	if (!backend)
 		return NULL;

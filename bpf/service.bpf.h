@@ -56,7 +56,7 @@ static __always_inline bool find_key(const struct hr_key *key, struct hr_hint *h
 	if (likely(is_used(hint))) {
 		service->random = bpf_get_prandom_u32(); /* while the hint is on its way */
 		hinted = *(volatile __u64 *)&hint->set;
-		fetch_hinted(service, hinted, *(volatile __u32 *)&hint->first, family_of(key->ip));
+		fetch_hinted(service, hinted, *(volatile __u32 *)&hint->first);
 		record = record_at(service, *(volatile __u32 *)&hint->service - 1, key);
 	}
 	if (unlikely(!record)) {
@@ -72,7 +72,7 @@ static __always_inline bool find_key(const struct hr_key *key, struct hr_hint *h
 	}
 	read_whole_set(record, service);
 	if (hint)
-		take_hinted(hint, hinted, service, family_of(key->ip));
+		take_hinted(hint, hinted, service);
 	return true;
 }
 
