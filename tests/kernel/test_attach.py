@@ -8,6 +8,7 @@ from pathlib import Path
 
 import hostreach
 from hostreach import Service
+from hostreach.datapath import kernel_features
 
 from .harness import Box, Line, kernel, rawbpf, wait_until
 from .harness.bpf import attached, link_ids, nothing_left
@@ -36,12 +37,19 @@ def in_effect(node: hostreach.Node) -> set[str]:
 
 def test_every_hook_is_attached(box: Box) -> None:
     with hostreach.open(box.pin) as node:
-        result = node.attach(cgroup=box.cgroup, host_netns=Path("/proc/self/ns/net"))
+        result = node.attach(cgroup=box.cgroup)
         assert result.cgroup == str(box.cgroup)
         assert tuple(result.protocols) == ("tcp", "udp")
         assert len(result.changes) == len(kernel.hooks())
     assert set(attached(box.cgroup)) == kernel.hooks()
     assert not attached(box.bare)
+
+
+def test_the_hosts_namespace_as_a_path(box: Box) -> None:
+    kernel.need(kernel_features()["host_netns"], "difference between network namespaces")
+    with hostreach.open(box.pin) as node:
+        node.attach(cgroup=box.cgroup, host_netns=Path("/proc/self/ns/net"))
+    assert set(attached(box.cgroup)) == kernel.hooks()
 
 
 def test_attaching_again_changes_nothing(box: Box) -> None:
