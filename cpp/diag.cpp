@@ -61,9 +61,7 @@ void SockDiag::request(__u16 type, __u16 flags, const inet_diag_req_v2 &about) {
 int SockDiag::receive(const std::function<void(const inet_diag_msg &)> &visit) {
     alignas(nlmsghdr) char buffer[1 << 15];
     for (;;) {
-        ssize_t size = ::recv(socket_.get(), buffer, sizeof(buffer), 0);
-        if (size < 0 && errno == EINTR)
-            continue;
+        const ssize_t size = receive_from_kernel(socket_, buffer, sizeof(buffer));
         if (size < 0)
             raise_errno("sockets", "hear of them from the kernel", errno);
         auto left = static_cast<unsigned>(size);

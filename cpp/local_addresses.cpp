@@ -79,9 +79,7 @@ std::vector<hr_ip> some_addresses(std::size_t most) {
     std::vector<hr_ip> addresses;
     alignas(nlmsghdr) char buffer[kBuffer];
     for (std::size_t seen = 0; seen < most;) {
-        const ssize_t size = ::recv(socket.get(), buffer, sizeof(buffer), 0);
-        if (size < 0 && errno == EINTR)
-            continue;
+        const ssize_t size = receive_from_kernel(socket, buffer, sizeof(buffer));
         if (size < 0)
             fail(errno);
         auto left = static_cast<unsigned>(size);

@@ -4,6 +4,8 @@
 #include <linux/netlink.h>
 #include <sys/socket.h>
 
+#include <cerrno>
+
 namespace hr {
 
 Fd open_netlink(int protocol) {
@@ -14,6 +16,17 @@ Fd open_netlink(int protocol) {
     if (socket && ::connect(socket.get(), reinterpret_cast<sockaddr *>(&kernel), sizeof(kernel)))
         return Fd();
     return socket;
+}
+
+ssize_t receive_from_kernel(const Fd &socket, void *buffer, std::size_t size) {
+    for (;;) {
+        sockaddr_nl from = {};
+        socklen_t length = sizeof(from);
+        const ssize_t got =
+            ::recvfrom(socket.get(), buffer, size, 0, reinterpret_cast<sockaddr *>(&from), &length);
+        if (got >= 0 ? from.nl_pid == 0 : errno != EINTR)
+            return got;
+    }
 }
 
 } // namespace hr
