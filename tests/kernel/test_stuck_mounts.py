@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 from hostreach import Service
 
 from .harness import Box, kernel, linux, scaled
@@ -27,8 +25,7 @@ def test_a_namespace_kept_in_a_file_system_that_does_not_answer(
     box: Box, node: Node, tmp_path: Path
 ) -> None:
     kernel.need(kernel.knows_the_host(), "cookies of network namespaces for user space too")
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        pytest.skip("no FUSE here")
+    kernel.need(os.access("/dev/fuse", os.R_OK | os.W_OK), "FUSE")
     node.services.add(Service.of("10.96.0.1:80/tcp", "10.0.0.2:80", source_ranges="10.9.0.0/16"))
 
     def keep(test: Line) -> None:

@@ -165,8 +165,8 @@ class ApiContract:
             "resourceVersion": "",
         }
         answer = http.get(SERVICES, params=params)
-        if answer.status_code == 422:
-            pytest.skip("it has no WatchList")
+        if answer.status_code == 422 and isinstance(server, RealApiServer):
+            pytest.skip("it has no WatchList")  # before 1.32, or switched off
         *events, end = (json.loads(line) for line in answer.iter_lines())
         named = [(each["type"], each["object"]["metadata"]["name"]) for each in events]
         ours = [each for each in named if f"default/{each[1]}" != OWN]
