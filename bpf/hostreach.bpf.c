@@ -93,8 +93,8 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 			forget_datagram(ctx, &key);
 			return 0;
 		}
-		ask_for(&origin, &key);
 		known = known || recall_disconnected(ctx, &key, &origin);
+		ask_for(&origin, &key); /* last: what was not whole in the LRU may be there */
 		if (!known || is_refused(ctx, &service) ||
 		    !take_again(&origin, service.index, origin.backend, origin.incarnation)) {
 			if (!choose(ctx, &service, &origin)) {
