@@ -10,9 +10,13 @@
 static __always_inline bool has_service(struct hr_key *key, __u32 scope)
 {
 	struct service service;
+	struct hint hint;
 
 	key->scope = scope;
-	return (scopes_of(key) & (1U << scope)) && find_key(key, hint_of(key), &service);
+	if (!(scopes_of(key) & (1U << scope)))
+		return false;
+	find_hint(&hint, key);
+	return find_key(key, &hint, &service);
 }
 
 /*

@@ -56,7 +56,10 @@ SUBPROGRAM int assign_again(struct bpf_sock_addr *ctx, struct seat *seat,
 SUBPROGRAM bool find_anew(struct bpf_sock_addr *ctx, const struct hr_key *key,
 			  struct service *service, const struct hr_origin *origin)
 {
-	if (find_service(ctx, scopes_of(key), key, hint_of(key), service))
+	struct hint hint;
+
+	find_hint(&hint, key);
+	if (find_service(ctx, scopes_of(key), key, &hint, service))
 		return true;
 	forget_origin(ctx, origin);
 	return false;
@@ -90,7 +93,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 	struct service service;
 	struct hr_key key WHOLE;
 	__u64 *translations;
-	struct hr_hint *hint;
+	struct hint hint;
 	__u32 scopes;
 	int err;
 
@@ -103,10 +106,10 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 		return 0;
 	}
 	/* a new cookie takes a locked instruction: before the loads that would wait for it */
-	hint = hint_of(&key);
-	if (likely((scopes & (1U << HR_EXACT)) && is_used(hint)))
+	find_hint(&hint, &key);
+	if (likely((scopes & (1U << HR_EXACT)) && is_used(&hint)))
 		expect_seat(ctx, &seat);
-	if (unlikely(!find_service(ctx, scopes, &key, hint, &service))) {
+	if (unlikely(!find_service(ctx, scopes, &key, &hint, &service))) {
 		pass_by_after_all(ctx, &key);
 		return 0;
 	}

@@ -74,7 +74,7 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 	struct service service;
 	struct hr_key key WHOLE;
 	__u64 *translations;
-	struct hr_hint *hint;
+	struct hint hint;
 	bool known;
 
 	load_destination(&key, ctx, v6);
@@ -86,10 +86,10 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 	}
 	known = recall_datagram(ctx, &key, &origin);
 	if (!known || !take_known(ctx, &key, &origin, &service)) {
-		hint = hint_of(&key);
-		if (!known && is_used(hint))
+		find_hint(&hint, &key);
+		if (!known && is_used(&hint))
 			expect_only(ctx, &seat);
-		if (!find_service(ctx, scopes_of(&key), &key, hint, &service)) {
+		if (!find_service(ctx, scopes_of(&key), &key, &hint, &service)) {
 			forget_datagram(ctx, &key);
 			return 0;
 		}

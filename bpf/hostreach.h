@@ -22,7 +22,7 @@
  * Changes with any layout below. `attach` brings tables of an older version to
  * this one (cpp/replacement.cpp); those of a newer are refused.
  */
-#define HR_ABI_VERSION 7
+#define HR_ABI_VERSION 8
 
 /*
  * What programs are told when they are loaded: the whole of .rodata, or where
@@ -109,11 +109,22 @@ struct hr_network {
 struct hr_record {
 	__u64 set;
 	struct hr_key key;
-	__u32 check; /* HR_CHECK(set) */
+	__u32 check; /* HR_CHECK(set) or, in mapped memory, HR_ROW(set, id) */
 };
 
 /* The upper half of a product: it depends on every bit of the word. */
 #define HR_CHECK(set) ((__u32)(((set)*0x9e3779b97f4a7c15ULL) >> 32))
+
+/*
+ * Where each of a set's slots has the id after that of the slot before, as those of a
+ * service have that was made at once, the id in the first one: no slot need be read then.
+ * It counts if above it stands what HR_CHECK(set) has not, and the word is the same before
+ * and after. A writer stores, between one set and the next, what is neither's.
+ */
+#define HR_ID_BITS 25
+#define HR_ID_MASK ((1U << HR_ID_BITS) - 1)
+#define HR_ROW(set, id) ((id) | (~HR_CHECK(set) & ~HR_ID_MASK))
+#define HR_IS_ROW(set, check) (!((~HR_CHECK(set) ^ (check)) & ~HR_ID_MASK))
 
 /*
  * A block of `slots`, in 32-bit words, host byte order:
@@ -165,16 +176,25 @@ enum hr_on_removal {
 };
 
 /*
- * Where services were found in the hash, from program to program. A key has one place
- * here, and whoever found it last has that: the record says whose it is, and whether its
- * word is still this one. So a program can ask for record and slot at once.
+ * Where services were found in the hash, from program to program: the record says whose a
+ * hint is, and whether its word is still this one. So a program can ask for record and
+ * backend at once.
+ *
+ * The hints that a key may have are the four of one line of the cache. `hr_meta.hint_mask`
+ * keeps them on as few lines as the services need: a program that connects finds nearly all
+ * lines far away, and those of few pages less so.
  */
-#define HR_HINTS 65536
+#define HR_HINT_WAYS 4
+#define HR_HINT_LINES 16384
 
 struct hr_hint {
 	__u64 set; /* hr_record.set, as it was */
-	__u32 service; /* index and one; 0 = none */
-	__u32 first; /* id in its first slot: a service that was made at once has ids in a row */
+	__u32 service; /* index and one and, above HR_ID_MASK, a tag of the key; 0 = none */
+	__u32 check; /* hr_record.check, as it was */
+};
+
+struct hr_hints {
+	struct hr_hint way[HR_HINT_WAYS];
 };
 
 /*
@@ -416,6 +436,8 @@ struct hr_meta {
 	__u32 slots_mark;
 	__u32 exempt_levels; /* bit n: `exempt` has a cgroup at depth n */
 	__u64 exempt_filter; /* hr_exempt_bit() of each cgroup in `exempt`, and maybe more */
+	__u32 hint_mask; /* of the index of a line of `hints` */
+	__u32 pad;
 };
 
 /* Most cgroups have another one than the few that are exempt, and are looked for no further. */

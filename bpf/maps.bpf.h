@@ -142,9 +142,9 @@ struct {
 #ifndef HR_LEGACY
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, HR_HINTS);
+	__uint(max_entries, HR_HINT_LINES);
 	__type(key, __u32);
-	__type(value, struct hr_hint);
+	__type(value, struct hr_hints);
 } hints SEC(".maps");
 
 struct {

@@ -95,35 +95,44 @@ static __always_inline __s64 open_connections(__u32 id)
 	return open > 0 ? open : 0;
 }
 
-static __always_inline __u32 draw_any(__u32 number, __u32 base, __u32 count)
+/* Slots for one family: `count` from `base`, and if `first` is not NO_ROW, ids from that. */
+struct slots_of {
+	__u32 base;
+	__u32 count;
+	__u32 first;
+};
+
+static __always_inline __u32 draw_any(__u32 number, const struct slots_of *from)
 {
-	return slot(base + scale(number, count));
+	__u32 drawn = scale(number, from->count);
+
+	return likely(from->first != NO_ROW) ? from->first + drawn : slot(from->base + drawn);
 }
 
-SUBPROGRAM __u32 draw_hashed(struct bpf_sock_addr *ctx, __u32 base, __u32 count)
+SUBPROGRAM __u32 draw_hashed(struct bpf_sock_addr *ctx, const struct slots_of *from)
 {
-	return draw_any(client_hash(ctx), base, count);
+	return draw_any(client_hash(ctx), from);
 }
 
-SUBPROGRAM __u32 draw_another(__u32 one, __u32 base, __u32 count)
+SUBPROGRAM __u32 draw_another(__u32 one, const struct slots_of *from)
 {
-	__u32 other = draw_any(bpf_get_prandom_u32(), base, count);
+	__u32 other = draw_any(bpf_get_prandom_u32(), from);
 
 	return open_connections(other) < open_connections(one) ? other : one;
 }
 
-/* One of count slots from base, by the service's algorithm. */
+/* One of these slots, by the service's algorithm. */
 static __always_inline __u32 draw(struct bpf_sock_addr *ctx, const struct service *service,
-				  __u32 base, __u32 count)
+				  const struct slots_of *from)
 {
 	__u32 algorithm = (service->set >> HR_SET_ALGORITHM_SHIFT) & HR_SET_ALGORITHM_MASK;
 	__u32 one;
 
 	if (unlikely(algorithm == HR_MAGLEV))
-		return draw_hashed(ctx, base, count);
-	one = draw_any(service->random, base, count);
+		return draw_hashed(ctx, from);
+	one = draw_any(service->random, from);
 	if (unlikely(algorithm == HR_LEAST_CONN) && knobs.has_sock_release)
-		return draw_another(one, base, count);
+		return draw_another(one, from);
 	return one;
 }
 
@@ -131,17 +140,22 @@ static __always_inline const struct hr_backend *
 choose_anew(struct bpf_sock_addr *ctx, const struct service *service, struct hr_origin *origin)
 {
 	const struct hr_backend *backend;
-	__u32 base = (__u32)service->set;
-	__u32 count = count_of(service->set);
+	struct slots_of from = {
+	    .base = service->set,
+	    .count = count_of(service->set),
+	    .first = service->first,
+	};
 	__u32 id;
 
 	if (!is_v4(origin->asked_ip)) {
-		base += count;
-		count = count6_of(service->set);
+		if (from.first != NO_ROW)
+			from.first += from.count;
+		from.base += from.count;
+		from.count = count6_of(service->set);
 	}
-	if (unlikely(!count))
+	if (unlikely(!from.count))
 		return NULL;
-	id = draw(ctx, service, base, count);
+	id = draw(ctx, service, &from);
 	backend = bpf_map_lookup_elem(&backends, &id);
 	if (!backend)
 		return NULL;

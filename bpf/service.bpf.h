@@ -46,18 +46,18 @@ static __always_inline bool is_node_address(struct bpf_sock_addr *ctx, const str
  * key A may read B's index. The record tells: indexes are reused only after a
  * grace period, so a record that this program reached keeps its key.
  */
-static __always_inline bool find_key(const struct hr_key *key, struct hr_hint *hint,
+static __always_inline bool find_key(const struct hr_key *key, struct hint *hint,
 				     struct service *service)
 {
 	const struct hr_record *record = NULL;
-	__u64 hinted = 0;
+	struct hinted hinted = {};
 	const __u32 *found;
 
-	if (likely(is_used(hint))) {
+	if (likely(is_used(hint)) && hint->line) {
 		service->random = bpf_get_prandom_u32(); /* while the hint is on its way */
-		hinted = *(volatile __u64 *)&hint->set;
-		fetch_hinted(service, hinted, *(volatile __u32 *)&hint->first);
-		record = record_at(service, *(volatile __u32 *)&hint->service - 1, key);
+		read_hint(&hinted, hint);
+		fetch_hinted(service, &hinted);
+		record = record_at(service, hinted_index(hint), key);
 	}
 	if (unlikely(!record)) {
 		found = bpf_map_lookup_elem(&services, key);
@@ -67,12 +67,11 @@ static __always_inline bool find_key(const struct hr_key *key, struct hr_hint *h
 		if (!record)
 			return false;
 		service->random = bpf_get_prandom_u32();
-		if (hint)
-			*(volatile __u32 *)&hint->service = service->index + 1;
+		leave_hint(hint, service->index, service->random);
 	}
 	read_whole_set(record, service);
-	if (hint)
-		take_hinted(hint, hinted, service);
+	if (hint->line)
+		take_hinted(hint, &hinted, record, service);
 	return true;
 }
 
@@ -161,21 +160,20 @@ WALKED_ONCE int find_node_index(struct bpf_sock_addr *ctx, __u64 high, __u64 low
 {
 	struct hr_key node WHOLE = {.port = what, .protocol = what >> 16, .scope = HR_NODE};
 	struct service service;
-	struct hr_hint *hint;
+	struct hint hint;
 	const __u32 *found;
 	struct hr_key key;
 
 	from_numbers(&key, high, low, node.port);
 	if (!is_node_address(ctx, &key))
 		return 0;
-	hint = hint_of(&node);
-	if (is_used(hint) && record_at(&service, *(volatile __u32 *)&hint->service - 1, &node))
+	find_hint(&hint, &node);
+	if (is_used(&hint) && record_at(&service, hinted_index(&hint), &node))
 		return service.index + 1;
 	found = bpf_map_lookup_elem(&services, &node);
 	if (!found || !record_at(&service, *(const volatile __u32 *)found, &node))
 		return 0;
-	if (hint)
-		*(volatile __u32 *)&hint->service = service.index + 1;
+	leave_hint(&hint, service.index, bpf_get_prandom_u32());
 	return service.index + 1;
 }
 
@@ -196,10 +194,10 @@ static __always_inline bool find_node_service(struct bpf_sock_addr *ctx, const s
 
 /*
  * False if the address is no service for this caller. `scopes` is what scopes_of() said, `hint`
- * what hint_of() did.
+ * what find_hint() did.
  */
 static __always_inline bool find_service(struct bpf_sock_addr *ctx, __u32 scopes,
-					 const struct hr_key *key, struct hr_hint *hint,
+					 const struct hr_key *key, struct hint *hint,
 					 struct service *service)
 {
 	if (likely(scopes & (1U << HR_EXACT)) && find_key(key, hint, service) &&

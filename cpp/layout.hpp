@@ -4,6 +4,8 @@
 
 #include <linux/types.h>
 
+#include <algorithm>
+#include <bit>
 #include <type_traits>
 
 #include "hostreach.h"
@@ -16,7 +18,7 @@ static_assert(std::has_unique_object_representations_v<hr_details>);
 static_assert(std::has_unique_object_representations_v<hr_member>);
 static_assert(std::has_unique_object_representations_v<hr_backend>);
 static_assert(std::has_unique_object_representations_v<hr_line>);
-static_assert(std::has_unique_object_representations_v<hr_hint>);
+static_assert(std::has_unique_object_representations_v<hr_hints> && sizeof(hr_hints) == 64);
 static_assert(std::has_unique_object_representations_v<hr_origin>);
 static_assert(std::has_unique_object_representations_v<hr_connection>);
 static_assert(std::has_unique_object_representations_v<hr_place> && sizeof(hr_place) == 128);
@@ -34,5 +36,17 @@ static_assert(std::has_unique_object_representations_v<hr_listener>);
 
 static_assert(sizeof(hr_key) == 20 && sizeof(hr_record) == 32 && sizeof(hr_backend) == 32);
 static_assert(sizeof(hr_details) % sizeof(__u32) == 0 && sizeof(hr_member) % sizeof(__u32) == 0);
+
+// Selection slots of both families.
+constexpr __u32 slot_count(__u64 set) {
+    return static_cast<__u32>(set >> HR_SET_COUNT_SHIFT & HR_SET_COUNT_MASK) +
+           static_cast<__u32>(set >> HR_SET_COUNT6_SHIFT & HR_SET_COUNT_MASK);
+}
+
+// On how many lines so many services' hints are to be, less one: two on each, for by chance some
+// have more. Their hints are there again, and elsewhere, once each was called.
+constexpr __u32 hint_mask(__u32 services) {
+    return std::clamp(std::bit_ceil(services / 2), 8U, __u32{HR_HINT_LINES}) - 1;
+}
 
 } // namespace hr

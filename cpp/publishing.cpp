@@ -176,12 +176,33 @@ void Table::draft_record(__u32 service, hr_key key) {
     tables_->records.draft()[service].key = key;
 }
 
+// Are the ids in the set's slots in a row?
+bool Table::is_row(__u64 set) const {
+    const __u32 *slot = words() + static_cast<__u32>(set);
+    const __u32 count = slot_count(set);
+    for (__u32 i = 1; i < count; i++)
+        if (slot[i] != slot[0] + i)
+            return false;
+    return count > 0 && slot[0] + count - 1 <= HR_ID_MASK;
+}
+
 // Where it is not mapped, all of the record goes in one system call, of which a
-// program may see a part.
+// program may see a part. Where it is, programs read the check for a row alone, at any
+// time: so while it could be that of another set, it is that of none.
 void Table::publish_set(__u32 service, __u64 set) {
     hr_record &record = tables_->records.draft()[service];
-    record.check = HR_CHECK(set); // nobody looks at it in mapped memory
+    if (!tables_->records.is_mapped()) {
+        record.check = HR_CHECK(set);
+    } else {
+        __u32 none = 0;
+        while (HR_IS_ROW(record.set, none) || HR_IS_ROW(set, none))
+            none += HR_ID_MASK + 1;
+        publish(record.check, none);
+    }
     tables_->records.store(service, &hr_record::set, set);
+    if (tables_->records.is_mapped())
+        publish(record.check,
+                is_row(set) ? HR_ROW(set, words()[static_cast<__u32>(set)]) : HR_CHECK(set));
 }
 
 // A new service becomes reachable by its key, with counters at zero; those of an index

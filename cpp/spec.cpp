@@ -84,8 +84,7 @@ BlockView view_block(const hr_record &record, const __u32 *words, std::size_t si
     BlockView view;
     view.set = observe(record.set);
     view.base = static_cast<__u32>(view.set);
-    view.selection = static_cast<__u32>(view.set >> HR_SET_COUNT_SHIFT & HR_SET_COUNT_MASK) +
-                     static_cast<__u32>(view.set >> HR_SET_COUNT6_SHIFT & HR_SET_COUNT_MASK);
+    view.selection = slot_count(view.set);
     auto damaged = [&] [[noreturn]] () {
         throw Error(Kind::kernel_error, format_key(record.key),
                     "the table is damaged: something else wrote into it", EUCLEAN);

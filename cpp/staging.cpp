@@ -94,6 +94,14 @@ void say_ports(const PinDirectory &pin, const Skeleton &to, __u32 services) {
                      [&](const hr_key &key, __u32) { set_port(ports, key, true); });
 }
 
+// An older version's writer may have been killed with another set's check; its programs
+// do not look at it in mapped memory.
+void say_checks(const PinDirectory &pin, __u32 services) {
+    SharedArray<hr_record> records(open_pinned(pin.file("records")), "records");
+    for (__u32 i = 0; records.is_mapped() && i < services; i++)
+        records.store(i, &hr_record::check, HR_CHECK(records[i].set));
+}
+
 } // namespace
 
 PinDirectory next_of(const PinDirectory &pin) { return PinDirectory(pin.file(kNextTables)); }
@@ -147,6 +155,7 @@ hr_meta_v1 read_v1(const PinDirectory &pin) {
 void stage_current(const PinDirectory &pin, __u32 version) {
     hr_meta meta = read_older(pin);
     meta.abi = HR_ABI_VERSION;
+    meta.hint_mask = hint_mask(meta.services_mark);
     if (version < 7)
         meta.exempt_filter = ~0ULL; // until the next change of what is exempt
     const Features features = probe_features();
@@ -156,6 +165,8 @@ void stage_current(const PinDirectory &pin, __u32 version) {
     lend_tables(pin, skeleton, Lend::all, version);
     skeleton.load();
     write_meta(skeleton, meta);
+    if (version < 8)
+        say_checks(pin, meta.services_mark);
     if (version < 6)
         say_ports(pin, skeleton, meta.max_services);
     // a look too many until all are replaced, rather than one too few; since version 3

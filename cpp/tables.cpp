@@ -68,7 +68,7 @@ constexpr std::array kPinned = {
     Pinned{"listeners", false, 3},
     Pinned{"holders", false, 4},
     Pinned{"places", false, 4},
-    Pinned{"hints", false, 6},
+    Pinned{"hints", false, 8},
     Pinned{"meta", false, HR_ABI_VERSION},
 };
 
@@ -144,6 +144,7 @@ void create(const PinDirectory &pin, const Capacities &wanted) {
     meta.max_services = wanted.services;
     meta.max_backends = wanted.backends;
     meta.max_slots = wanted.slots;
+    meta.hint_mask = hint_mask(0);
     __u32 zero = 0;
     if (bpf_map_update_elem(bpf_map__fd(skeleton.map("meta")), &zero, &meta, BPF_ANY))
         raise_errno(pin.file("meta"), "write", errno);

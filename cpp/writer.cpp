@@ -136,6 +136,9 @@ __s64 Table::open_at(__u32 id) { return static_cast<__s64>(tables_->active.load(
 void Table::raise_mark(const Heap &heap, __u32 hr_meta::*mark) {
     if (heap.mark() > tables_->meta[0].*mark)
         tables_->meta.store(0, mark, heap.mark());
+    if (const __u32 mask = hint_mask(tables_->meta[0].services_mark);
+        mask != tables_->meta[0].hint_mask)
+        tables_->meta.store(0, &hr_meta::hint_mask, mask);
 }
 
 void Table::begin_write() {

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from .rawmap import MMAPABLE, RawMap
 
-ABI = 7
+ABI = 8
 ALGORITHMS = ("random", "maglev", "least-conn")
 STATES = ("active", "draining", "down")
 ON_REMOVAL = (None, "reset", "keep")
@@ -27,6 +27,7 @@ _DETAILS = struct.Struct("=IIIIBBHBBH")
 _MEMBER = struct.Struct("=IHBx")
 _BACKEND = struct.Struct("=18sBBIII")
 _WORD = 4
+_ID = (1 << 25) - 1  # of hr_record.check
 _HASHES = ("services", "allowed")
 _SLOTS_MARK = 40  # offset in struct hr_meta
 
@@ -118,8 +119,8 @@ class Reader:
 
     def follow(self, key: bytes, index: int) -> Found:
         set_word, _, check = _RECORD.unpack_from(self._views["records"], _RECORD.size * index)
-        if not self.is_mapped:
-            assert check == (set_word * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 32
+        whole = (set_word * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 32
+        assert self.is_mapped or check == whole
         base, count = set_word & 0xFFFFFFFF, set_word >> 32 & 0x1FFF
         count6, algorithm, flags = set_word >> 45 & 0x1FFF, set_word >> 58 & 3, set_word >> 60
         slots = self._views["slots"]
@@ -138,7 +139,11 @@ class Reader:
             backends.append((self.backend(backend).address, weight, STATES[state]))
         ends = itertools.accumulate((name, owner, path, ranges), initial=texts_at)
         texts = [bytes(slots[a:b]).decode() for a, b in itertools.pairwise(ends)]
-        selection = Counter(struct.unpack_from(f"={count + count6}I", slots, base * _WORD))
+        drawn = struct.unpack_from(f"={count + count6}I", slots, base * _WORD)
+        if self.is_mapped and (check ^ ~whole) & 0xFFFFFFFF & ~_ID == 0:
+            row = check & _ID
+            assert [*drawn] == [*range(row, row + len(drawn))], "a row of another set"
+        selection = Counter(drawn)
         assert selection.keys() <= set(ids), "a slot holds a backend that is not the service's"
         assert bool(flags & 1) == bool(affinity)
         assert bool(flags & 4) == bool(low or high)

@@ -12,15 +12,17 @@ from .rawmap import ARRAY, MMAPABLE, RawMap, Shape
 # struct hr_meta_v1 in cpp/layout_v1.hpp, and what is struct hr_meta now.
 META = struct.Struct("=4I4I Q 3I 3I Q 2I")
 _META_2 = struct.Struct("=4I 2Q 4I")
+_META_7_SIZE = _META_2.size + 8  # with exempt_filter
 _FLAG = struct.Struct("=Q")
-CURRENT, OLDER = 7, (1, 2, 3, 4, 5, 6)
-TRIED = OLDER if os.environ.get("HOSTREACH_LONG") == "1" else (1, 3, 6)
+CURRENT, OLDER = 8, (1, 2, 3, 4, 5, 6, 7)
+TRIED = OLDER if os.environ.get("HOSTREACH_LONG") == "1" else (1, 3, 7)
 """By each test that is about them all."""
 _SINCE_2 = ("flags", "node_networks", "allowed", "more_datagrams")
 _SINCE_3 = ("listening", "listeners")
 _SINCE_4 = ("holders", "places")
 _SINCE_5 = ("hints",)
 _HINTS_5 = Shape(ARRAY, 4, 64, 4096, 0)
+_HINTS_6 = Shape(ARRAY, 4, 16, 65536, 0)
 _PORTS_5 = Shape(ARRAY, 4, 64, 512, 0)
 STAGED = ("services", "records", "slots", "backends", "active", "translations", "refusals")
 
@@ -30,7 +32,7 @@ def turn_back(pin: Path, to: int) -> None:
 
     Before version 4 there were no places: sockets that hold one are to be told apart, or not there.
     """
-    gone = {6: (), 5: (), 4: _SINCE_5, 3: _SINCE_4 + _SINCE_5}.get(
+    gone = {7: (), 6: (), 5: (), 4: _SINCE_5, 3: _SINCE_4 + _SINCE_5}.get(
         to, _SINCE_3 + _SINCE_4 + _SINCE_5
     )
     for name in gone:
@@ -42,12 +44,13 @@ def turn_back(pin: Path, to: int) -> None:
         )
         assert abi == CURRENT
         flags = [_FLAG.unpack(all_flags[n])[0] for n in range(3)]
-    if to == 5 and (pin / "hints").exists():
-        _replace(pin, "hints", _HINTS_5)
+    if to >= 5 and (pin / "hints").exists():
+        _replace(pin, "hints", _HINTS_5 if to == 5 else _HINTS_6)
     if to < 6:  # to be made anew, so it may be empty
         _replace(pin, "ports", _PORTS_5._replace(flags=mapped))
     if to > 1:
-        _write(pin, struct.pack("=I", to) + meta[4 : _META_2.size], mapped)
+        size = _META_7_SIZE if to == 7 else _META_2.size
+        _write(pin, struct.pack("=I", to) + meta[4:size], mapped)
     if to >= 3:
         return
     if to == 2:
