@@ -361,6 +361,9 @@ enum hr_event {
 	HR_OVERFLOWED = 0, /* datagram origins kept in `overflow` */
 	HR_STORAGE_FAILED = 1, /* socket storage could not be created */
 	HR_UNREMEMBERED = 2, /* nor could `overflow` hold it */
+	/* by user space: what services had counted whose index another one has by now */
+	HR_FORMER_TRANSLATIONS = 3,
+	HR_FORMER_REFUSALS = 4,
 	HR_EVENTS,
 };
 

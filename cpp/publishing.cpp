@@ -209,7 +209,7 @@ void Table::publish_set(__u32 service, __u64 set) {
 // that was never used are.
 void Table::add_key(const ServiceSpec &spec, __u32 service, bool is_fresh) {
     if (!is_fresh)
-        clear_counters(spec, service);
+        clear_traffic(service);
     set_port(tables_->ports, spec.key, true); // first: programs look here before they look further
     if (bpf_map_update_elem(tables_->services.get(), &spec.key, &service, BPF_NOEXIST))
         raise_errno(format_key(spec.key), "add the service", errno);
@@ -222,13 +222,6 @@ void Table::add_key(const ServiceSpec &spec, __u32 service, bool is_fresh) {
 void Table::set_scope(__u32 service, __u8 scope) {
     publish(tables_->records.draft()[service].key.scope, scope);
     tables_->records.push(service, 1);
-}
-
-void Table::clear_counters(const ServiceSpec &spec, __u32 service) {
-    const std::vector<__u64> zeros(libbpf_num_possible_cpus());
-    if (bpf_map_update_elem(tables_->translations.get(), &service, zeros.data(), BPF_ANY))
-        raise_errno(format_key(spec.key), "clear the counters", errno);
-    tables_->refusals.store(service, __u64{0});
 }
 
 Table::Old Table::remembered(__u32 service) const {

@@ -59,10 +59,12 @@ void copy_tables(const Tables &from, const Skeleton &to) {
     from.for_each_service([&](const hr_key &key, __u32 index) {
         if (bpf_map_update_elem(services, &key, &index, 0))
             raise_errno("services", "copy the table", errno);
+    });
+    // of services that went, too: they are in the total
+    for (__u32 index = 0; index < from.meta[0].services_mark; index++)
         if (bpf_map_lookup_elem(from.translations.get(), &index, counts.data()) ||
             bpf_map_update_elem(translations, &index, counts.data(), BPF_ANY))
             raise_errno("translations", "copy the table", errno);
-    });
 }
 
 // Of whatever version it is; what a version does not have is 0.
@@ -100,6 +102,14 @@ void say_checks(const PinDirectory &pin, __u32 services) {
     SharedArray<hr_record> records(open_pinned(pin.file("records")), "records");
     for (__u32 i = 0; records.is_mapped() && i < services; i++)
         records.store(i, &hr_record::check, HR_CHECK(records[i].set));
+}
+
+// Before version 8 there were fewer. What programs count until they are replaced is lost.
+void copy_events(const PinDirectory &pin, const Skeleton &to) {
+    const SharedArray<__u64> from(open_pinned(pin.file("events")), "events");
+    SharedArray<__u64> target(table_of(to, "events"), "events");
+    for (std::size_t i = 0; i < std::min(from.size(), target.size()); i++)
+        target.store(i, from.load(i));
 }
 
 } // namespace
@@ -165,8 +175,10 @@ void stage_current(const PinDirectory &pin, __u32 version) {
     lend_tables(pin, skeleton, Lend::all, version);
     skeleton.load();
     write_meta(skeleton, meta);
-    if (version < 8)
+    if (version < 8) {
         say_checks(pin, meta.services_mark);
+        copy_events(pin, skeleton);
+    }
     if (version < 6)
         say_ports(pin, skeleton, meta.max_services);
     // a look too many until all are replaced, rather than one too few; since version 3

@@ -130,8 +130,8 @@ class Table {
     // Sockets that were sent to each backend and are open, in the order of get().
     std::vector<__u64> active(const hr_key &key);
     Traffic traffic(const hr_key &key);
-    Traffic traffic(); // of all services
-    std::vector<__u64> events() const;
+    Traffic traffic();                 // of all services that there are, and that there were
+    std::vector<__u64> events() const; // that befell sockets
 
   private:
     class Claims;
@@ -178,7 +178,7 @@ class Table {
     void add_key(const ServiceSpec &spec, __u32 service, bool is_fresh);
     void claim_backends(const ServiceSpec &spec, __u32 service, std::vector<__u32> &ids,
                         const std::vector<__u32> &old, Claims &claims);
-    void clear_counters(const ServiceSpec &spec, __u32 service);
+    void clear_traffic(__u32 service);
     bool can_list_clients();
     void write_exempt_levels();
     void retire(const Old &old, const std::vector<__u32> &kept);

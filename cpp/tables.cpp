@@ -58,7 +58,7 @@ constexpr std::array kPinned = {
     Pinned{"exempt", false, 1},
     Pinned{"allowed", false, 2},
     Pinned{"affinity", false, 1},
-    Pinned{"events", false, 1},
+    Pinned{"events", false, 8},
     Pinned{"flags", false, 3},
     Pinned{"connections", false, 1},
     Pinned{"datagrams", false, 1},

@@ -89,7 +89,7 @@ class Status:
     backends: Usage | None = None
     slots: Usage | None = None
     translations: int = 0
-    """Connects and sends that were translated, of those services that there are."""
+    """Connects and sends that were translated, since the tables were made."""
     refusals: int = 0
     """The same, for want of a backend or of an address in the source ranges."""
     overflowed: int = 0

@@ -14,7 +14,6 @@ from hostreach.node import Node
 from .busiest import Busiest
 from .metrics import Exported, version
 from .notify import Notifier
-from .rising import Rising
 from .samples import table_samples
 from .settings import ExporterSettings
 from .web import Answer, WebServer
@@ -31,10 +30,10 @@ class Exporter:
     def __init__(self, node: Node, settings: ExporterSettings) -> None:
         self._node = node
         self._settings = settings
-        busiest, rising = Busiest(settings.metrics_services), Rising()
+        busiest = Busiest(settings.metrics_services)
         self._exported = Exported()
         self._exported.ask(_version)
-        self._exported.ask(lambda: table_samples(node, busiest, rising))
+        self._exported.ask(lambda: table_samples(node, busiest))
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Until ``stopped``."""

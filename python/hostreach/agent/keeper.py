@@ -21,7 +21,6 @@ from .busiest import Busiest
 from .metrics import Metrics
 from .notify import Notifier
 from .programmer import Programmer
-from .rising import Rising
 from .samples import keeper_samples, table_samples
 from .settings import KeeperSettings
 from .web import Answer, WebServer
@@ -205,9 +204,8 @@ class Keeper:
         if self._settings.listen is None:
             return
         shown = open_node(self._node.pin)  # of the web server's own: it shares no lock with us
-        rising = Rising()
         self.metrics.ask(lambda: keeper_samples(self))
-        self.metrics.ask(lambda: table_samples(shown, self._busiest, rising))
+        self.metrics.ask(lambda: table_samples(shown, self._busiest))
         self._metrics_of_source()  # after these, which choose whom to tell of
         port = self._web.listen_at(self._settings.listen, self._answer)
         log.info("listening on %s port %d", self._settings.listen[0], port)

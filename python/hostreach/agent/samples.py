@@ -20,7 +20,6 @@ from hostreach.syntax import quote, split_frontend
 
 from .busiest import Busiest
 from .metrics import counters, gauge, gauges, version
-from .rising import Rising
 
 if TYPE_CHECKING:
     from .following import FileAgent
@@ -180,13 +179,10 @@ def _choose(node: Node, busiest: Busiest) -> None:
         busiest.due = began + SELDOM * (time.monotonic() - began)
 
 
-def table_samples(node: Node, busiest: Busiest, rising: Rising) -> Iterator[Metric]:
+def table_samples(node: Node, busiest: Busiest) -> Iterator[Metric]:
     """How full the tables are, and what those frontends did that are used most."""
     try:
-        with rising.lock:
-            status = node.status()
-            translations = rising.total("translations", status.translations)
-            refusals = rising.total("refusals", status.refusals)
+        status = node.status()
         _choose(node, busiest)
         active = {}
         for frontend in busiest.shown:
@@ -213,8 +209,8 @@ def table_samples(node: Node, busiest: Busiest, rising: Rising) -> Iterator[Metr
     )
     yield gauge("attached", "Whether the programs are attached", bool(status.cgroup))
     for name, text, value in (
-        ("translations", "Connections and sends that a service answered", translations),
-        ("refusals", "Those refused, for want of a backend or by source ranges", refusals),
+        ("translations", "Connections and sends that a service answered", status.translations),
+        ("refusals", "Those refused, for want of a backend or by source ranges", status.refusals),
         ("overflowed", "Sockets that had more services than they remember", status.overflowed),
         ("storage_failed", "Sockets that got no storage", status.storage_failed),
         ("unremembered", "Sockets that remember nothing", status.unremembered),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 from .rawmap import ARRAY, MMAPABLE, RawMap, Shape
@@ -46,6 +47,9 @@ def turn_back(pin: Path, to: int) -> None:
         flags = [_FLAG.unpack(all_flags[n])[0] for n in range(3)]
     if to >= 5 and (pin / "hints").exists():
         _replace(pin, "hints", _HINTS_5 if to == 5 else _HINTS_6)
+    with RawMap.pinned(pin / "events") as events:
+        counted = [events[n] for n in range(3)]
+    _replace(pin, "events", Shape(ARRAY, 4, 8, 3, mapped), counted)
     if to < 6:  # to be made anew, so it may be empty
         _replace(pin, "ports", _PORTS_5._replace(flags=mapped))
     if to > 1:
@@ -79,9 +83,11 @@ def turn_back(pin: Path, to: int) -> None:
         (pin / name).unlink(missing_ok=True)
 
 
-def _replace(pin: Path, name: str, shape: Shape) -> None:
+def _replace(pin: Path, name: str, shape: Shape, values: Sequence[bytes] = ()) -> None:
     (pin / name).unlink()
     with RawMap.create(name, shape) as old:
+        for n, value in enumerate(values):
+            old[n] = value
         old.pin(pin / name)
 
 
