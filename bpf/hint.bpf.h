@@ -14,7 +14,7 @@ struct hint {
 /* 1 or 0, without a branch: the verifier would follow each of them to the end. */
 static __always_inline __u32 has_tag(__u32 service, __u32 tag)
 {
-	return ((__u64)((service & ~HR_ID_MASK) ^ tag) - 1) >> 63;
+	return ((__u64)((service & ~HR_HINT_INDEX) ^ tag) - 1) >> 63;
 }
 
 static __always_inline __u32 service_in(const struct hr_hints *line, __u32 way)
@@ -22,23 +22,24 @@ static __always_inline __u32 service_in(const struct hr_hints *line, __u32 way)
 	return *(const volatile __u32 *)&line->way[way].service;
 }
 
-/* Another key's tag may be the same, and so a line's two: the record tells. */
+/*
+ * The first with the key's tag. Another key's may be the same, or two programs may each have
+ * left a hint of this one: the record tells whether it is right, and who finds it wrong writes
+ * it anew.
+ */
 static __always_inline void look_through(struct hint *hint)
 {
-	__u32 said[HR_HINT_WAYS], is[HR_HINT_WAYS];
-	int way;
+	__u32 a = service_in(hint->line, 0), b = service_in(hint->line, 1);
+	__u32 c = service_in(hint->line, 2), d = service_in(hint->line, 3);
+	__u32 is_a = has_tag(a, hint->tag);
+	__u32 is_b = has_tag(b, hint->tag) & ~is_a;
+	__u32 is_c = has_tag(c, hint->tag) & ~(is_a | is_b);
+	__u32 is_d = has_tag(d, hint->tag) & ~(is_a | is_b | is_c);
 
-#pragma unroll
-	for (way = 0; way < HR_HINT_WAYS; way++) {
-		said[way] = service_in(hint->line, way);
-		is[way] = has_tag(said[way], hint->tag);
-	}
-	hint->way = (is[1] | is[2] << 1 | is[3] | is[3] << 1) % HR_HINT_WAYS;
-	hint->service =
-	    (said[0] & -is[0]) | (said[1] & -is[1]) | (said[2] & -is[2]) | (said[3] & -is[3]);
+	hint->way = is_b | is_c << 1 | is_d | is_d << 1;
+	hint->service = (a & -is_a) | (b & -is_b) | (c & -is_c) | (d & -is_d);
 }
 
-/* Multiplied and folded: addresses differ in few bits. */
 static __always_inline void find_hint(struct hint *hint, const struct hr_key *key)
 {
 	*hint = (struct hint){};
@@ -50,12 +51,13 @@ static __always_inline void find_hint(struct hint *hint, const struct hr_key *ke
 
 	if (!knobs.has_hints || !m)
 		return;
+	/* multiplied and folded: addresses differ in few bits */
 	h ^= ip[1] ^ (__u64)port_word(key) << 8;
 	h *= 0xd6e8feb86659fd93ULL;
 	h ^= h >> 32;
 	h *= 0xd6e8feb86659fd93ULL;
 	at = h >> 32 & m->hint_mask;
-	hint->tag = (h >> 32 | 1U << HR_ID_BITS) & ~HR_ID_MASK; /* never 0, as of none */
+	hint->tag = (h >> 32 | 1U << HR_HINT_TAG_SHIFT) & ~HR_HINT_INDEX; /* never 0, as of none */
 	hint->line = bpf_map_lookup_elem(&hints, &at);
 	if (hint->line)
 		look_through(hint);
@@ -73,7 +75,7 @@ static __always_inline bool is_used(const struct hint *hint)
 
 static __always_inline __u32 hinted_index(const struct hint *hint)
 {
-	return (hint->service & HR_ID_MASK) - 1;
+	return (hint->service & HR_HINT_INDEX) - 1;
 }
 
 static __always_inline struct hr_hint *place_of(const struct hint *hint)
@@ -123,37 +125,35 @@ static __always_inline __u32 scale(__u32 number, __u32 count)
 /* What a hint says of its service, before the record has said that it is so. */
 struct hinted {
 	__u64 set;
-	__u32 check;
 	__u32 first;
+	__u32 pad;
 };
 
 static __always_inline void read_hint(struct hinted *hinted, const struct hint *hint)
 {
 	hinted->set = *(volatile __u64 *)&place_of(hint)->set;
-	hinted->check = *(volatile __u32 *)&place_of(hint)->check;
-	hinted->first = first_of(hinted->set, hinted->check);
+	hinted->first = *(volatile __u32 *)&place_of(hint)->first;
 }
 
 /*
- * What the call will need: backend and count, or the slot that tells which one. It stands here,
- * not where a backend is chosen, for what is kept from here to there the verifier follows.
+ * What the call will need: backend and count. Where ids are in no row, which backend it will be is
+ * a guess, mostly right if they nearly are, that does not wait for the slot. It stands here, not
+ * where a backend is chosen, for what is kept from here to there the verifier follows.
  */
 static __always_inline void fetch_hinted(const struct service *service, const struct hinted *hinted)
 {
 	/* of the two families one has none, but for a service on the node's addresses */
 	__u32 drawn = scale(service->random, count_of(hinted->set) + count6_of(hinted->set));
 	__u32 at = ((__u32)hinted->set + drawn) / HR_LINE_WORDS;
-	__u32 id = hinted->first + drawn;
-	const struct hr_backend *backend;
+	__u32 id = (hinted->first & ~HR_ROW) + drawn;
+	const struct hr_backend *backend = bpf_map_lookup_elem(&backends, &id);
 	const struct hr_line *line;
 
-	if (unlikely(hinted->first == NO_ROW)) {
+	if (unlikely(!(hinted->first & HR_ROW))) {
 		line = bpf_map_lookup_elem(&slots, &at);
 		if (line)
 			fetch(line);
-		return;
 	}
-	backend = bpf_map_lookup_elem(&backends, &id);
 	if (backend)
 		fetch(backend);
 	fetch_active(id);
@@ -166,20 +166,19 @@ static __always_inline void fetch_hinted(const struct service *service, const st
 static __always_inline void take_hinted(const struct hint *hint, const struct hinted *hinted,
 					const struct hr_record *record, struct service *service)
 {
-	__u32 check = *(const volatile __u32 *)&record->check;
-	bool is_whole = *(const volatile __u64 *)&record->set == service->set;
-	__u32 first = hinted->first;
-	__u64 set = hinted->set;
+	__u32 first = *(const volatile __u32 *)&record->first;
+	bool is_its_own = *(const volatile __u64 *)&record->set == service->set;
+	struct hinted own = *hinted;
 
-	asm volatile("" : "+r"(set), "+r"(first));
-	if (unlikely(hinted->set != service->set || hinted->check != check || !is_whole)) {
+	asm volatile("" : "+r"(own.set), "+r"(own.first));
+	if (unlikely(hinted->set != service->set || hinted->first != first || !is_its_own)) {
 		*(volatile __u64 *)&place_of(hint)->set = service->set;
-		*(volatile __u32 *)&place_of(hint)->check = check;
-		service->first = is_whole ? first_of(service->set, check) : NO_ROW;
+		*(volatile __u32 *)&place_of(hint)->first = first;
+		service->first = is_its_own ? first : HR_NO_ID;
 		return;
 	}
-	service->set = set;
-	service->first = first;
+	service->set = own.set;
+	service->first = own.first;
 }
 
 #endif /* HR_HINT_BPF_H */

@@ -109,22 +109,22 @@ struct hr_network {
 struct hr_record {
 	__u64 set;
 	struct hr_key key;
-	__u32 check; /* HR_CHECK(set) or, in mapped memory, HR_ROW(set, id) */
+	union {
+		__u32 first; /* in mapped memory: id in the set's first slot, with HR_ROW */
+		__u32 check; /* else HR_CHECK(set) */
+	};
 };
 
 /* The upper half of a product: it depends on every bit of the word. */
 #define HR_CHECK(set) ((__u32)(((set)*0x9e3779b97f4a7c15ULL) >> 32))
 
 /*
- * Where each of a set's slots has the id after that of the slot before, as those of a
- * service have that was made at once, the id in the first one: no slot need be read then.
- * It counts if above it stands what HR_CHECK(set) has not, and the word is the same before
- * and after. A writer stores, between one set and the next, what is neither's.
+ * Each slot of the set has the id after that of the slot before, as those of a service have
+ * that was made at once: none need be read. It counts for a set that is the same before
+ * and after, for a writer stores HR_NO_ID between one set and the next.
  */
-#define HR_ID_BITS 25
-#define HR_ID_MASK ((1U << HR_ID_BITS) - 1)
-#define HR_ROW(set, id) ((id) | (~HR_CHECK(set) & ~HR_ID_MASK))
-#define HR_IS_ROW(set, check) (!((~HR_CHECK(set) ^ (check)) & ~HR_ID_MASK))
+#define HR_ROW (1U << 31)
+#define HR_NO_ID 0x7fffffffU
 
 /*
  * A block of `slots`, in 32-bit words, host byte order:
@@ -187,10 +187,13 @@ enum hr_on_removal {
 #define HR_HINT_WAYS 4
 #define HR_HINT_LINES 16384
 
+#define HR_HINT_TAG_SHIFT 25
+#define HR_HINT_INDEX ((1U << HR_HINT_TAG_SHIFT) - 1)
+
 struct hr_hint {
 	__u64 set; /* hr_record.set, as it was */
-	__u32 service; /* index and one and, above HR_ID_MASK, a tag of the key; 0 = none */
-	__u32 check; /* hr_record.check, as it was */
+	__u32 service; /* index and one, below some bits of the key's hash; 0 = none */
+	__u32 first; /* hr_record.first, as it was */
 };
 
 struct hr_hints {
@@ -439,7 +442,7 @@ struct hr_meta {
 	__u32 slots_mark;
 	__u32 exempt_levels; /* bit n: `exempt` has a cgroup at depth n */
 	__u64 exempt_filter; /* hr_exempt_bit() of each cgroup in `exempt`, and maybe more */
-	__u32 hint_mask; /* of the index of a line of `hints` */
+	__u32 hint_mask; /* of the number of a key's line of `hints`; as large as services need */
 	__u32 pad;
 };
 

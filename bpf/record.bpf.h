@@ -8,7 +8,7 @@ struct service {
 	__u32 index;
 	__u32 random; /* which slot it will be */
 	__u64 set;
-	__u32 first; /* id in the first slot, or NO_ROW */
+	__u32 first; /* hr_record.first of that word, or HR_NO_ID */
 	__u32 pad;
 };
 
@@ -36,14 +36,6 @@ static __always_inline __u32 count_of(__u64 set)
 static __always_inline __u32 count6_of(__u64 set)
 {
 	return (set >> HR_SET_COUNT6_SHIFT) & HR_SET_COUNT_MASK;
-}
-
-/* service.first of a set whose ids are in no row. */
-#define NO_ROW 0xffffffffU
-
-static __always_inline __u32 first_of(__u64 set, __u32 check)
-{
-	return likely(HR_IS_ROW(set, check)) ? check & HR_ID_MASK : NO_ROW;
 }
 
 /* Word n of the service's struct hr_details. */
@@ -97,7 +89,7 @@ static __always_inline bool read_set(const struct hr_record *record, __u64 *set)
 /* Torn for so long: the service is there, so to refuse is right, and to pass is not. */
 static __always_inline void read_whole_set(const struct hr_record *record, struct service *service)
 {
-	service->first = NO_ROW;
+	service->first = HR_NO_ID;
 	if (unlikely(!read_set(record, &service->set)))
 		service->set = 0;
 }

@@ -95,7 +95,7 @@ static __always_inline __s64 open_connections(__u32 id)
 	return open > 0 ? open : 0;
 }
 
-/* Slots for one family: `count` from `base`, and if `first` is not NO_ROW, ids from that. */
+/* Slots for one family; `first` as in struct service, which has it for those of one family. */
 struct slots_of {
 	__u32 base;
 	__u32 count;
@@ -106,7 +106,9 @@ static __always_inline __u32 draw_any(__u32 number, const struct slots_of *from)
 {
 	__u32 drawn = scale(number, from->count);
 
-	return likely(from->first != NO_ROW) ? from->first + drawn : slot(from->base + drawn);
+	if (likely(from->first & HR_ROW))
+		return (from->first & ~HR_ROW) + drawn;
+	return slot(from->base + drawn);
 }
 
 SUBPROGRAM __u32 draw_hashed(struct bpf_sock_addr *ctx, const struct slots_of *from)
@@ -148,8 +150,6 @@ choose_anew(struct bpf_sock_addr *ctx, const struct service *service, struct hr_
 	__u32 id;
 
 	if (!is_v4(origin->asked_ip)) {
-		if (from.first != NO_ROW)
-			from.first += from.count;
 		from.base += from.count;
 		from.count = count6_of(service->set);
 	}

@@ -50,7 +50,7 @@ static __always_inline bool find_key(const struct hr_key *key, struct hint *hint
 				     struct service *service)
 {
 	const struct hr_record *record = NULL;
-	struct hinted hinted = {};
+	struct hinted hinted = {.first = HR_NO_ID};
 	const __u32 *found;
 
 	if (likely(is_used(hint)) && hint->line) {

@@ -117,7 +117,7 @@ void Table::claim_backends(const ServiceSpec &spec, __u32 service, std::vector<_
 void Table::put(const ServiceSpec &spec) {
     auto existing = index_.find(spec.key);
     const bool is_new = existing == index_.end();
-    const Selection selection = select(spec);
+    Selection selection = select(spec);
     const __u32 length = block_words(spec, selection.size());
 
     // Nothing below is reached by any program before it is published.
@@ -130,6 +130,9 @@ void Table::put(const ServiceSpec &spec) {
     const Old old = is_new ? Old() : remembered(service);
     std::vector<__u32> ids(spec.backends.size(), kNew);
     claim_backends(spec, service, ids, old.ids, claims);
+    if (spec.algorithm != HR_MAGLEV) // whose order says who gets which; else ids may be in a row so
+        for (std::vector<__u32> *slots : {&selection.v4, &selection.v6})
+            std::ranges::sort(*slots, {}, [&](__u32 backend) { return ids[backend]; });
     const std::vector<__u32> block = encode_block(spec, ids, selection);
     std::copy(block.begin(), block.end(), tables_->slots.draft()->word + base);
     const __u32 first = base / HR_LINE_WORDS;
@@ -176,33 +179,19 @@ void Table::draft_record(__u32 service, hr_key key) {
     tables_->records.draft()[service].key = key;
 }
 
-// Are the ids in the set's slots in a row?
-bool Table::is_row(__u64 set) const {
-    const __u32 *slot = words() + static_cast<__u32>(set);
-    const __u32 count = slot_count(set);
-    for (__u32 i = 1; i < count; i++)
-        if (slot[i] != slot[0] + i)
-            return false;
-    return count > 0 && slot[0] + count - 1 <= HR_ID_MASK;
-}
-
 // Where it is not mapped, all of the record goes in one system call, of which a
-// program may see a part. Where it is, programs read the check for a row alone, at any
-// time: so while it could be that of another set, it is that of none.
+// program may see a part. Where it is, one may read at any time: it takes `first` for
+// a set that it finds before and after.
 void Table::publish_set(__u32 service, __u64 set) {
     hr_record &record = tables_->records.draft()[service];
     if (!tables_->records.is_mapped()) {
         record.check = HR_CHECK(set);
-    } else {
-        __u32 none = 0;
-        while (HR_IS_ROW(record.set, none) || HR_IS_ROW(set, none))
-            none += HR_ID_MASK + 1;
-        publish(record.check, none);
+        tables_->records.store(service, &hr_record::set, set);
+        return;
     }
-    tables_->records.store(service, &hr_record::set, set);
-    if (tables_->records.is_mapped())
-        publish(record.check,
-                is_row(set) ? HR_ROW(set, words()[static_cast<__u32>(set)]) : HR_CHECK(set));
+    publish(record.first, __u32{HR_NO_ID});
+    publish(record.set, set);
+    publish(record.first, first_of(set, words() + static_cast<__u32>(set)));
 }
 
 // A new service becomes reachable by its key, with counters at zero; those of an index

@@ -96,12 +96,18 @@ void say_ports(const PinDirectory &pin, const Skeleton &to, __u32 services) {
                      [&](const hr_key &key, __u32) { set_port(ports, key, true); });
 }
 
-// An older version's writer may have been killed with another set's check; its programs
-// do not look at it in mapped memory.
-void say_checks(const PinDirectory &pin, __u32 services) {
+// Before version 8 there was a check in its place, which programs did not look at in mapped memory.
+void say_firsts(const PinDirectory &pin, __u32 services) {
     SharedArray<hr_record> records(open_pinned(pin.file("records")), "records");
-    for (__u32 i = 0; records.is_mapped() && i < services; i++)
-        records.store(i, &hr_record::check, HR_CHECK(records[i].set));
+    if (!records.is_mapped())
+        return;
+    const SharedArray<hr_line> lines(open_pinned(pin.file("slots")), "slots");
+    const __u32 *words = lines.data()->word;
+    for (__u32 i = 0; i < services; i++) {
+        const __u64 set = records[i].set, base = static_cast<__u32>(set);
+        const bool is_whole = base + slot_count(set) <= lines.size() * HR_LINE_WORDS;
+        records.store(i, &hr_record::first, is_whole ? first_of(set, words + base) : HR_NO_ID);
+    }
 }
 
 // Before version 8 there were fewer. What programs count until they are replaced is lost.
@@ -176,7 +182,7 @@ void stage_current(const PinDirectory &pin, __u32 version) {
     skeleton.load();
     write_meta(skeleton, meta);
     if (version < 8) {
-        say_checks(pin, meta.services_mark);
+        say_firsts(pin, meta.services_mark);
         copy_events(pin, skeleton);
     }
     if (version < 6)

@@ -131,6 +131,7 @@ void Table::end_write() {
         tables_.reset(); // drafts of it that no program ever saw
         return;
     }
+    fit_hints();
     tables_->meta.store(0, &hr_meta::generation, tables_->meta[0].generation + 1);
     tables_->note_own();
     generation_ = tables_->meta[0].generation;

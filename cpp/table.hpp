@@ -172,8 +172,8 @@ class Table {
     void put(const ServiceSpec &spec);
     void remove(const hr_key &key);
     void draft_record(__u32 service, hr_key key);
-    bool is_row(__u64 set) const;
     void publish_set(__u32 service, __u64 set);
+    void fit_hints();
     void set_scope(__u32 service, __u8 scope);
     void add_key(const ServiceSpec &spec, __u32 service, bool is_fresh);
     void claim_backends(const ServiceSpec &spec, __u32 service, std::vector<__u32> &ids,

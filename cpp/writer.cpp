@@ -136,8 +136,14 @@ __s64 Table::open_at(__u32 id) { return static_cast<__s64>(tables_->active.load(
 void Table::raise_mark(const Heap &heap, __u32 hr_meta::*mark) {
     if (heap.mark() > tables_->meta[0].*mark)
         tables_->meta.store(0, mark, heap.mark());
-    if (const __u32 mask = hint_mask(tables_->meta[0].services_mark);
-        mask != tables_->meta[0].hint_mask)
+}
+
+// At once where services came; where they went, not before most did, or some that come and go
+// would have all hints left anew each time.
+void Table::fit_hints() {
+    const __u32 mask = hint_mask(static_cast<__u32>(used_.services));
+    const __u32 now = tables_->meta[0].hint_mask;
+    if (mask > now || mask < now / 4)
         tables_->meta.store(0, &hr_meta::hint_mask, mask);
 }
 
@@ -201,6 +207,10 @@ void Table::mend() {
     };
     for (const auto &[key, service] : index_) {
         Block block = read(service);
+        if (tables_->records.is_mapped()) {
+            const __u64 set = tables_->records[service].set;
+            tables_->records.store(service, &hr_record::first, first_of(set, words() + block.base));
+        }
         for (std::size_t i = 0; i < block.ids.size(); i++) {
             service_of[block.ids[i]] = service;
             store(block.ids[i], &hr_backend::reset, block.spec.resets_sockets());

@@ -30,9 +30,10 @@ from .harness.clients import (
 )
 from .harness.line import Line
 from .harness.rawmap import RawMap
+from .harness.reader import Reader
 from .harness.stepping import RENAME, calls_of
 from .harness.traffic import PORT, calling, serve, server_of, services
-from .harness.versions import CURRENT, TRIED, begin_growth, turn_back, version
+from .harness.versions import CURRENT, TRIED, begin_growth, say_checks, turn_back, version
 
 LONG = os.environ.get("HOSTREACH_LONG") == "1"
 KILLS = 100 if LONG else 4
@@ -233,10 +234,14 @@ def test_counters_and_settings_stay(box: Box, node: Node, old: int) -> None:
     assert before.translations
     assert exempt
     turn_back(box.pin, old)
+    if old > 1:
+        say_checks(box.pin)
     assert node.attach(cgroup=str(box.cgroup)).migrated
+    assert box.call(lambda: connect(new_socket(V4, UDP_CONNECTED), VIP)) is None
+    Reader(box.pin).services()  # looks at each
     after = node.status()
     assert (after.translations, after.services, after.backends, after.slots) == (
-        before.translations,
+        before.translations + 1,
         before.services,
         before.backends,
         before.slots,

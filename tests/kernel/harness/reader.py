@@ -27,7 +27,7 @@ _DETAILS = struct.Struct("=IIIIBBHBBH")
 _MEMBER = struct.Struct("=IHBx")
 _BACKEND = struct.Struct("=18sBBIII")
 _WORD = 4
-_ID = (1 << 25) - 1  # of hr_record.check
+NO_ID, ROW = 0x7FFFFFFF, 1 << 31  # of hr_record.first
 _HASHES = ("services", "allowed")
 _SLOTS_MARK = 40  # offset in struct hr_meta
 
@@ -118,9 +118,9 @@ class Reader:
         return found
 
     def follow(self, key: bytes, index: int) -> Found:
-        set_word, _, check = _RECORD.unpack_from(self._views["records"], _RECORD.size * index)
-        whole = (set_word * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 32
-        assert self.is_mapped or check == whole
+        set_word, _, beside = _RECORD.unpack_from(self._views["records"], _RECORD.size * index)
+        if not self.is_mapped:
+            assert beside == (set_word * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 32
         base, count = set_word & 0xFFFFFFFF, set_word >> 32 & 0x1FFF
         count6, algorithm, flags = set_word >> 45 & 0x1FFF, set_word >> 58 & 3, set_word >> 60
         slots = self._views["slots"]
@@ -140,9 +140,8 @@ class Reader:
         ends = itertools.accumulate((name, owner, path, ranges), initial=texts_at)
         texts = [bytes(slots[a:b]).decode() for a, b in itertools.pairwise(ends)]
         drawn = struct.unpack_from(f"={count + count6}I", slots, base * _WORD)
-        if self.is_mapped and (check ^ ~whole) & 0xFFFFFFFF & ~_ID == 0:
-            row = check & _ID
-            assert [*drawn] == [*range(row, row + len(drawn))], "a row of another set"
+        if self.is_mapped:
+            assert beside in (NO_ID, first_of(drawn)), "another set's first id"
         selection = Counter(drawn)
         assert selection.keys() <= set(ids), "a slot holds a backend that is not the service's"
         assert bool(flags & 1) == bool(affinity)
@@ -193,6 +192,14 @@ class Reader:
     def record_key(self, index: int) -> bytes:
         key: bytes = _RECORD.unpack_from(self._views["records"], _RECORD.size * index)[1]
         return key
+
+
+def first_of(slots: Sequence[int]) -> int:
+    """hr_record.first of a set with these ids in its slots."""
+    if not slots:
+        return NO_ID
+    is_row = [*slots] == [*range(slots[0], slots[0] + len(slots))]
+    return slots[0] | (ROW if is_row else 0)
 
 
 def nobodys(key: bytes) -> bytes:
