@@ -18,7 +18,11 @@ _BY_FILE = {
         "no_usable_backend_refuses[mapped-nonblocking-none]",
     ),
     "tcp": ("fast_open_by_sendto[ipv4]",),
-    "hints": ("of_a_service_that_went[tcp]", "wrong_ones[udp-connected]"),
+    "hints": (
+        "of_a_service_that_went[tcp]",
+        "wrong_ones[udp-connected]",
+        "rows_and_others[udp-connected]",
+    ),
     "udp_connected": ("refused_connect_keeps_the_peer[ipv4]",),
     "udp_unconnected": ("several_services_from_one_socket[ipv4-8-services]",),
     "affinity": ("every_kind_of_socket_comes_back",),
