@@ -95,16 +95,17 @@ static __always_inline __s64 open_connections(__u32 id)
 	return open > 0 ? open : 0;
 }
 
-/* Slots for one family; `first` as in struct service, which has it for those of one family. */
+/* A set's slots for one family: `count` of them, `before` of the other one before these. */
 struct slots_of {
 	__u32 base;
+	__u32 before;
 	__u32 count;
-	__u32 first;
+	__u32 first; /* as in struct service */
 };
 
 static __always_inline __u32 draw_any(__u32 number, const struct slots_of *from)
 {
-	__u32 drawn = scale(number, from->count);
+	__u32 drawn = from->before + scale(number, from->count);
 
 	if (likely(from->first & HR_ROW))
 		return (from->first & ~HR_ROW) + drawn;
@@ -150,7 +151,7 @@ choose_anew(struct bpf_sock_addr *ctx, const struct service *service, struct hr_
 	__u32 id;
 
 	if (!is_v4(origin->asked_ip)) {
-		from.base += from.count;
+		from.before = from.count;
 		from.count = count6_of(service->set);
 	}
 	if (unlikely(!from.count))
