@@ -198,7 +198,7 @@ void Table::publish_set(__u32 service, __u64 set) {
 // that was never used are.
 void Table::add_key(const ServiceSpec &spec, __u32 service, bool is_fresh) {
     if (!is_fresh)
-        clear_traffic(service);
+        clear_counters(spec, service);
     set_port(tables_->ports, spec.key, true); // first: programs look here before they look further
     if (bpf_map_update_elem(tables_->services.get(), &spec.key, &service, BPF_NOEXIST))
         raise_errno(format_key(spec.key), "add the service", errno);
@@ -211,6 +211,13 @@ void Table::add_key(const ServiceSpec &spec, __u32 service, bool is_fresh) {
 void Table::set_scope(__u32 service, __u8 scope) {
     publish(tables_->records.draft()[service].key.scope, scope);
     tables_->records.push(service, 1);
+}
+
+void Table::clear_counters(const ServiceSpec &spec, __u32 service) {
+    const std::vector<__u64> zeros(libbpf_num_possible_cpus());
+    if (bpf_map_update_elem(tables_->translations.get(), &service, zeros.data(), BPF_ANY))
+        raise_errno(format_key(spec.key), "clear the counters", errno);
+    tables_->refusals.store(service, __u64{0});
 }
 
 Table::Old Table::remembered(__u32 service) const {
@@ -247,6 +254,7 @@ void Table::remove(const hr_key &key) {
     const __u32 service = at->second;
     const Old old = remembered(service);
     begin_write();
+    keep_traffic(service); // first: who is killed has it counted twice, for no total may fall
     // before the key goes: a socket that remembers a backend asks it for its
     // service, and not the hash; nor does a program that follows a hint
     for (__u32 id : old.ids)

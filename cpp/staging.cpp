@@ -59,12 +59,10 @@ void copy_tables(const Tables &from, const Skeleton &to) {
     from.for_each_service([&](const hr_key &key, __u32 index) {
         if (bpf_map_update_elem(services, &key, &index, 0))
             raise_errno("services", "copy the table", errno);
-    });
-    // of services that went, too: they are in the total
-    for (__u32 index = 0; index < from.meta[0].services_mark; index++)
         if (bpf_map_lookup_elem(from.translations.get(), &index, counts.data()) ||
             bpf_map_update_elem(translations, &index, counts.data(), BPF_ANY))
             raise_errno("translations", "copy the table", errno);
+    });
 }
 
 // Of whatever version it is; what a version does not have is 0.

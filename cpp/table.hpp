@@ -178,7 +178,8 @@ class Table {
     void add_key(const ServiceSpec &spec, __u32 service, bool is_fresh);
     void claim_backends(const ServiceSpec &spec, __u32 service, std::vector<__u32> &ids,
                         const std::vector<__u32> &old, Claims &claims);
-    void clear_traffic(__u32 service);
+    void clear_counters(const ServiceSpec &spec, __u32 service);
+    void keep_traffic(__u32 service);
     bool can_list_clients();
     void write_exempt_levels();
     void retire(const Old &old, const std::vector<__u32> &kept);

@@ -38,28 +38,21 @@ Traffic Table::traffic(const hr_key &key) {
     return service ? traffic_of(*service) : Traffic();
 }
 
-// Of every index that was ever used: a removed service's counts stay where they are until its
-// index is another one's.
 Traffic Table::traffic() {
     Traffic all = {tables_->events.load(HR_FORMER_TRANSLATIONS),
                    tables_->events.load(HR_FORMER_REFUSALS)};
-    for (__u32 service = 0; service < tables_->meta[0].services_mark; service++) {
-        const Traffic one = traffic_of(service);
+    tables_->for_each_service([&](const hr_key &, __u32 service) {
+        Traffic one = traffic_of(service);
         all.translations += one.translations;
         all.refusals += one.refusals;
-    }
+    });
     return all;
 }
 
-// Whoever is killed before both are done has counted twice: no total falls.
-void Table::clear_traffic(__u32 service) {
+void Table::keep_traffic(__u32 service) {
     const Traffic former = traffic_of(service);
     add_count(tables_->events, HR_FORMER_TRANSLATIONS, former.translations);
     add_count(tables_->events, HR_FORMER_REFUSALS, former.refusals);
-    const std::vector<__u64> zeros(libbpf_num_possible_cpus());
-    if (bpf_map_update_elem(tables_->translations.get(), &service, zeros.data(), BPF_ANY))
-        raise_errno(format_key(record(service).key), "clear the counters", errno);
-    tables_->refusals.store(service, __u64{0});
 }
 
 std::vector<__u64> Table::events() const {
