@@ -17,6 +17,8 @@
 #include <bpf/bpf_endian.h>
 
 #include "hostreach.h"
+#include "remembered.h"
+#include "traced.h"
 
 #include "likely.bpf.h"
 #include "address.bpf.h"

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What the kernel programs and user space share: the layout of every table.
+ * What the kernel programs and user space share: the layout of every table, those that
+ * remembered.h and traced.h have apart.
  *
  * This header includes nothing. The includer supplies __u8 .. __u64
  * (<linux/types.h>, or a vmlinux.h).
@@ -19,8 +20,8 @@
 #define HOSTREACH_H
 
 /*
- * Changes with any layout below. `attach` brings tables of an older version to
- * this one (cpp/replacement.cpp); those of a newer are refused.
+ * Changes with any layout here, in remembered.h or in traced.h. `attach` brings tables of
+ * an older version to this one (cpp/replacement.cpp); those of a newer are refused.
  */
 #define HR_ABI_VERSION 8
 
@@ -241,16 +242,6 @@ struct hr_backend {
 #define HR_PORT_WORD(scope, port) ((scope)*8 + (port) / 32 % 8)
 #define HR_PORT_BIT(port) (1U << ((port) % 32))
 
-/* What a socket asked for, and where it was sent. */
-struct hr_origin {
-	__u32 asked_ip[4]; /* network byte order */
-	__u32 given_ip[4]; /* network byte order */
-	__u16 asked_port; /* network byte order */
-	__u16 given_port; /* network byte order; 0 = nothing */
-	__u32 backend; /* id in `backends` */
-	__u32 incarnation; /* of that id */
-};
-
 /* Who may use an HR_SET_LISTED service: one whose address is in its source ranges. */
 struct hr_allowed_key {
 	__u64 netns; /* network namespace cookie */
@@ -271,100 +262,12 @@ struct hr_affinity {
 	__u32 incarnation;
 };
 
-/*
- * Socket storage outlives every upgrade of the programs and cannot be copied,
- * so its values say which layout they have.
- */
-#define HR_STORAGE_VERSION 1
-
-/*
- * Socket storage: the service that a TCP or UDP socket is connected to. The
- * hook runs before the kernel connects: when a connected UDP socket fails to
- * connect elsewhere, it stays connected where it was, so that is kept too.
- * An origin counts while the socket's peer is the backend that was given.
- */
-struct hr_connection {
-	struct hr_origin latest;
-	struct hr_origin before;
-	__u32 version; /* HR_STORAGE_VERSION */
-	__u32 counted; /* id of the backend whose `active` this socket is one of */
-	__u32 incarnation; /* of that id; 0 = none */
-};
-
-/*
- * Connections by socket cookie: the socket whose cookie is `holders`[n] has its
- * connection at `places`[n], n being its cookie modulo HR_PLACES. Who finds his
- * place taken, or cannot have one, has it in socket storage. Cookies rise by one,
- * so it takes a long-lived socket, or very many, to be in another's way.
- */
-#define HR_PLACES 65536
-#define HR_CROWDED (1ULL << 63) /* of a holder: some socket's is in storage instead */
-/*
- * Of a holder: it is an unconnected UDP socket, and has no connection; `latest` is the one
- * service that it has sent to. Who has sent to more keeps them in storage.
- */
-#define HR_UNCONNECTED (1ULL << 62)
-
-struct hr_place {
-	struct hr_connection connection; /* the kernel's programs take it for one in storage */
-	__u32 pad;
-	__u64 netns; /* cookie of the socket's network namespace */
-	__u64 pad2[2]; /* two cache lines */
-};
-
-/*
- * How many services one unconnected UDP socket remembers: so many in `datagrams`,
- * so many in `more_datagrams`, and what is beyond in `overflow`, where the sockets
- * of all the node's pods are in each other's way.
- */
-#define HR_DATAGRAM_ORIGINS 8
-#define HR_MORE_ORIGINS 24
-
-/*
- * Socket storage: the services that an unconnected UDP socket has sent to. It
- * needs no lock: the kernel holds the socket's while these hooks run.
- */
-struct hr_datagrams {
-	__u16 version; /* HR_STORAGE_VERSION */
-	__u16 overflowed; /* 1: this socket remembers more than `origin` holds */
-	__u32 silent; /* bit n: origin n keeps its backend, but names it no more */
-	__u64 clock; /* counts sends; the latest send to a backend names it */
-	__u64 stamp[HR_DATAGRAM_ORIGINS]; /* `clock` at the last send; 0 = free, as all after it */
-	struct hr_origin origin[HR_DATAGRAM_ORIGINS];
-};
-
-/* Socket storage: the same for the few sockets that send to more than these. */
-struct hr_more_datagrams {
-	__u32 version; /* HR_STORAGE_VERSION */
-	__u32 place; /* of what was looked for last */
-	__u64 latest; /* the same */
-	__u64 stamp[HR_MORE_ORIGINS]; /* twice hr_datagrams.clock at the last send, one more if
-					 silent */
-	struct hr_origin origin[HR_MORE_ORIGINS];
-};
-
-/* LRU: what socket storage could not hold. */
-enum hr_overflow_kind {
-	HR_BY_ASKED = 0, /* ip and port are the service's */
-	HR_BY_GIVEN = 1, /* ip and port are the backend's, of a datagram */
-	HR_BY_PEER = 2, /* ip and port are the backend's, of a connection */
-	HR_BY_CONNECTED = 3, /* ip and port are the service's, of a connection */
-};
-
-struct hr_overflow_key {
-	__u64 cookie; /* the socket's */
-	__u32 ip[4]; /* network byte order */
-	__u16 port; /* network byte order */
-	__u16 kind; /* enum hr_overflow_kind */
-	__u32 pad;
-};
-
 /* Indexes of `events`: things that happen seldom, counted for the whole node. */
 enum hr_event {
 	HR_OVERFLOWED = 0, /* datagram origins kept in `overflow` */
 	HR_STORAGE_FAILED = 1, /* socket storage could not be created */
 	HR_UNREMEMBERED = 2, /* nor could `overflow` hold it */
-	/* by user space: what services had counted whose index another one has by now */
+	/* by user space: what services had counted that went */
 	HR_FORMER_TRANSLATIONS = 3,
 	HR_FORMER_REFUSALS = 4,
 	HR_EVENTS,
@@ -377,53 +280,6 @@ enum hr_flag {
 	HR_ENDS_DUE = 2, /* not 0: sockets may be waiting to be ended; rises with each cause */
 	HR_LISTENED = 3, /* the latest hr_listener.seen_ns; lowered by programs when that is old */
 	HR_FLAGS,
-};
-
-/* ---- `trace` ---- */
-
-/* What became of a call. */
-enum hr_verdict {
-	HR_TRANSLATED = 0,
-	HR_NO_BACKEND = 1, /* refused: the service has none that is usable */
-	HR_NOT_ADMITTED = 2, /* refused: no address in the service's source ranges */
-	HR_UNANSWERABLE = 3, /* refused: what came back would show the backend's address */
-};
-
-#define HR_VERDICTS_MAX 8 /* room for more of them */
-
-#define HR_COMMAND_BYTES 16
-
-/* What a listener's ring buffer holds: one call that was translated or refused. */
-struct hr_traced {
-	__u64 time_ns; /* CLOCK_MONOTONIC */
-	__u64 cgroup; /* id of the calling task's */
-	__u64 netns; /* cookie of the socket's network namespace */
-	__u32 pid; /* as the first pid namespace counts */
-	__u32 thread; /* the same */
-	char command[HR_COMMAND_BYTES]; /* the thread's name, ended by 0 */
-	struct hr_key service; /* the frontend, whose scope may be HR_NODE */
-	__u32 asked_ip[4]; /* network byte order, IPv4 as IPv6-mapped */
-	__u32 given_ip[4]; /* the same; a backend's, which says nothing if there was none */
-	__u16 asked_port; /* network byte order */
-	__u16 given_port; /* network byte order; as given_ip */
-	__u8 verdict; /* enum hr_verdict */
-	__u8 pad[7];
-};
-
-/* How many may listen at once. */
-#define HR_LISTENERS 8
-/* Who has not read for so long gets no more: he may have been killed. */
-#define HR_LISTENER_GONE_NS 10000000000ULL
-
-/* One who listens, and to what: all zero is everything. */
-struct hr_listener {
-	__u64 seen_ns; /* CLOCK_MONOTONIC when he last read; 0 = nobody */
-	__u64 lost; /* by programs: what his ring buffer had no room for */
-	__u64 cgroup; /* id: of tasks in it or below alone */
-	__u32 cgroup_level;
-	__u32 pid; /* of this process alone */
-	struct hr_key service; /* of this frontend alone, if its port is not 0 */
-	__u32 silent; /* bit n: not the verdict n */
 };
 
 /*

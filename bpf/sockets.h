@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What is known of a socket that a service's connect made, and when it is to
- * be ended. Includes nothing; "hostreach.h" comes before it.
+ * be ended. Includes nothing; "hostreach.h" and "remembered.h" come before it.
  */
 #ifndef HR_SOCKETS_H
 #define HR_SOCKETS_H

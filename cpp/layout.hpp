@@ -9,6 +9,8 @@
 #include <type_traits>
 
 #include "hostreach.h"
+#include "remembered.h"
+#include "traced.h"
 
 namespace hr {
 
