@@ -3,7 +3,10 @@
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
+#include <linux/capability.h>
 #include <netinet/in.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -64,6 +67,15 @@ int load(const PinDirectory *pin, bool with_end, bool with_cookie, Owned *loaded
     if (!err)
         *loaded = std::move(skeleton);
     return err;
+}
+
+// Has this process all that the kernel asks for? If so, and it says EPERM all the
+// same, a policy of the machine's is against such programs, whoever loads them.
+bool may_trace() {
+    __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+    __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {};
+    return !::syscall(SYS_capget, &header, data) &&
+           data[CAP_TO_INDEX(CAP_SYS_ADMIN)].effective & CAP_TO_MASK(CAP_SYS_ADMIN);
 }
 
 std::vector<hr_socket> read_all(const bpf_link *link) {
@@ -128,7 +140,7 @@ Iterators::Iterators(const PinDirectory &pin, bool may_end) {
         return;
     if (try_load(pin, false, true) || try_load(pin, false, false))
         return;
-    if (load_error_ == EPERM)
+    if (load_error_ == EPERM && !may_trace())
         raise_errno("BPF object", "load", load_error_);
     Error error(Kind::program_rejected, "kernel",
                 std::string("it has no socket iterators: ") + std::strerror(load_error_),

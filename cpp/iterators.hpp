@@ -15,7 +15,8 @@ namespace hr {
 class Iterators {
   public:
     // Raises not_found where there are no tables, program_rejected where the kernel
-    // has no such iterators or no BTF, permission_denied, kernel_error.
+    // has no such iterators or no BTF, or lets nobody load them, permission_denied,
+    // kernel_error.
     // `may_end` false: walk() is not wanted, and its programs are not loaded.
     explicit Iterators(const PinDirectory &pin, bool may_end = true);
     ~Iterators();

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from hostreach.sources.file import dump
 from .harness import Box, kernel
 from .harness.bpf import attached
 from .harness.compiled import preloading
-from .harness.failing import Failed, Failing, failing
+from .harness.failing import Failed, Failing, failing, plan
 from .harness.rawmap import RawMap
 from .harness.timing import SCALE, scaled
 
@@ -37,13 +38,15 @@ KERNEL_SAYS_NO = (errno.E2BIG, errno.EPERM)
 """Answers of kernels that have no such thing: the command may then do without it."""
 OBJ_GET, MAP_FREEZE, LINK_UPDATE = 7, 22, 29
 """Of bpf(2)'s commands."""
+TRACING = 26
+"""Of bpf(2)'s types of programs."""
 SIZES = ("--max-services=16", "--max-backends=32", "--max-slots=4096")
 
 END_SOCKETS = f"""
-import ctypes, struct, sys, hostreach
+import ctypes, sys, hostreach
 from hostreach.errors import KernelError
 
-plan = ctypes.create_string_buffer(struct.pack("@4l", 1, {errno.ENOMEM}, {MAP_FREEZE}, 0))
+plan = ctypes.create_string_buffer({plan(1, errno.ENOMEM, command=MAP_FREEZE)!r})
 with hostreach.open(sys.argv[1]) as node:
     for _ in range(2):
         ctypes.CDLL(None).fail_by(plan)
@@ -207,6 +210,21 @@ def test_attach(box: Box, hostreach_that_fails: Failing) -> None:
     attach = Command(hostreach_that_fails, box, "attach", "--cgroup", str(box.cgroup), *SIZES)
     purge = Command(hostreach_that_fails, box, "detach", "--purge")
     assert attach.fail_everywhere(lambda: assert_done(purge), every=11) > 100
+
+
+def test_nobody_may_trace(box: Box, hostreach_that_fails: Failing) -> None:
+    """A machine's policy may be against such programs, whoever loads them: root is told nothing."""
+    kernel.need(kernel.has("btf"), "socket iterators")
+    at = ("--cgroup", str(box.cgroup), "--pin", str(box.pin), *SIZES)
+    refused = {"error": errno.EPERM, "program_type": TRACING}
+    for _ in range(2):  # the second time counts what is open
+        done = hostreach_that_fails.run("attach", *at, **refused)
+        assert (done.status, done.stderr) == (0, ""), done
+    assert attached(box.cgroup).keys() == kernel.hooks()
+    doctor = hostreach_that_fails.run("doctor", *at[2:4], **refused)
+    assert re.search(r"^btf +no ", doctor.stdout, re.MULTILINE), doctor
+    done = hostreach_that_fails.run("detach", "--pin", str(box.pin), **refused)
+    assert (done.status, done.stderr) == (0, ""), done
 
 
 def test_attach_again(node: hostreach.Node, box: Box, hostreach_that_fails: Failing) -> None:
