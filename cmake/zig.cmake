@@ -26,9 +26,10 @@ zig_tool(CMAKE_AR ar)
 zig_tool(CMAKE_RANLIB ranlib)
 
 # zig does not look into /usr/include, where Debian's Python.h includes <x86_64-linux-gnu/python3.11/pyconfig.h>. Only that is
-# shown to it: the C library's headers have to be zig's.
+# shown to it: the C library's headers have to be zig's. For another machine Python.h asks by that one's name, and gets the host's:
+# where both are little-endian and of 64 bits they say the same of every type.
 set(multiarch "${CMAKE_HOST_SYSTEM_PROCESSOR}-linux-gnu")
 file(MAKE_DIRECTORY "${zig_folder}/include")
-file(CREATE_LINK "/usr/include/${multiarch}" "${zig_folder}/include/${multiarch}" SYMBOLIC)
+file(CREATE_LINK "/usr/include/${multiarch}" "${zig_folder}/include/${arch}-linux-gnu" SYMBOLIC)
 set(CMAKE_CXX_FLAGS_INIT "-isystem ${zig_folder}/include -D_Bool=bool") # clang's C++ lacks _Bool, which bpftool's skeletons use
 set(CMAKE_LIBRARY_ARCHITECTURE "${multiarch}") # where the BPF programs find asm/types.h

@@ -18,8 +18,13 @@ class FetchError(Exception):
 class Archive:
     """One suite of the archive that this host's own apt uses; what apt writes stays in scratch."""
 
-    def __init__(self, suite: str, scratch: Path, *, kind: str = "deb") -> None:
-        """Fetches the suite's lists; kind "deb-src" is that of source packages."""
+    def __init__(
+        self, suite: str, scratch: Path, *, kind: str = "deb", architecture: str = ""
+    ) -> None:
+        """Fetches the suite's lists; kind "deb-src" is that of source packages.
+
+        Packages are of this host's architecture, or of another by Debian's name for it.
+        """
         (scratch / "lists" / "partial").mkdir(parents=True)
         (scratch / "cache" / "archives" / "partial").mkdir(parents=True)
         (scratch / "status").touch()
@@ -37,6 +42,8 @@ class Archive:
             "Acquire::Retries": "3",
             "APT::Update::Error-Mode": "any",
         }
+        if architecture:
+            settings |= {"APT::Architecture": architecture, "APT::Architectures": architecture}
         self._scratch = scratch
         self._options = ["--quiet"]
         for key, value in settings.items():
@@ -59,10 +66,9 @@ def run(command: list[str], *, cwd: Path | None = None) -> str:
     except FileNotFoundError:
         raise FetchError(f"no {command[0]} here") from None
     if done.returncode != 0:
-        reasons = [line for line in done.stderr.splitlines() if line.startswith("E: ")] or [
-            "no reason given"
-        ]
-        raise FetchError(f"{command[0]}: {reasons[0].removeprefix('E: ')}")
+        told = [line for line in done.stderr.splitlines() if line.startswith(("E: ", "ERROR: "))]
+        reason = told[0].partition(": ")[2] if told else "no reason given"
+        raise FetchError(f"{command[0]}: {reason}")
     return done.stdout
 
 

@@ -3,6 +3,9 @@
 
 Each kernel runs in a guest of its own: emulated by qemu, or User-Mode Linux. The guest sees the
 host's root file system, and what it writes is lost. The kernels come from Debian's archive, once.
+arm64, an emulated machine of another kind, takes the wheel of scripts/release-wheel and, once too,
+packages of Debian's that it runs; what it needs here: qemu-system-arm, gcc-aarch64-linux-gnu,
+libc6-dev-arm64-cross.
 """
 
 from __future__ import annotations
@@ -15,17 +18,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 from debian_archive import FetchError
 
-from . import kernels, report, subset
-from .guest import Guest, Job
+from . import arm64, kernels, report, subset
+from .guest import Guest
+from .initramfs import Job
 from .report import Result
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 OUTPUT = ROOT / "build/vm"
+CLIENTS = OUTPUT / "clients"
 # Files, for to read all the others is a third of a guest's time.
 SUBSET = [*sorted({name.partition("::")[0] for name in subset.SUBSET}), "-m", "vm"]
 EVERYTHING = ["tests/kernel", *(f"--ignore={path}" for path in subset.LEFT_OUT)]
@@ -72,7 +78,10 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
         "or with HOSTREACH_LONG=1 instead of tests/kernel, all but LEFT_OUT there.",
     )
     parser.add_argument(
-        "kernels", nargs="*", metavar="KERNEL", help=f"{', '.join(kernels.SOURCES)}; default: all"
+        "kernels",
+        nargs="*",
+        metavar="KERNEL",
+        help=f"{', '.join(kernels.SOURCES)}; default: all, without arm64",
     )
     parser.add_argument(
         "--optional", action="store_true", help="a kernel that cannot be had is no failure"
@@ -84,7 +93,7 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     for name in options.kernels:
         if name not in kernels.SOURCES:
             parser.error(f"no kernel {name!r} (choose from {', '.join(kernels.SOURCES)})")
-    options.kernels = options.kernels or [*kernels.SOURCES]
+    options.kernels = options.kernels or [*kernels.BY_DEFAULT]
     return options, selection
 
 
@@ -95,23 +104,30 @@ def _prepare(selection: list[str]) -> int:
     """
     if lost := [path for path in subset.LEFT_OUT if not (ROOT / path).exists()]:
         sys.exit(f"vm: subset.py leaves out files that are not there: {', '.join(lost)}")
-    clients = OUTPUT / "clients"
-    shutil.rmtree(clients, ignore_errors=True)
-    clients.mkdir()
-    environment = {**os.environ, "HOSTREACH_CLIENTS": str(clients)}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    environment.pop("HOSTREACH_LONG", None)  # as in guests
-    compile_clients = [sys.executable, "-m", "kernel.harness.compiled"]
-    subprocess.run(compile_clients, cwd=ROOT / "tests", env=environment, check=True)
+    _compile_clients(CLIENTS, {})
     collect = [sys.executable, "-m", "pytest", "--collect-only", "--quiet", *selection]
     collected = subprocess.run(
-        collect, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+        collect, cwd=ROOT, env=_environment(), stdout=subprocess.PIPE, text=True, check=True
     )
     if selection is SUBSET and (gone := subset.SUBSET - {*collected.stdout.splitlines()}):
         print("vm: subset.py names tests that are not there:", *sorted(gone), file=sys.stderr)
         sys.exit(1)
     (selected,) = re.findall(r"(\d+)(?:/\d+)? tests? collected", collected.stdout)
     return int(selected)
+
+
+def _compile_clients(directory: Path, compilers: Mapping[str, str]) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    environment = {**_environment(), **compilers, "HOSTREACH_CLIENTS": str(directory)}
+    command = [sys.executable, "-m", "kernel.harness.compiled"]
+    subprocess.run(command, cwd=ROOT / "tests", env=environment, check=True)
+
+
+def _environment() -> dict[str, str]:
+    """The host's, for what prepares a guest."""
+    left_out = {"PYTHONDONTWRITEBYTECODE", "HOSTREACH_LONG"}  # the second as in guests
+    return {name: value for name, value in os.environ.items() if name not in left_out}
 
 
 def _run_all(names: list[str], selection: list[str], count: int, at_once: int) -> list[Result]:
@@ -140,6 +156,12 @@ def _run_all(names: list[str], selection: list[str], count: int, at_once: int) -
 
 
 def _job(kernel: kernels.Kernel, selection: list[str]) -> Job:
+    """Raises FetchError."""
+    python, clients = Path(sys.executable), CLIENTS
+    if kernel.is_arm64:
+        clients = OUTPUT / "clients-arm64"
+        python = arm64.python(OUTPUT / "venv-arm64")
+        _compile_clients(clients, arm64.compilers())
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/root",
@@ -148,11 +170,11 @@ def _job(kernel: kernels.Kernel, selection: list[str]) -> Job:
         "COLUMNS": "200",  # so that a failure is told with its reason
         "HOSTREACH_FORKED_CLI": "1",
         "HOSTREACH_KEPT_INSTANCE": "1",
-        "HOSTREACH_CLIENTS": str(OUTPUT / "clients"),
+        "HOSTREACH_CLIENTS": str(clients),
         "HOSTREACH_TIMEOUT_SCALE": UML_SCALE if kernel.is_uml else SCALE,
     }
     # Each test by its name: a guest may be stopped before it comes to its summary.
-    pytest = [sys.executable, "-m", "pytest", "--verbose", "--color=no", "--tb=short"]
+    pytest = [str(python), "-m", "pytest", "--verbose", "--color=no", "--tb=short"]
     pytest += ["-p", "no:cacheprovider"]
     timeout = SUBSET_TIMEOUT if selection is SUBSET else TIMEOUT
     return Job([*pytest, *selection], environment, ROOT, timeout)

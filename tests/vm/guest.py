@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One guest: a kernel with the host's root file system, whose writes are lost, and one program."""
+"""One guest: a kernel with the host's root file system, whose writes are lost, and one program.
+
+One of another machine has a root of its own, and the job's working directory from the host.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,12 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 from debian_archive import FetchError
 
-from . import initramfs
+from . import arm64, initramfs
+from .initramfs import Job
 from .kernels import Kernel
 
 _MEMORY = "1G"
@@ -29,15 +33,6 @@ _COMMAND_LINE = (
     # With one processor an expedited grace period is over at once.
     " rcupdate.rcu_expedited=1"
 )
-
-
-class Job(NamedTuple):
-    """What a guest is to run, and for how long at most."""
-
-    argv: Sequence[str]
-    environment: Mapping[str, str]
-    cwd: Path
-    timeout: float
 
 
 class Guest:
@@ -53,15 +48,20 @@ class Guest:
             name = stack.enter_context(tempfile.TemporaryDirectory(prefix="hostreach-vm-"))
             scratch = Path(name)
             initrd = scratch / "initramfs"
-            initrd.write_bytes(initramfs.build(kernel, job.argv, job.environment, job.cwd))
+            root = arm64.userland() if kernel.is_arm64 else Path("/")
+            initrd.write_bytes(initramfs.build(kernel, _busybox(root), job))
             self._console = stack.enter_context(log.open("w+b"))
             if kernel.is_uml:
                 command = _uml(kernel, initrd, scratch)
             else:
-                socket = scratch / "virtiofs"
-                server = _start(stack, _virtiofsd(socket), subprocess.DEVNULL)
-                _wait_for(socket, server)
-                command = _qemu(kernel, initrd, socket)
+                shared = {"root": root}
+                if kernel.is_arm64:
+                    shared["checkout"] = job.cwd
+                for tag, directory in shared.items():
+                    command = _virtiofsd(scratch / tag, directory)
+                    server = _start(stack, command, subprocess.DEVNULL)
+                    _wait_for(scratch / tag, server)
+                command = _qemu(kernel, initrd, scratch, shared)
             self._machine = _start(stack, command, self._console)
             self._stack = stack.pop_all()
 
@@ -95,32 +95,50 @@ class Guest:
         self._stack.close()
 
 
-def _qemu(kernel: Kernel, initrd: Path, socket: Path) -> list[str]:
-    command_line = _COMMAND_LINE.format(console="ttyS0", root="virtiofs")
-    # Emulated even where there is /dev/kvm: nested in a cloud's machine it may not boot a kernel.
-    return [
-        "qemu-system-x86_64",
-        # A plain processor: newer ones' vector instructions cost more to emulate than they save.
-        # Debian asks for no more.
-        *("-accel", "tcg", "-cpu", "qemu64,+rdrand", "-machine", "q35", "-smp", "1"),
+def _busybox(root: Path) -> Path:
+    """Of that root."""
+    for directory in ("usr/bin", "bin"):
+        if (found := root / directory / "busybox").exists():
+            return found
+    raise FetchError("no busybox here: apt-get install busybox-static")
+
+
+# A plain processor: newer ones' vector instructions cost more to emulate than they save. Debian
+# asks for no more.
+_X86 = ("qemu-system-x86_64", "-cpu", "qemu64,+rdrand", "-machine", "q35")
+# One with atomic instructions (LSE), as those that clouds have.
+_ARM64 = ("qemu-system-aarch64", "-cpu", "neoverse-n1", "-machine", "virt")
+
+
+def _qemu(kernel: Kernel, initrd: Path, sockets: Path, shared: Mapping[str, Path]) -> list[str]:
+    """With what is shared by its tag, and served at a socket of that name."""
+    console = "ttyAMA0" if kernel.is_arm64 else "ttyS0"
+    command_line = _COMMAND_LINE.format(console=console, root="virtiofs")
+    if "checkout" in shared:
+        command_line += f" checkout={shared['checkout']}"
+    command = [
+        # Emulated even where there is /dev/kvm: nested in a cloud's machine it may boot no kernel.
+        *(*(_ARM64 if kernel.is_arm64 else _X86), "-accel", "tcg", "-smp", "1"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
         *("-kernel", str(kernel.image), "-initrd", str(initrd), "-append", command_line),
-        # The root's file system: its server shares the guest's memory.
+        # File systems: their servers share the guest's memory.
         *("-m", _MEMORY, "-numa", "node,memdev=memory"),
         *("-object", f"memory-backend-memfd,id=memory,size={_MEMORY},share=on"),
-        *("-chardev", f"socket,id=root,path={socket}"),
-        *("-device", "vhost-user-fs-pci,chardev=root,tag=root,queue-size=1024"),
     ]
+    for tag in shared:
+        command += ["-chardev", f"socket,id={tag},path={sockets / tag}"]
+        command += ["-device", f"vhost-user-fs-pci,chardev={tag},tag={tag},queue-size=1024"]
+    return command
 
 
-def _virtiofsd(socket: Path) -> list[str]:
-    """Serves the host's root; Debian 12's is qemu's own, later ones a program in Rust."""
+def _virtiofsd(socket: Path, directory: Path) -> list[str]:
+    """Serves a directory; Debian 12's is qemu's own, later ones a program in Rust."""
     old, new = Path("/usr/lib/qemu/virtiofsd"), Path("/usr/libexec/virtiofsd")
     if new.exists():
-        options = ["--shared-dir=/", "--cache=always", "--sandbox=none", "--readonly"]
+        options = [f"--shared-dir={directory}", "--cache=always", "--sandbox=none", "--readonly"]
         # Below an overlay, what is mounted in the host's root would be hidden.
         return [str(new), f"--socket-path={socket}", *options, "--no-announce-submounts"]
-    options = ["-o", "source=/,cache=always,sandbox=chroot,log_level=err"]
+    options = ["-o", f"source={directory},cache=always,sandbox=chroot,log_level=err"]
     return [str(old), f"--socket-path={socket}", "-f", *options]
 
 

@@ -1,6 +1,7 @@
 #!/bin/busybox sh
 # SPDX-License-Identifier: Apache-2.0
-# The guest's first process, in its initramfs. The kernel's command line says which kind of file system the host's root is.
+# The guest's first process, in its initramfs. The kernel's command line says which kind of file system its root is, and where the host's
+# checkout is to be, if it is not in that root.
 
 fail() {
   echo "vm: $*"
@@ -16,7 +17,7 @@ for module in /modules/*; do
   insmod "$module" || fail "cannot load $module"
 done
 
-# The host's root, and above it a memory of what the guest writes there.
+# The root, and above it a memory of what the guest writes there.
 case $root_kind in
   virtiofs) mount -t virtiofs root /lower || fail "cannot mount virtiofs" ;;
   hostfs) mount -t hostfs -o / none /lower || fail "cannot mount hostfs" ;;
@@ -24,6 +25,13 @@ esac
 mount -t tmpfs -o size=90% upper /upper
 mkdir /upper/files /upper/work
 mount -t overlay -o lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work root /root || fail "cannot mount overlay"
+
+if [ -n "$checkout" ]; then
+  mkdir -p /checkout /upper/checkout /upper/checkout-work "/root$checkout"
+  mount -t virtiofs checkout /checkout || fail "cannot mount the checkout"
+  mount -t overlay -o lowerdir=/checkout,upperdir=/upper/checkout,workdir=/upper/checkout-work checkout "/root$checkout" ||
+    fail "cannot mount an overlay of the checkout"
+fi
 
 mount -t proc proc /root/proc
 mount -t sysfs sys /root/sys

@@ -6,12 +6,10 @@ from __future__ import annotations
 import lzma
 import re
 import shlex
-import shutil
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from debian_archive import FetchError
+from typing import NamedTuple
 
 from .kernels import Kernel
 
@@ -24,29 +22,33 @@ MODULES = (
 )
 
 
-def build(kernel: Kernel, argv: Sequence[str], environment: Mapping[str, str], cwd: Path) -> bytes:
-    """An initramfs that runs argv in the host's root, says "vm: exit STATUS" and powers off."""
+class Job(NamedTuple):
+    """What a guest is to run, and for how long at most."""
+
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+    cwd: Path
+    timeout: float
+
+
+def build(kernel: Kernel, busybox: Path, job: Job) -> bytes:
+    """An initramfs that runs the job in its root, says "vm: exit STATUS" and powers off.
+
+    busybox has to be linked statically.
+    """
     archive = _Cpio()
     for name in ("bin", "proc", "sys", "dev", "lower", "upper", "root", "modules"):
         archive.add(name, stat.S_IFDIR | 0o755)
     archive.add("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
-    archive.add("bin/busybox", stat.S_IFREG | 0o755, busybox().read_bytes())
+    archive.add("bin/busybox", stat.S_IFREG | 0o755, busybox.read_bytes())
     archive.add("init", stat.S_IFREG | 0o755, INIT.read_bytes())
     for number, (name, module) in enumerate(_modules(kernel).items()):
         archive.add(f"modules/{number:02}-{name}", stat.S_IFREG | 0o644, module)
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
-    lines += [f"cd {shlex.quote(str(cwd))}", shlex.join(argv), 'echo "vm: exit $?"']
-    lines += [f"{busybox()} poweroff -f", ""]
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in job.environment.items()]
+    lines += [f"cd {shlex.quote(str(job.cwd))}", shlex.join(job.argv), 'echo "vm: exit $?"']
+    lines += ["busybox poweroff -f", ""]
     archive.add("command", stat.S_IFREG | 0o644, "\n".join(lines).encode())
     return archive.finished()
-
-
-def busybox() -> Path:
-    """The host's, which has to be linked statically; raises FetchError."""
-    found = shutil.which("busybox")
-    if found is None:
-        raise FetchError("no busybox here: apt-get install busybox-static")
-    return Path(found)
 
 
 def _modules(kernel: Kernel) -> dict[str, bytes]:

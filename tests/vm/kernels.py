@@ -16,14 +16,18 @@ from debian_archive import Archive, FetchError, run
 
 _CLOUD = "linux-image-cloud-amd64"
 _UML = "user-mode-linux"
+_ARM64 = "linux-image-cloud-arm64"
 SOURCES = {
     "5.10": ("bullseye", _CLOUD),
     "6.1": ("bookworm", _CLOUD),
     "6.12": ("trixie", _CLOUD),
     "sid": ("sid", _CLOUD),
     "uml": ("bookworm", _UML),  # without kernel BTF; a newer suite's needs a newer C library
+    "arm64": ("bookworm", _ARM64),
 }
 """Name -> Debian's suite and package. To renew one, remove it from the cache: sid moves on."""
+BY_DEFAULT = tuple(name for name, (_, package) in SOURCES.items() if package != _ARM64)
+"""Without that of another machine, which asks for a wheel of its own and for more programs."""
 
 
 class Kernel(NamedTuple):
@@ -32,12 +36,16 @@ class Kernel(NamedTuple):
     name: str
     version: str
     image: Path
-    """An ELF file: what qemu boots, or a program."""
+    """What qemu boots, or a program."""
     modules: Path
 
     @property
     def is_uml(self) -> bool:
         return SOURCES[self.name][1] == _UML
+
+    @property
+    def is_arm64(self) -> bool:
+        return SOURCES[self.name][1] == _ARM64
 
     def modules_by_name(self) -> dict[str, Path]:
         """Of those that are not built in; names as the kernel's own, which have no dash."""
@@ -68,7 +76,7 @@ def get(name: str) -> Kernel:
 def _fetch(name: str, scratch: Path) -> Path:
     """Makes a directory of image, modules and version below scratch."""
     suite, package = SOURCES[name]
-    archive = Archive(suite, scratch)
+    archive = Archive(suite, scratch, architecture="arm64" if package == _ARM64 else "")
     archive.get("download", *_parts(archive, package))
     unpacked, made = scratch / "unpacked", scratch / "made"
     for file in scratch.glob("*.deb"):
@@ -85,7 +93,8 @@ def _fetch(name: str, scratch: Path) -> Path:
     else:
         boot = unpacked / f"boot/vmlinuz-{modules.name}"
         zipped = boot if boot.exists() else modules / "vmlinuz"
-        (made / "image").write_bytes(_elf(zipped.read_bytes()))
+        unpack = _arm64_image if package == _ARM64 else _elf
+        (made / "image").write_bytes(unpack(zipped.read_bytes()))
     modules.rename(made / "modules")
     return made
 
@@ -98,6 +107,13 @@ def _parts(archive: Archive, package: str) -> list[str]:
         needed = re.findall(r"linux-(?:image|base|binary|modules)-\S*cloud\S*", depends)
         parts += [each for each in dict.fromkeys(needed) if each not in parts]
     return parts
+
+
+def _arm64_image(image: bytes) -> bytes:
+    """As it is: Debian 12's is not compressed (Documentation/arch/arm64/booting.rst)."""
+    if image[56:60] != b"ARM\x64":
+        raise FetchError("not a plain arm64 kernel image")
+    return image
 
 
 def _elf(image: bytes) -> bytes:

@@ -2,13 +2,14 @@
 """Clients that have to be compiled first, once in a test run.
 
 `python -m kernel.harness.compiled` leaves all of them in HOSTREACH_CLIENTS, for test runs that find
-them there: an emulated machine would be at it for minutes.
+them there: an emulated machine would be at it for minutes. CC and GOARCH choose another machine.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -44,25 +45,29 @@ def _directory() -> Path:
     return Path(made)
 
 
+def _compiler() -> list[str]:
+    program, *options = shlex.split(os.environ.get("CC", "gcc"))
+    return [need(program), *options, "-O2", "-Wall", "-Wextra", "-Werror"]
+
+
 @cache
 def c_program(source: str) -> str:
-    """clients/SOURCE by gcc; returns the program's path."""
+    """clients/SOURCE by the C compiler; returns the program's path."""
     program = _directory() / Path(source).stem
     if program.exists():
         return str(program)
-    command = [need("gcc"), "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(program)]
-    subprocess.run([*command, str(SOURCES / source)], check=True)
+    subprocess.run([*_compiler(), "-o", str(program), str(SOURCES / source)], check=True)
     return str(program)
 
 
 @cache
 def c_library(source: str) -> str:
-    """clients/SOURCE by gcc, for LD_PRELOAD; returns the library's path."""
+    """clients/SOURCE by the C compiler, for LD_PRELOAD; returns the library's path."""
     library = _directory() / (Path(source).stem + ".so")
     if library.exists():
         return str(library)
-    command = [need("gcc"), "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    subprocess.run([*command, "-o", str(library), str(SOURCES / source)], check=True)
+    command = [*_compiler(), "-shared", "-fPIC", "-o", str(library), str(SOURCES / source)]
+    subprocess.run(command, check=True)
     return str(library)
 
 
