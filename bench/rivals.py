@@ -13,7 +13,8 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
 
-from kernel.harness import Box
+from kernel.harness import Box, kernel, rawbpf
+from kernel.harness.host import cgroups, move_to
 
 import hostreach
 from hostreach import Service
@@ -31,7 +32,7 @@ from .traffic import (
     serve,
 )
 
-DIRECT, HOSTREACH = "direct", "hostreach"
+DIRECT, EMPTY, HOSTREACH = "direct", "empty programs", "hostreach"
 BACKENDS = ("10.0.0.1", "10.0.0.2")  # of each service
 _CALLED = 1_000  # services, at random places; fewer if there are fewer
 _BATCH = 50  # connections before the next contestant's turn
@@ -60,8 +61,8 @@ class Contestant(NamedTuple):
 
     text: str
     client: Client
-    bare: bool
-    direct: bool
+    cgroup: Path
+    direct: bool = False
 
 
 class Result(NamedTuple):
@@ -107,16 +108,20 @@ def _measure(
         node.services.apply(map(_modelled, services))
         took[HOSTREACH] = time.monotonic() - began
         node.attach(cgroup=str(box.cgroup))
+        (empty,) = stack.enter_context(cgroups(box.bare, "empty"))
+        for hook in kernel.hooks():
+            rawbpf.attach(empty, hook)
         contestants = [
-            Contestant(DIRECT, plain, bare=True, direct=True),
-            Contestant(HOSTREACH, plain, bare=False, direct=False),
+            Contestant(DIRECT, plain, box.bare, direct=True),
+            Contestant(EMPTY, plain, empty, direct=True),
+            Contestant(HOSTREACH, plain, box.cgroup),
         ]
         for rival, client in zip(rivals, ways[1:], strict=True):
             say(f"{rival.text}: loading rules of {size:,} services")
             began = time.monotonic()
             client.run(*rival.command_line, text="\n".join(rival.rules(services)) + "\n")
             took[rival.text] = time.monotonic() - began
-            contestants.append(Contestant(rival.text, client, bare=True, direct=False))
+            contestants.append(Contestant(rival.text, client, box.bare))
         say(f"{size:,} services: connecting, then traffic")
         targets = [(counted[n].host, counted[n].port) for n in called]
         latency, rates = box.call(
@@ -164,27 +169,26 @@ def _compete(
     orders = random.Random(effort.turns)
     for turn in range(effort.turns):
         for each in orders.sample(contestants, len(contestants)):
-            latency[each.text] += _connect(box, library, each, targets, turn, listener)
+            latency[each.text] += _connect(library, each, targets, turn, listener)
     rates: dict[tuple[str, str], list[float]] = {}
     for _ in range(effort.rounds):
         for kind in KINDS:
             server = echo if kind.protocol == "udp" else listener
             to = _service_of(kind)
             for each in orders.sample(contestants, len(contestants)):
-                _enter(box, each)
+                _enter(each)
                 called = to.backends if each.direct else [(to.host, to.port)]
                 rate = library.rate(kind, called, server, effort.seconds)
                 rates.setdefault((kind.text, each.text), []).append(rate)
     return latency, rates
 
 
-def _enter(box: Box, contestant: Contestant) -> None:
-    box.enter(bare=contestant.bare)
+def _enter(contestant: Contestant) -> None:
+    move_to(contestant.cgroup)
     contestant.client.enter()
 
 
 def _connect(
-    box: Box,
     library: TrafficLibrary,
     contestant: Contestant,
     targets: Sequence[tuple[str, int]],
@@ -192,7 +196,7 @@ def _connect(
     listener: socket.socket,
 ) -> list[int]:
     """One batch, to other services each turn."""
-    _enter(box, contestant)
+    _enter(contestant)
     sockets = client_sockets(_BATCH)
     numbers = range(turn * _BATCH, (turn + 1) * _BATCH)
     if contestant.direct:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 SYS_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
 _PROG_LOAD, _OBJ_GET, _PROG_ATTACH, _PROG_QUERY, _LINK_UPDATE, _LINK_DETACH = 5, 7, 8, 16, 29, 34
-_PROG_TYPE_CGROUP_SOCK_ADDR = 18
+_PROG_TYPE_CGROUP_SOCK, _PROG_TYPE_CGROUP_SOCK_ADDR = 9, 18
 ALLOW_MULTI = 2
 
 ATTACH_TYPES = {
@@ -29,10 +29,9 @@ ATTACH_TYPES = {
     "getpeername6": 30,
 }
 
-# And the hooks of sockets, which somebody else's programs below do not suit.
-HOOKS = {**ATTACH_TYPES, "post_bind4": 12, "post_bind6": 13, "sock_release": 34}
 OTHER_HOOKS = {"post_bind4": 12, "post_bind6": 13, "sock_release": 34}
-"""Those that take programs of another kind."""
+"""Those of sockets, which take programs of another kind."""
+HOOKS = ATTACH_TYPES | OTHER_HOOKS
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -88,7 +87,7 @@ def _load(attach_type: str, rewrite: Rewrite | None = None) -> int:
     licence = ctypes.create_string_buffer(b"GPL")
     attributes = struct.pack(
         "=IIQQIIQII16sII",
-        _PROG_TYPE_CGROUP_SOCK_ADDR,
+        _PROG_TYPE_CGROUP_SOCK if attach_type in OTHER_HOOKS else _PROG_TYPE_CGROUP_SOCK_ADDR,
         len(instructions) // 8,
         ctypes.addressof(code),
         ctypes.addressof(licence),
@@ -99,7 +98,7 @@ def _load(attach_type: str, rewrite: Rewrite | None = None) -> int:
         0,  # flags
         b"somebody_else",
         0,  # interface
-        ATTACH_TYPES[attach_type],
+        HOOKS[attach_type],
     )
     return bpf(_PROG_LOAD, attributes)
 
@@ -110,7 +109,7 @@ def attach(
     """Attaches such a program the old way, without a link: it stays until the cgroup goes."""
     directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
     with _closing(directory), _closing(_load(attach_type, rewrite)) as program:
-        number = ATTACH_TYPES[attach_type]
+        number = HOOKS[attach_type]
         bpf(_PROG_ATTACH, struct.pack("=IIII", directory, program, number, flags))
 
 
