@@ -113,7 +113,7 @@ class Services:
         check_label(owner, "owner", OWNER_MAX)  # None would be everybody, to `prune`
         wanted: dict[PlainFrontend, Service | PlainService] = {}
         for service in services:
-            key = service[:3] if isinstance(service, tuple) else plain_frontend(service.frontend)
+            key = _key_of(service)
             if key in wanted:
                 raise InvalidInput("this service is given twice", object=format_frontend(*key))
             wanted[key] = service
@@ -265,6 +265,8 @@ class Services:
         dry_run: bool = False,
     ) -> Change | None:
         """Remove a backend; raises `NotFound`, or returns None with ``if_exists``."""
+        if not isinstance(address, str):
+            raise _is_no("a backend's address", "text", address)
         gone, key = format_endpoint(*parse_endpoint(address)), key_of(frontend)
         with self._writing(dry_run, make=False):
             before = _owned(self._table.plain_get(key), key, owner)
@@ -276,7 +278,13 @@ class Services:
             return self._set_backends(before, backends, dry_run)
 
     def _plain(self, service: Service | PlainService) -> PlainService:
-        return service if isinstance(service, tuple) else self._table.plain(service)
+        if isinstance(service, tuple):
+            return service
+        try:
+            return self._table.plain(service)
+        except AttributeError:
+            _key_of(service)  # says so of what is no service at all
+            raise
 
     def _set_backends(
         self, before: PlainService, backends: PlainBackends, dry_run: bool = False
@@ -312,7 +320,25 @@ def key_of(frontend: str | Frontend | PlainFrontend) -> PlainFrontend:
     """As tables take it; raises `InvalidInput` for text that names none."""
     if isinstance(frontend, tuple):
         return frontend
-    return parse_frontend(frontend) if isinstance(frontend, str) else plain_frontend(frontend)
+    if isinstance(frontend, str):
+        return parse_frontend(frontend)
+    try:
+        return plain_frontend(frontend)
+    except AttributeError:
+        raise _is_no("a frontend", "text or a Frontend", frontend) from None
+
+
+def _key_of(service: Service | PlainService) -> PlainFrontend:
+    if isinstance(service, tuple):
+        return service[:3]
+    try:
+        return plain_frontend(service.frontend)
+    except AttributeError:
+        raise _is_no("a service", "a Service", service) from None
+
+
+def _is_no(what: str, wanted: str, given: object) -> TypeError:
+    return TypeError(f"{what} is {wanted}, not {type(given).__name__}")
 
 
 def _backend(backend: str | Backend | PlainBackend) -> PlainBackend:
@@ -324,7 +350,10 @@ def _backend(backend: str | Backend | PlainBackend) -> PlainBackend:
         from .models import Backend
 
         backend = Backend.parse(backend)
-    return backend.address, backend.weight, backend.state
+    try:
+        return backend.address, backend.weight, backend.state
+    except AttributeError:
+        raise _is_no("a backend", "text or a Backend", backend) from None
 
 
 def _owned(service: PlainService | None, key: PlainFrontend, owner: str) -> PlainService:

@@ -8,6 +8,8 @@ exactly SERVICES services and BACKENDS backends, and for at least SLOTS slots. T
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from hostreach.cgroup import find_root
@@ -325,6 +327,26 @@ class TableContract(SharesContract):
             with pytest.raises(HostreachError):
                 services.remove("10.96.0.99:80/tcp")
         services.add(DNS)
+
+    @pytest.mark.parametrize("wrong", [None, 3, b"10.96.0.10:53/udp", [DNS.frontend]], ids=repr)
+    def test_what_is_no_such_thing(self, services: Services, wrong: Any) -> None:
+        """A mistake in a program is told as one, and nothing is written."""
+        services.add(DNS)
+        kind = type(wrong).__name__
+        for call in (services.get, services.inspect, services.remove):
+            with pytest.raises(TypeError, match=f"^a frontend is text or a Frontend, not {kind}$"):
+                call(wrong)
+        for write in (services.add, services.set):
+            with pytest.raises(TypeError, match=f"^a service is a Service, not {kind}$"):
+                write(wrong)
+        with pytest.raises(TypeError, match=f"^a service is a Service, not {kind}$"):
+            services.apply([WEB6, wrong], prune=True)
+        for change in (services.add_backend, services.set_backend):
+            with pytest.raises(TypeError, match=f"^a backend is text or a Backend, not {kind}$"):
+                change(DNS.frontend, wrong)
+        with pytest.raises(TypeError, match=f"^a backend's address is text, not {kind}$"):
+            services.remove_backend(DNS.frontend, wrong)
+        assert services.list() == [DNS]
 
     def test_in_plain_values(self, services: Services, table: Table) -> None:
         """What crosses without models is the same table."""
