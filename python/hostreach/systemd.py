@@ -99,7 +99,9 @@ def _read(path: Path) -> str | None:
 def _write(path: Path, text: str) -> None:
     new = path.with_name(f".{path.name}.new")
     try:
-        new.write_text(text, encoding="utf-8")
+        new.unlink(missing_ok=True)  # what a run that was killed left, or a link to elsewhere
+        with new.open("x", encoding="utf-8") as file:
+            file.write(text)
         new.chmod(0o644)
         new.replace(path)
     except OSError:

@@ -143,6 +143,19 @@ def test_printed_as_installed(run: Run, directory: Path) -> None:
     assert {*directory.iterdir()} == {*files}
 
 
+def test_what_a_killed_run_left(directory: Path, tmp_path: Path) -> None:
+    """Is replaced; and if it is a link, whatever it leads to stays as it is."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("precious")
+    unit = systemd.unit("metrics")
+    left = directory / f".{unit.file}.new"
+    left.symlink_to(elsewhere)
+    systemd.install([unit], str(directory))
+    assert [each.name for each in directory.iterdir()] == [unit.file]
+    assert (directory / unit.file).read_text() == unit.text
+    assert elsewhere.read_text() == "precious"
+
+
 def test_what_was_written_and_not_changed_is_replaced(run: Run, directory: Path) -> None:
     install = ("systemd", "install", "agent", "--directory", str(directory))
     path = str(directory / "hostreach-agent.service")
