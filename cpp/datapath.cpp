@@ -64,11 +64,6 @@ hr_knobs knobs_for(const Wanted &wanted, const Features &features, bool are_mapp
     knobs.has_places = features.places && features.sock_release && are_mapped;
     // elsewhere all that send to no service would be given a cookie, and pay for it
     knobs.keeps_only = knobs.has_places && features.sock_read;
-    if (features.sock_release && (features.sock_read || features.probe_read)) {
-        const SocketType type = socket_type();
-        knobs.kern_sock_offset = static_cast<__u16>(type.kern_sock_offset);
-        knobs.kern_sock_mask = type.kern_sock_mask;
-    }
     return knobs;
 }
 
@@ -86,6 +81,11 @@ void load(Skeleton &skeleton, const PinDirectory &pin, const Wanted &wanted,
         staged.crowd();
     } else if (features.sock_read && !places.were_crowded() && !staged.were_crowded()) {
         skeleton.show_sockets();
+    }
+    if (features.sock_release && (skeleton.knobs.sock_type || features.probe_read)) {
+        const SocketType type = socket_type();
+        skeleton.knobs.kern_sock_offset = static_cast<__u16>(type.kern_sock_offset);
+        skeleton.knobs.kern_sock_mask = type.kern_sock_mask;
     }
     for (const Hook &hook : all_hooks())
         if (bpf_program *program = skeleton.program(hook.program().c_str()))

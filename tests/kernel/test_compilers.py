@@ -47,7 +47,8 @@ BLIND_LIMIT = 750_000  # of a million, with helpers that 5.3 and 5.4 lack
 def can_load(name: str) -> bool:
     """The legacy object has nothing that any kernel lacks; of the others hostreach takes it out."""
     if name == "sockets":
-        return " bpf_sock_destroy\n" in Path("/proc/kallsyms").read_text()
+        # what it has besides loads wherever it may be loaded at all
+        return kernel.has("btf") and " bpf_sock_destroy\n" in Path("/proc/kallsyms").read_text()
     found = kernel_features()
     names = "global_data sk_storage cookie netns_cookie cgroup_id set_retval sock_release mptcp"
     return name == "legacy" or all(found[each] for each in f"{names} places".split())

@@ -33,6 +33,7 @@ def l2tp(box: Box) -> None:
     # where the kernel has it, what `ip` cannot do is a failure
     has = _MODULE.exists() or box.run(["ip", "l2tp", "show", "tunnel"]).returncode == 0
     kernel.need(has, "L2TP")
+    kernel.need(kernel.knows_its_own(), "way to tell its own sockets")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from debian_archive import FetchError
 
 from . import arm64, initramfs
 from .initramfs import Job
-from .kernels import Kernel
+from .kernels import COMMAND_LINES, Kernel
 
 _MEMORY = "1G"
 _COMMAND_LINE = (
@@ -114,6 +114,7 @@ def _qemu(kernel: Kernel, initrd: Path, sockets: Path, shared: Mapping[str, Path
     """With what is shared by its tag, and served at a socket of that name."""
     console = "ttyAMA0" if kernel.is_arm64 else "ttyS0"
     command_line = _COMMAND_LINE.format(console=console, root="virtiofs")
+    command_line += f" {COMMAND_LINES.get(kernel.name, '')}"
     if "checkout" in shared:
         command_line += f" checkout={shared['checkout']}"
     command = [

@@ -26,6 +26,9 @@ SOURCES = {
     "arm64": ("bookworm", _ARM64),
 }
 """Name -> Debian's suite and package. To renew one, remove it from the cache: sid moves on."""
+COMMAND_LINES = {"6.12": "lockdown=confidentiality"}
+"""What else a kernel is booted with: as some distributions do, so that programs read nothing of it
+but what the verifier follows (kernel_lockdown(7))."""
 BY_DEFAULT = tuple(name for name, (_, package) in SOURCES.items() if package != _ARM64)
 """Without that of another machine, which asks for a wheel of its own and for more programs."""
 

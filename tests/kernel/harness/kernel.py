@@ -132,6 +132,12 @@ def hooks(*protocols: str) -> set[str]:
     return found | {"sock_release"} if counts_connections() else found
 
 
+def knows_its_own() -> bool:
+    """Programs can tell the sockets that the kernel itself connects, of whose end none is told."""
+    sees = has("sock_read") and has("places")
+    return has_btf() and (has("probe_read") or sees) and remembers_on_sockets()
+
+
 def counts_sockets() -> bool:
     """Counts are set right by a walk over the sockets that are open."""
     return remembers_on_sockets() and (has("btf") or has("pidfd"))
