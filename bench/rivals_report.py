@@ -11,7 +11,7 @@ from .report import PERCENTILES, percentiles, ratio
 from .rivals import COUNTED, DIRECT, EMPTY, Result
 from .traffic import KINDS
 
-NO_RIVALS = (DIRECT, EMPTY)  # nobody is balanced there
+UNBALANCED = (DIRECT, EMPTY)
 
 
 def rival_latency_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -19,7 +19,7 @@ def rival_latency_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     rows = []
     for result in results:
         base = percentiles(result.latency[DIRECT])
-        others = {way: took for way, took in result.latency.items() if way not in NO_RIVALS}
+        others = {way: took for way, took in result.latency.items() if way not in UNBALANCED}
         first = min(others, key=lambda way: percentiles(others[way])[0])
         for way, took in result.latency.items():
             cuts = percentiles(took)
@@ -56,7 +56,7 @@ def rival_rate_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
             for way in ways:
                 rates = result.rates[kind.text, way]
                 row[way] = ratio([rate / base for rate, base in zip(rates, own, strict=True)])
-            rivals = [way for way in ways if way not in NO_RIVALS]
+            rivals = [way for way in ways if way not in UNBALANCED]
             row["most"] = max(rivals, key=lambda way: row[way]["x"])
             rows.append(row)
     return rows

@@ -39,8 +39,7 @@ std::vector<int> Features::missing_helpers() const {
     unless(cgroup_id, {BPF_FUNC_get_current_cgroup_id, BPF_FUNC_get_current_ancestor_cgroup_id});
     unless(set_retval, {BPF_FUNC_set_retval});
     unless(mptcp, {BPF_FUNC_skc_to_mptcp_sock});
-    // libbpf takes the second for the first where it finds that the kernel lacks it
-    unless(probe_read, {BPF_FUNC_probe_read_kernel, BPF_FUNC_probe_read});
+    unless(probe_read, {BPF_FUNC_probe_read_kernel});
     unless(ring_buffer,
            {BPF_FUNC_ringbuf_output, BPF_FUNC_get_current_pid_tgid, BPF_FUNC_get_current_comm});
     return missing;

@@ -15,8 +15,12 @@ bool is_cast(const bpf_insn &each) {
     return each.code == (BPF_JMP | BPF_CALL) && each.src_reg == BPF_PSEUDO_KFUNC_CALL;
 }
 
+bool calls_helper(const bpf_insn &each) {
+    return each.code == (BPF_JMP | BPF_CALL) && each.src_reg == 0;
+}
+
 bool is_missing(const bpf_insn &each, const Fitting &fitting) {
-    if (each.code == (BPF_JMP | BPF_CALL) && each.src_reg == 0)
+    if (calls_helper(each))
         return std::ranges::find(fitting.missing_helpers, each.imm) !=
                fitting.missing_helpers.end();
     if (is_cast(each))
@@ -170,6 +174,12 @@ bool write_knobs(std::vector<bpf_insn> &code, const hr_knobs &knobs) {
 bool fit(std::vector<bpf_insn> &code, const Fitting &fitting) {
     bool changed = write_knobs(code, fitting.knobs);
     for (bpf_insn &each : code) {
+        // libbpf put in the old helper where it found no newer one, by a tracing program: these
+        // programs may have the newer one all the same, and never the old
+        if (calls_helper(each) && each.imm == BPF_FUNC_probe_read) {
+            each.imm = BPF_FUNC_probe_read_kernel;
+            changed = true;
+        }
         if (is_missing(each, fitting)) {
             each = {}; // r0 = 0
             each.code = BPF_ALU64 | BPF_MOV | BPF_K;

@@ -69,9 +69,9 @@ int load(const PinDirectory *pin, bool with_end, bool with_cookie, Owned *loaded
     return err;
 }
 
-// Has this process all that the kernel asks for? If so, and it says EPERM all the
-// same, a policy of the machine's is against such programs, whoever loads them.
-bool may_trace() {
+// Who has it and is told EPERM lacks nothing: a policy of the machine's is against such
+// programs, whoever loads them.
+bool has_sys_admin() {
     __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
     __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {};
     return !::syscall(SYS_capget, &header, data) &&
@@ -140,7 +140,7 @@ Iterators::Iterators(const PinDirectory &pin, bool may_end) {
         return;
     if (try_load(pin, false, true) || try_load(pin, false, false))
         return;
-    if (load_error_ == EPERM && !may_trace())
+    if (load_error_ == EPERM && !has_sys_admin())
         raise_errno("BPF object", "load", load_error_);
     Error error(Kind::program_rejected, "kernel",
                 std::string("it has no socket iterators: ") + std::strerror(load_error_),

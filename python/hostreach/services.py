@@ -113,7 +113,7 @@ class Services:
         check_label(owner, "owner", OWNER_MAX)  # None would be everybody, to `prune`
         wanted: dict[PlainFrontend, Service | PlainService] = {}
         for service in services:
-            key = _key_of(service)
+            key = _key_of_service(service)
             if key in wanted:
                 raise InvalidInput("this service is given twice", object=format_frontend(*key))
             wanted[key] = service
@@ -266,7 +266,7 @@ class Services:
     ) -> Change | None:
         """Remove a backend; raises `NotFound`, or returns None with ``if_exists``."""
         if not isinstance(address, str):
-            raise _is_no("a backend's address", "text", address)
+            raise _wrong_type("a backend's address", "text", address)
         gone, key = format_endpoint(*parse_endpoint(address)), key_of(frontend)
         with self._writing(dry_run, make=False):
             before = _owned(self._table.plain_get(key), key, owner)
@@ -283,7 +283,7 @@ class Services:
         try:
             return self._table.plain(service)
         except AttributeError:
-            _key_of(service)  # says so of what is no service at all
+            _key_of_service(service)  # says so of what is no service at all
             raise
 
     def _set_backends(
@@ -325,19 +325,19 @@ def key_of(frontend: str | Frontend | PlainFrontend) -> PlainFrontend:
     try:
         return plain_frontend(frontend)
     except AttributeError:
-        raise _is_no("a frontend", "text or a Frontend", frontend) from None
+        raise _wrong_type("a frontend", "text or a Frontend", frontend) from None
 
 
-def _key_of(service: Service | PlainService) -> PlainFrontend:
+def _key_of_service(service: Service | PlainService) -> PlainFrontend:
     if isinstance(service, tuple):
         return service[:3]
     try:
         return plain_frontend(service.frontend)
     except AttributeError:
-        raise _is_no("a service", "a Service", service) from None
+        raise _wrong_type("a service", "a Service", service) from None
 
 
-def _is_no(what: str, wanted: str, given: object) -> TypeError:
+def _wrong_type(what: str, wanted: str, given: object) -> TypeError:
     return TypeError(f"{what} is {wanted}, not {type(given).__name__}")
 
 
@@ -353,7 +353,7 @@ def _backend(backend: str | Backend | PlainBackend) -> PlainBackend:
     try:
         return backend.address, backend.weight, backend.state
     except AttributeError:
-        raise _is_no("a backend", "text or a Backend", backend) from None
+        raise _wrong_type("a backend", "text or a Backend", backend) from None
 
 
 def _owned(service: PlainService | None, key: PlainFrontend, owner: str) -> PlainService:

@@ -98,11 +98,12 @@ def _read(path: Path) -> str | None:
 
 def _write(path: Path, text: str) -> None:
     new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)  # what a run that was killed left, or a link to elsewhere
+    file = new.open("x", encoding="utf-8")  # another run's stays as it is
     try:
-        new.unlink(missing_ok=True)  # what a run that was killed left, or a link to elsewhere
-        with new.open("x", encoding="utf-8") as file:
+        with file:
+            os.fchmod(file.fileno(), 0o644)
             file.write(text)
-        new.chmod(0o644)
         new.replace(path)
     except OSError:
         with suppress(OSError):

@@ -43,7 +43,7 @@ def test_smoke(tmp_path: Path) -> None:
     assert all(written[part] for part in parts.split(","))
     latency, rates = written["rivals"]["latency"], written["rivals"]["rates"]
     installed = [*written["rivals"]["versions"]]
-    assert [row["way"] for row in latency] == ["direct", "hostreach", *installed]
+    assert [row["way"] for row in latency] == ["direct", "empty programs", "hostreach", *installed]
     assert len(rates) == 6
     assert all(row["direct_per_s"] > 0 and row["hostreach"]["x"] > 0 for row in rates)
     for row in (*written["growth"]["services_room"], *written["growth"]["backends_room"]):

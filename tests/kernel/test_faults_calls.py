@@ -38,7 +38,7 @@ KERNEL_SAYS_NO = (errno.E2BIG, errno.EPERM)
 """Answers of kernels that have no such thing: the command may then do without it."""
 OBJ_GET, MAP_FREEZE, LINK_UPDATE = 7, 22, 29
 """Of bpf(2)'s commands."""
-TRACING = 26
+TRACEPOINT, TRACING = 5, 26
 """Of bpf(2)'s types of programs."""
 SIZES = ("--max-services=16", "--max-backends=32", "--max-slots=4096")
 
@@ -213,18 +213,35 @@ def test_attach(box: Box, hostreach_that_fails: Failing) -> None:
 
 
 def test_nobody_may_trace(box: Box, hostreach_that_fails: Failing) -> None:
-    """A machine's policy may be against such programs, whoever loads them: root is told nothing."""
-    kernel.need(kernel.has("btf"), "socket iterators")
-    at = ("--cgroup", str(box.cgroup), "--pin", str(box.pin), *SIZES)
-    refused = {"error": errno.EPERM, "program_type": TRACING}
-    for _ in range(2):  # the second time counts what is open
-        done = hostreach_that_fails.run("attach", *at, **refused)
+    """A machine's policy may be against such programs, whoever loads them: root does without."""
+    pin, cgroup = ("--pin", str(box.pin)), ("--cgroup", str(box.cgroup))
+
+    def run(*arguments: str) -> str:
+        refused = {"error": errno.EPERM, "program_type": TRACING}
+        done = hostreach_that_fails.run(*arguments, *pin, **refused)
         assert (done.status, done.stderr) == (0, ""), done
+        return done.stdout
+
+    run("attach", *cgroup, *SIZES)
+    run("svc", "add", WEB, "--backend", ONE, "--on-removal", "reset")
+    run("attach", *cgroup, "--max-services=32")  # counts what is open
     assert attached(box.cgroup).keys() == kernel.hooks()
-    doctor = hostreach_that_fails.run("doctor", *at[2:4], **refused)
-    assert re.search(r"^btf +no ", doctor.stdout, re.MULTILINE), doctor
-    done = hostreach_that_fails.run("detach", "--pin", str(box.pin), **refused)
+    run("svc", "rm", WEB)  # looks for sockets to end
+    assert re.search(r"^btf +no ", run("doctor"), re.MULTILINE)
+    run("detach")
+
+
+def test_nobody_may_load_for_tracepoints(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By which libbpf finds out what other programs may call, too."""
+    kernel.switch_off(monkeypatch, "sock_read")  # then the kernel's own sockets are told by a call
+    with failing() as process:
+        done = process.run(
+            *("attach", "--cgroup", str(box.cgroup), "--pin", str(box.pin), *SIZES),
+            error=errno.EPERM,
+            program_type=TRACEPOINT,
+        )
     assert (done.status, done.stderr) == (0, ""), done
+    assert attached(box.cgroup).keys() == kernel.hooks()
 
 
 def test_attach_again(node: hostreach.Node, box: Box, hostreach_that_fails: Failing) -> None:

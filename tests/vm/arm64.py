@@ -20,6 +20,7 @@ from .kernels import SOURCES, cache
 ROOT = Path(__file__).resolve().parent.parent.parent
 MACHINE, DEBIAN = "aarch64", "arm64"
 PYTHON = (3, 11)  # of its suite
+SOURCE_FOLDERS = ("bpf", "cpp", "python")
 _PACKAGES = (
     *("?essential", "bpftool", "busybox-static", "python3"),
     *("iproute2", "procps", "bind9-dnsutils", "curl", "dnsmasq-base", "nginx-light"),
@@ -71,22 +72,34 @@ def compilers() -> dict[str, str]:
 
 def python(directory: Path) -> Path:
     """An environment made in directory, with the wheel and what tests need; raises FetchError."""
-    if sys.version_info[:2] != PYTHON:
-        raise FetchError("its Python is {}.{}: make .venv with that".format(*PYTHON))
-    tag = "cp{}{}".format(*PYTHON)
-    wheels = sorted(ROOT.glob(f"dist/release/hostreach-*-{tag}-{tag}-*_{MACHINE}.whl"))
-    if not wheels:
-        raise FetchError(f"no wheel: HOSTREACH_ARCH={MACHINE} bash scripts/release-wheel")
+    if sys.version_info[:2] != PYTHON or sys.base_prefix != "/usr":
+        raise FetchError("make .venv with Python {}.{} of Debian's".format(*PYTHON))
+    wheel = _wheel()
     shutil.rmtree(directory, ignore_errors=True)
-    # Its bin/python3 is a link into /usr/bin: here to this machine's, in the guest to its own.
-    run([f"{sys.base_prefix}/bin/python3", "-m", "venv", "--without-pip", str(directory)])
-    python = directory / "bin/python3"
+    # Its bin/python3 is a link there: here to this machine's, in the guest to its own.
+    run(["/usr/bin/python3", "-m", "venv", "--without-pip", str(directory)])
+    interpreter = directory / "bin/python3"
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(directory)}))
-    pip = [sys.executable, "-m", "pip", "--quiet", "--python", str(python), "install"]
-    pip += ["--only-binary=:all:", "--target", str(packages), "--group", "test", str(wheels[-1])]
+    pip = [sys.executable, "-m", "pip", "--quiet", "--python", str(interpreter), "install"]
+    pip += ["--only-binary=:all:", "--target", str(packages), "--group", "test", str(wheel)]
     for platform in _PLATFORMS:
         pip += ["--platform", f"{platform}_{MACHINE}"]
     run(pip, cwd=ROOT)
     for script in (packages / "bin").iterdir():
         script.replace(directory / "bin" / script.name)
-    return python
+    return interpreter
+
+
+def _wheel() -> Path:
+    """The newest there is, if none of its sources is newer."""
+    build = f"HOSTREACH_ARCH={MACHINE} bash scripts/release-wheel"
+    tag = "cp{}{}".format(*PYTHON)
+    wheels = ROOT.glob(f"dist/release/hostreach-*-{tag}-{tag}-*_{MACHINE}.whl")
+    by_age = sorted(wheels, key=lambda wheel: wheel.stat().st_mtime)
+    if not by_age:
+        raise FetchError(f"no wheel: {build}")
+    made = by_age[-1].stat().st_mtime
+    sources = [each for name in SOURCE_FOLDERS for each in (ROOT / name).rglob("*.*")]
+    if any(each.stat().st_mtime > made for each in sources if each.suffix != ".pyc"):
+        raise FetchError(f"{by_age[-1].name} is older than the sources: {build}")
+    return by_age[-1]

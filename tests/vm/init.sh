@@ -17,6 +17,13 @@ for module in /modules/*; do
   insmod "$module" || fail "cannot load $module"
 done
 
+# A security module that is not there ignores its parameter.
+lockdown=$(sed -n 's/.* lockdown=\([a-z]*\).*/\1/p' /proc/cmdline)
+if [ -n "$lockdown" ]; then
+  mount -t securityfs security /sys/kernel/security
+  grep -q "\[$lockdown\]" /sys/kernel/security/lockdown || fail "not locked down for $lockdown"
+fi
+
 # The root, and above it a memory of what the guest writes there.
 case $root_kind in
   virtiofs) mount -t virtiofs root /lower || fail "cannot mount virtiofs" ;;

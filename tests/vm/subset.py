@@ -54,6 +54,7 @@ _BY_FILE = {
     "without_links": ("found_again_and_taken_off",),
     "torture": ("one_writer_as_fast_as_it_can",),
     "migration": ("sockets_keep_what_they_remember[3]", "sockets_with_places"),
+    "held_places": ("programs_without_places_before[tcp]",),
     "only_places": ("another_service[ipv4-one-server]",),
     "cli": ("from_attach_to_purge", "doctor"),
 }
