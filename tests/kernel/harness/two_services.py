@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hostreach import Service
 
 from . import Box, Servers, kernel
-from .clients import Family, Seen, connect, fresh_payload
+from .clients import Family, Seen, connect, fresh_payload, wait_readable
 
 if TYPE_CHECKING:
     from hostreach.node import Node
@@ -46,7 +46,9 @@ class TwoServices:
         connect(client, self.vip)
         payload = fresh_payload()
         client.send(payload.encode())
-        return self.servers.wait_for(payload)
+        server = self.servers.wait_for(payload)  # which writes that down before it answers
+        wait_readable(client)
+        return server
 
     def once_connected(self, server: str) -> Seen:
         """Asked straight, after connect(AF_UNSPEC), by a socket that the first service sent there.
