@@ -189,16 +189,15 @@ std::optional<Capacities> larger(const PinDirectory &pin, const Capacities &have
 } // namespace
 
 bool grow(const PinDirectory &pin, const Capacities &asked, const std::string &cgroup_mount) {
-    const Tables tables = Tables::open(pin);
+    Tables tables = Tables::open(pin);
     std::optional<Capacities> wanted = larger(pin, tables.capacities(), asked);
     if (!wanted)
         return false;
-    std::vector<CopiedCounts> counts;
-    stage_larger(pin, tables, *wanted, &counts);
+    CopiedTraffic traffic;
+    stage_larger(pin, tables, *wanted, &traffic);
     go_over(pin, cgroup_mount);
     GracePeriod().wait(); // for programs of before that still run
-    for (CopiedCounts &each : counts)
-        each.settle();
+    traffic.settle();
     commit(pin);
     count_those_uncounted(pin);
     return true;

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <numeric>
 #include <string>
 #include <utility>
 
@@ -53,15 +54,21 @@ void copy_tables(const Tables &from, const Skeleton &to) {
     copy_array(from.records, to, "records");
     copy_array(from.slots, to, "slots");
     copy_array(from.backends, to, "backends");
-    std::vector<__u64> counts(static_cast<std::size_t>(libbpf_num_possible_cpus()));
     const int services = bpf_map__fd(to.map("services"));
-    const int translations = bpf_map__fd(to.map("translations"));
     from.for_each_service([&](const hr_key &key, __u32 index) {
         if (bpf_map_update_elem(services, &key, &index, 0))
             raise_errno("services", "copy the table", errno);
-        if (bpf_map_lookup_elem(from.translations.get(), &index, counts.data()) ||
-            bpf_map_update_elem(translations, &index, counts.data(), BPF_ANY))
+    });
+}
+
+// Calls visit(index, counts by processor) for each service.
+template <typename Visit>
+void for_each_translations(const Tables &tables, Visit visit) {
+    std::vector<__u64> counts(static_cast<std::size_t>(libbpf_num_possible_cpus()));
+    tables.for_each_service([&](const hr_key &, __u32 index) {
+        if (bpf_map_lookup_elem(tables.translations.get(), &index, counts.data()))
             raise_errno("translations", "copy the table", errno);
+        visit(index, counts);
     });
 }
 
@@ -132,8 +139,31 @@ void CopiedCounts::settle() {
         add_count(to_, i, from_.load(i) - copied_[i]);
 }
 
-void stage_larger(const PinDirectory &pin, const Tables &tables, const Capacities &wanted,
-                  std::vector<CopiedCounts> *counts) {
+CopiedTranslations::CopiedTranslations(Tables &from, const Skeleton &to) : from_(from) {
+    const int translations = bpf_map__fd(to.map("translations"));
+    for_each_translations(from, [&](__u32 index, const std::vector<__u64> &counts) {
+        if (bpf_map_update_elem(translations, &index, counts.data(), BPF_ANY))
+            raise_errno("translations", "copy the table", errno);
+        copied_ = std::accumulate(counts.begin(), counts.end(), copied_);
+    });
+}
+
+void CopiedTranslations::settle() {
+    __u64 by_now = 0;
+    for_each_translations(from_, [&](__u32, const std::vector<__u64> &counts) {
+        by_now = std::accumulate(counts.begin(), counts.end(), by_now);
+    });
+    add_count(from_.events, HR_FORMER_TRANSLATIONS, by_now - copied_);
+}
+
+void CopiedTraffic::settle() {
+    for (CopiedCounts &each : counts)
+        each.settle();
+    translations->settle();
+}
+
+void stage_larger(const PinDirectory &pin, Tables &tables, const Capacities &wanted,
+                  CopiedTraffic *traffic) {
     const Features features = probe_features();
     Skeleton skeleton(features);
     skeleton.without_programs();
@@ -141,8 +171,9 @@ void stage_larger(const PinDirectory &pin, const Tables &tables, const Capacitie
     lend_tables(pin, skeleton, Lend::fixed_size);
     skeleton.load();
     copy_tables(tables, skeleton);
-    counts->emplace_back(tables.active, table_of(skeleton, "active"), "active");
-    counts->emplace_back(tables.refusals, table_of(skeleton, "refusals"), "refusals");
+    traffic->counts.emplace_back(tables.active, table_of(skeleton, "active"), "active");
+    traffic->counts.emplace_back(tables.refusals, table_of(skeleton, "refusals"), "refusals");
+    traffic->translations.emplace(tables, skeleton);
     hr_meta meta = tables.meta[0];
     meta.max_services = wanted.services;
     meta.max_backends = wanted.backends;

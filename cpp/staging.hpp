@@ -2,6 +2,7 @@
 // Tables that are to take the place of others: filled in next/, where nothing uses them yet.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "layout_v1.hpp"
@@ -26,9 +27,27 @@ class CopiedCounts {
     SharedArray<__u64> to_;
 };
 
-// The same in larger tables; `counts` are to be settled.
-void stage_larger(const PinDirectory &pin, const Tables &tables, const Capacities &wanted,
-                  std::vector<CopiedCounts> *counts);
+// The same of the services' translations, which are counted by processor: what is missing
+// goes to those of services that are no more, so that the total is right.
+class CopiedTranslations {
+  public:
+    CopiedTranslations(Tables &from, const Skeleton &to);
+    void settle();
+
+  private:
+    Tables &from_;
+    __u64 copied_ = 0;
+};
+
+// The same in larger tables; what it counts is to be settled.
+struct CopiedTraffic {
+    std::vector<CopiedCounts> counts;
+    std::optional<CopiedTranslations> translations;
+
+    void settle();
+};
+void stage_larger(const PinDirectory &pin, Tables &tables, const Capacities &wanted,
+                  CopiedTraffic *traffic);
 
 hr_meta_v1 read_v1(const PinDirectory &pin);
 

@@ -34,13 +34,14 @@ def capacities(status: Status) -> tuple[int, ...]:
     return tuple(usage.capacity for usage in usages if usage)
 
 
-def connect_on(test: Line) -> int:
-    """Connects until told to stop, and fails at the first connect that goes wrong."""
+def connect_on(test: Line) -> None:
+    """Connects until told to stop, and tells how often; fails at the first that goes wrong."""
     done = 0
     while not test.poll():
         assert exchange(V4, TCP, VIP) == Seen("10.0.0.2:80", VIP)
         done += 1
-    return done
+    test.recv()
+    test.send(done)
 
 
 @contextmanager
@@ -60,6 +61,8 @@ def test_no_connect_fails(box: Box) -> None:
                 assert again.attach(cgroup=str(box.cgroup)).grown == (step > 0)
             assert capacities(node.status()) == larger
         client.send("enough")
+        done = client.recv()
+        assert node.status().translations == done  # also those of the moments in between
     frontend = node.services.get(FRONTEND).frontend
     wait_until(lambda: node.services.active(frontend) == [0], "no open connections")
 
@@ -149,6 +152,7 @@ def test_killed_on_the_way(box: Box) -> None:
                 assert not (box.pin / "next").exists()
                 assert {p.name for p in node.status().programs if p.effective} == kernel.hooks()
             client.send("enough")
+            assert client.recv()
         node.detach(purge=True)
     assert not box.pin.exists()
 
