@@ -81,7 +81,7 @@ void bind_datapath(py::module_ &module) {
                py::call_guard<py::gil_scoped_release>());
     module.def(
         "detach", [](const Table &table) { return detach(table.pin(), table.cgroup_mount()); },
-        py::arg("table"));
+        py::arg("table"), py::call_guard<py::gil_scoped_release>());
     module.def("status", status, py::arg("table"), py::arg("cgroup_mount"));
     module.def("netns_cookie", netns_cookie, py::arg("path"));
     module.def(

@@ -214,7 +214,7 @@ void bind_table(py::module_ &module) {
                 Traffic t = key ? table.traffic(to_key(*key)) : table.traffic();
                 return std::tuple(t.translations, t.refusals);
             },
-            py::arg("frontend"))
+            py::arg("frontend"), Unlocked())
         .def("events", &Table::events);
     module.def("common_form", common_form, py::arg("services"), py::arg("owner"));
     module.def("count_keys", count_keys, py::arg("value"));
