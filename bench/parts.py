@@ -14,7 +14,7 @@ from kernel.harness import Box, rawbpf
 
 import hostreach
 
-from . import commands, growth, hooks, latency, report, rivals, traffic, variety, writing
+from . import commands, growth, hooks, latency, memory, report, rivals, traffic, variety, writing
 from .growth_report import growth_values
 from .load import Library, Shape
 from .programs import sizes
@@ -40,6 +40,7 @@ class Effort(NamedTuple):
 
     rounds: int  # of the hooks' contestants
     connections: int
+    loads: int  # from memory
     writes: Writes
     growth: growth.Effort
     variety: variety.Effort
@@ -49,6 +50,7 @@ class Effort(NamedTuple):
 FULL = Effort(
     15,
     10_000,
+    300_000,
     Writes(
         [  # one of the two grows at a time
             *((services, 10) for services in (1, 100, 1_000, 10_000, 50_000)),
@@ -66,14 +68,24 @@ FULL = Effort(
 QUICK = Effort(
     5,
     2_000,
+    300_000,
     Writes([(1_000, 10), (10_000, 10), (1_000, 100)], 2, 10_000, 1, 5),
     growth.QUICK,
     variety.QUICK,
     rivals.QUICK,
 )
-SMOKE = Effort(1, 100, Writes([(20, 10)], 1, 20, 1, 1), growth.SMOKE, variety.SMOKE, rivals.SMOKE)
+SMOKE = Effort(
+    1, 100, 100, Writes([(20, 10)], 1, 20, 1, 1), growth.SMOKE, variety.SMOKE, rivals.SMOKE
+)
 
 Figures = dict[str, Any]
+
+
+def measure_memory(effort: Effort) -> Figures:
+    """The machine's own: what a look-up waits for where its lines are in no near cache."""
+    rows = memory.measure(effort.rounds, effort.loads)
+    report.show("Memory: a load that waits for the one before, ns by how much they go over", rows)
+    return {"memory": rows}
 
 
 def measure_hooks(effort: Effort) -> Figures:
@@ -184,6 +196,7 @@ def say(text: str) -> None:
 
 # Rivals come last: the kernel takes its time to remove so many rules.
 PARTS: dict[str, Callable[[Effort], Figures]] = {
+    "memory": measure_memory,
     "hooks": measure_hooks,
     "programs": measure_programs,
     "latency": measure_latency,

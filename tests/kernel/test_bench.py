@@ -36,7 +36,7 @@ def test_smoke(tmp_path: Path) -> None:
     kernel.need(kernel.remembers_on_sockets(), "socket storage")
     figures, plots = tmp_path / "figures.json", tmp_path / "plots"
     # Without "programs", which compiles for long what other tests do.
-    parts = "hooks,latency,library,files,starts,growth,variety,rivals"
+    parts = "memory,hooks,latency,library,files,starts,growth,variety,rivals"
     done = run("--smoke", "--only", parts, "--json", str(figures), "--plots", str(plots))
     assert done.returncode == 0, done.stderr
     written = json.loads(figures.read_text())
