@@ -134,7 +134,7 @@ def hooks(*protocols: str) -> set[str]:
 
 def knows_its_own() -> bool:
     """Programs can tell the sockets that the kernel itself connects, of whose end none is told."""
-    sees = has("sock_read") and has("places")
+    sees = has("sock_read") and holds_places()
     return has_btf() and (has("probe_read") or sees) and remembers_on_sockets()
 
 
